@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The messages between BTCP, below TCP, and UTCP, above it.
+ *
+ * As the STREAMS modules of the paper did (section 4), the two modules speak by messages alone: one put procedure each
+ * way, and no pointer of the one is ever kept by the other. The kinds follow the paper's TPI primitives.
+ */
+#ifndef CARISMA_MSG_H
+#define CARISMA_MSG_H
+
+#include <linux/types.h>
+
+struct module;
+struct net;
+
+/* Changes whenever this file does; both modules must come from one build. */
+#define CARISMA_MSG_ABI		1
+#define CARISMA_NAME_LEN	16
+
+/*
+ * A connection, as the TCP of this node sees it. IPv4 addresses are v4-mapped (RFC 4291, section 2.5.5.2), ports are big-endian.
+ */
+struct carisma_tuple {
+	__u8	client[16];
+	__u8	local[16];
+	__u8	client_port[2];
+	__u8	local_port[2];
+};
+
+enum carisma_msg_kind {
+	/*
+	 * UTCP to BTCP.
+	 *
+	 * CONN_IND: TCP made a child for the tuple. Softirq, with the child's lock held. Answers 1 to withhold it from
+	 * accept(), 0 to let it pass.
+	 * DISCON_IND: a socket on a service's port went to CLOSE; value is 1 if a TIME_WAIT takes its place. Any context, with the
+	 * socket's lock held.
+	 * RECORD_IND: a whole record of the peer "node" (len bytes at data). Process context.
+	 * PEER_UP, PEER_DOWN: the control connection to "node"; value is the epoch of the peer's module. Process context.
+	 */
+	CARISMA_CONN_IND = 1,
+	CARISMA_DISCON_IND,
+	CARISMA_RECORD_IND,
+	CARISMA_PEER_UP,
+	CARISMA_PEER_DOWN,
+
+	/*
+	 * BTCP to UTCP.
+	 *
+	 * CONN_RES: append the withheld child to the accept queue. Softirq or process context. -ENOENT if there is none.
+	 * CONN_DISCARD: free the withheld child, which has just been reset. Same context.
+	 * RECORD_REQ: copy the record and queue it for "node". Softirq. -ENOTCONN if the peer is down, -ENOBUFS at the bound.
+	 * SERVICE_ADD, SERVICE_DEL: tuple.local and tuple.local_port. Process context, may sleep.
+	 * NODE_ADD, NODE_DEL: node (from 1), its name, tuple.local and tuple.local_port of its control connection; value is
+	 * 1 for this node itself. Process context, may sleep.
+	 */
+	CARISMA_CONN_RES = 32,
+	CARISMA_CONN_DISCARD,
+	CARISMA_RECORD_REQ,
+	CARISMA_SERVICE_ADD,
+	CARISMA_SERVICE_DEL,
+	CARISMA_NODE_ADD,
+	CARISMA_NODE_DEL,
+};
+
+struct carisma_msg {
+	__u32			kind;	/* enum carisma_msg_kind */
+	__u32			node;	/* index of a node, from 1 */
+	struct carisma_tuple	tuple;
+	__u32			len;	/* bytes at data */
+	__u64			value;
+	const __u8		*data;
+	char			name[CARISMA_NAME_LEN];	/* padded with zeroes */
+};
+
+/* What UTCP hands to BTCP when it attaches. */
+struct carisma_upper {
+	__u32		abi;		/* CARISMA_MSG_ABI */
+	__u32		msg_size;	/* sizeof(struct carisma_msg) */
+	struct module	*owner;
+	int		(*put)(struct net *net, const struct carisma_msg *msg);
+};
+
+/*
+ * Exported by BTCP. attach() replays the configuration of every namespace through upper->put() before it returns;
+ * after detach() no put is under way nor will be.
+ */
+int carisma_btcp_attach(const struct carisma_upper *upper);
+void carisma_btcp_detach(void);
+int carisma_btcp_put(struct net *net, const struct carisma_msg *msg);
+
+#endif /* CARISMA_MSG_H */
