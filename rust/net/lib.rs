@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Safe abstractions over the kernel's network stack, for what the `kernel` crate lacks.
+//!
+//! Only this crate and its [`bindings`] know the kernel's C types.
+
+pub mod bindings;
