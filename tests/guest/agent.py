@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Run commands in a guest for the harness.
+
+The harness speaks to this program over a virtio-serial port, in lines of JSON.
+A request has an `id`, which stands in every answer to it; many may be under way
+at once. Bytes travel in base64.
+
+    {"id": 1, "op": "run", "argv": [...], "env": {...}, "cwd": "...", "input": "..."}
+        -> {"id": 1, "out": "..."}, {"id": 1, "err": "..."} ..., {"id": 1, "rc": 0}
+    {"id": 2, "op": "kill", "target": 1, "signal": 15}      -> {"id": 2, "rc": 0}
+    {"id": 3, "op": "put", "path": "...", "data": "...", "append": false, "mode": 420}
+    {"id": 4, "op": "get", "path": "..."}                   -> out ..., rc
+    {"id": 5, "op": "kmsg"}                                 -> out ..., rc
+    {"id": 6, "op": "poweroff"}
+
+An answer with `error` says why a request could not be done; it ends it.
+"""
+
+import base64
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+CHUNK = 48 * 1024
+
+port = None
+port_lock = threading.Lock()
+running = {}
+kmsg = None
+
+
+def answer(ident, **fields):
+    """Send one line to the harness."""
+    line = json.dumps({'id': ident, **fields}).encode() + b'\n'
+    with port_lock:
+        while line:
+            line = line[os.write(port, line):]
+
+
+def send_bytes(ident, kind, data):
+    """Send a piece of output."""
+    answer(ident, **{kind: base64.b64encode(data).decode()})
+
+
+def pump(ident, kind, stream):
+    """Pass on what a command writes, as it writes it."""
+    while True:
+        data = os.read(stream.fileno(), CHUNK)
+        if not data:
+            break
+        send_bytes(ident, kind, data)
+    stream.close()
+
+
+def feed(stream, data):
+    """Write a command's input. It may end before it has read all."""
+    try:
+        stream.write(data)
+        stream.close()
+    except BrokenPipeError:
+        pass
+
+
+def op_run(request):
+    """Run a command to its end."""
+    ident = request['id']
+    data = base64.b64decode(request.get('input', ''))
+    process = subprocess.Popen(
+        request['argv'],
+        stdin=subprocess.PIPE if data else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **request.get('env', {})},
+        cwd=request.get('cwd', '/root'),
+        # A group of its own, so that it can be killed with its children.
+        start_new_session=True,
+    )
+    running[ident] = process
+    threads = [
+        threading.Thread(target=pump, args=(ident, 'out', process.stdout)),
+        threading.Thread(target=pump, args=(ident, 'err', process.stderr)),
+    ]
+    if data:
+        threading.Thread(target=feed, args=(process.stdin, data), daemon=True).start()
+    for thread in threads:
+        thread.daemon = True
+        thread.start()
+    status = process.wait()
+    # A child left in the background may hold the pipes open: what the command
+    # itself wrote is there by now, or very soon.
+    for thread in threads:
+        thread.join(timeout=1)
+    del running[ident]
+    answer(ident, rc=status)
+
+
+def op_kill(request):
+    """Send a signal to a command and to what it started."""
+    process = running.get(request['target'])
+    if process is not None:
+        try:
+            os.killpg(process.pid, request.get('signal', signal.SIGTERM))
+        except ProcessLookupError:
+            pass
+    answer(request['id'], rc=0)
+
+
+def op_put(request):
+    """Write a file, or the next piece of it."""
+    path = request['path']
+    os.makedirs(os.path.dirname(path) or '/', exist_ok=True)
+    with open(path, 'ab' if request.get('append') else 'wb') as file:
+        file.write(base64.b64decode(request['data']))
+    if 'mode' in request:
+        os.chmod(path, request['mode'])
+    answer(request['id'], rc=0)
+
+
+def op_get(request):
+    """Read a file."""
+    with open(request['path'], 'rb') as file:
+        while True:
+            data = file.read(CHUNK)
+            if not data:
+                break
+            send_bytes(request['id'], 'out', data)
+    answer(request['id'], rc=0)
+
+
+def op_kmsg(request):
+    """Send the kernel's log records since the last time, one a line."""
+    while True:
+        try:
+            record = os.read(kmsg, 8192)
+        except BlockingIOError:
+            break
+        except OSError as error:
+            if error.errno != errno.EPIPE:
+                raise
+            # Records were overwritten before they were read: say so, loudly.
+            record = b'0,0,0,-;the kernel log overflowed, records are lost\n'
+        # Lines after the first hold the record's device, indented.
+        send_bytes(request['id'], 'out', record.split(b'\n', 1)[0] + b'\n')
+    answer(request['id'], rc=0)
+
+
+def op_poweroff(request):
+    """End the machine, at once: nothing of it is kept."""
+    answer(request['id'], rc=0)
+    os.execv('/usr/bin/busybox', ['busybox', 'poweroff', '-f'])
+
+
+def serve(request):
+    """Do one request, and answer it whatever happens."""
+    try:
+        globals()['op_' + request['op']](request)
+    except Exception as error:  # pylint: disable=broad-except
+        answer(request['id'], error=f'{type(error).__name__}: {error}')
+
+
+def main():
+    """Read requests until the port is closed."""
+    global port, kmsg  # pylint: disable=global-statement
+    port = os.open(sys.argv[1], os.O_RDWR)
+    kmsg = os.open('/dev/kmsg', os.O_RDONLY | os.O_NONBLOCK)
+    # The harness waits for this.
+    answer(0, rc=0)
+    rest = b''
+    while True:
+        data = os.read(port, 1 << 20)
+        if not data:
+            # The harness is not connected (any more).
+            threading.Event().wait(0.1)
+            continue
+        *lines, rest = (rest + data).split(b'\n')
+        for line in lines:
+            request = json.loads(line)
+            if request['op'] == 'put':
+                # The pieces of a file must keep their order.
+                serve(request)
+            else:
+                threading.Thread(target=serve, args=(request,), daemon=True).start()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,509 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A guest: one virtual machine on the stock or the debug kernel.
+
+    with Guest('fe', nics=[nic]) as guest:
+        rc, out, err = guest.run('ip addr')
+        server = guest.popen(['nginx', '-g', 'daemon off;'])
+        ...
+        server.terminate()
+        for record in guest.kmsg(): ...
+
+This runs inside the Debian tree (`tools/chroot`), whose QEMU and virtiofsd it
+uses. The guest's root is that tree itself, read-only, with the checkout at
+/carisma and its build folder at /build; /etc, /var, /tmp, /run and /root can
+be written to and are forgotten.
+
+A panic or an oops in the guest makes every call raise `GuestCrash` at once,
+with the end of the console's log in its text.
+"""
+
+import base64
+import collections
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+
+BUILD = '/build'
+CACHE = '/cache'
+CHUNK = 48 * 1024
+
+Result = collections.namedtuple('Result', 'rc out err')
+Record = collections.namedtuple('Record', 'level sequence time text')
+
+# What ends a guest. Warnings do not: they are in kmsg(), with their level.
+CRASH = re.compile(
+    r'Kernel panic|Oops: |kernel BUG at|BUG: unable to handle|general protection fault'
+)
+
+# How much longer than on the stock kernel things may take.
+SLOWNESS = {'stock': 1, 'debug': 5}
+
+_numbers = itertools.count(1)
+
+
+class GuestError(Exception):
+    """The harness could not do what it was asked."""
+
+
+class GuestCrash(GuestError):
+    """The guest's kernel crashed, or the machine ended."""
+
+
+class CommandFailed(GuestError):
+    """A command ended with a status that is not 0."""
+
+
+class CommandTimeout(GuestError):
+    """A command did not end in time. It was killed."""
+
+
+def stock_release():
+    """The release of the stock kernel that the tree serves."""
+    with open('/etc/carisma-kernel', encoding='ascii') as file:
+        return file.read().strip()
+
+
+def kernel_image(kernel):
+    """The path of a kernel's image."""
+    if kernel == 'stock':
+        return f'/usr/lib/modules/{stock_release()}/vmlinuz'
+    if kernel == 'debug':
+        return f'{CACHE}/debug/bzImage'
+    raise ValueError(f'no such kernel: {kernel}')
+
+
+def modules_path(kernel):
+    """The folder, in the guest, of our modules for a kernel."""
+    return f'{BUILD}/modules' if kernel == 'stock' else f'{BUILD}/modules-debug'
+
+
+def kvm_works():
+    """Whether KVM can run the stock kernel here.
+
+    /dev/kvm may exist and still be unable to run an ordinary guest, so it is
+    tried: a kernel without a root must come as far as to panic for the want of
+    it. The verdict holds until the machine is started again.
+    """
+    verdict = f'{CACHE}/kernel/kvm'
+    with open('/proc/sys/kernel/random/boot_id', encoding='ascii') as file:
+        boot = file.read().strip()
+    try:
+        with open(verdict, encoding='ascii') as file:
+            known, works = file.read().split()
+        if known == boot:
+            return works == 'yes'
+    except (OSError, ValueError):
+        pass
+
+    works = False
+    if os.access('/dev/kvm', os.R_OK | os.W_OK):
+        try:
+            trial = subprocess.run(
+                ['qemu-system-x86_64', '-M', 'q35', '-accel', 'kvm', '-cpu', 'host',
+                 '-m', '256', '-nodefaults', '-display', 'none', '-no-reboot',
+                 '-serial', 'stdio', '-kernel', kernel_image('stock'),
+                 '-append', 'console=ttyS0 panic=-1 root=none'],
+                stdin=subprocess.DEVNULL, capture_output=True, timeout=15, check=False)
+            works = b'Unable to mount root fs' in trial.stdout
+        except subprocess.TimeoutExpired:
+            pass
+    with open(verdict + '.new', 'w', encoding='ascii') as file:
+        file.write(f'{boot} {"yes" if works else "no"}\n')
+    os.replace(verdict + '.new', verdict)
+    return works
+
+
+class Process:
+    """A command that runs in a guest."""
+
+    def __init__(self, guest, ident, argv):
+        self.guest = guest
+        self.argv = argv
+        self._ident = ident
+        self._parts = {'out': bytearray(), 'err': bytearray()}
+        self._rc = None
+        self._error = None
+
+    @property
+    def stdout(self):
+        """What the command has written so far, as text."""
+        return self._parts['out'].decode(errors='replace')
+
+    @property
+    def stderr(self):
+        """What the command has written to standard error so far, as text."""
+        return self._parts['err'].decode(errors='replace')
+
+    @property
+    def stdout_bytes(self):
+        """What the command has written so far."""
+        return bytes(self._parts['out'])
+
+    def poll(self):
+        """The status, or None while the command runs."""
+        self._raise_error()
+        return self._rc
+
+    def wait(self, timeout=None):
+        """Wait until the command has ended, and return its status."""
+        guest = self.guest
+        ended = lambda: self._rc is not None or self._error or guest.crashed  # noqa: E731
+        with guest.changed:
+            if not guest.changed.wait_for(ended, guest.patience(timeout)):
+                raise CommandTimeout(
+                    f'{guest.name}: {self.argv} did not end within {timeout} s\n'
+                    f'{self.stdout}{self.stderr}')
+        self._raise_error()
+        if self._rc is None:
+            raise guest.crash()
+        return self._rc
+
+    def result(self, timeout=None):
+        """Wait for the end, and return (rc, out, err)."""
+        return Result(self.wait(timeout), self.stdout, self.stderr)
+
+    def wait_for(self, pattern, timeout=10):
+        """Wait until what the command wrote matches `pattern`; return the match."""
+        guest = self.guest
+        found = lambda: re.search(pattern, self.stdout + self.stderr)  # noqa: E731
+        with guest.changed:
+            guest.changed.wait_for(
+                lambda: found() or self._rc is not None or guest.crashed,
+                guest.patience(timeout))
+        if guest.crashed:
+            raise guest.crash()
+        match = found()
+        if not match:
+            raise CommandTimeout(
+                f'{guest.name}: {self.argv} did not say {pattern!r}, but\n'
+                f'{self.stdout}{self.stderr}')
+        return match
+
+    def signal(self, number):
+        """Send a signal to the command and to all that it started."""
+        self.guest.call('kill', target=self._ident, signal=int(number))
+
+    def terminate(self, timeout=10):
+        """End the command, and return its status."""
+        if self.poll() is None:
+            self.signal(signal.SIGTERM)
+            try:
+                self.wait(timeout)
+            except CommandTimeout:
+                self.kill()
+        return self._rc
+
+    def kill(self, timeout=10):
+        """End the command the hard way, and return its status."""
+        if self.poll() is None:
+            self.signal(signal.SIGKILL)
+            self.wait(timeout)
+        return self._rc
+
+    def _raise_error(self):
+        if self._error:
+            raise GuestError(f'{self.guest.name}: {self.argv}: {self._error}')
+
+    def _take(self, message):
+        """Take in one answer of the agent's."""
+        for kind, data in self._parts.items():
+            if kind in message:
+                data += base64.b64decode(message[kind])
+        self._error = message.get('error', self._error)
+        self._rc = message.get('rc', self._rc)
+        return self._error is not None or self._rc is not None
+
+
+class Guest:
+    """One virtual machine.
+
+    nics: network cards, each the value of QEMU's -netdev without its id, such as
+    'dgram,local.type=unix,local.path=A,remote.type=unix,remote.path=B', or a
+    pair of that and the card's MAC address. They are eth0, eth1 ... in order.
+
+    icount: let the guest's clock count its instructions: slower, on one CPU, and
+    what it measures is the same from run to run.
+    """
+
+    def __init__(self, name, kernel='stock', mem=None, smp=2, nics=(), icount=False):
+        self.name = name
+        self.kernel = kernel
+        self.mem = mem or {'stock': 512, 'debug': 1024}[kernel]
+        self.smp = 1 if icount else smp
+        self.icount = icount
+        self.modules = modules_path(kernel)
+        self.crashed = False
+        self.changed = threading.Condition()
+        self._nics = [nic if isinstance(nic, tuple) else (nic, None) for nic in nics]
+        self._idents = itertools.count(1)
+        self._processes = {}
+        self._send_lock = threading.Lock()
+        self._kmsg_lock = threading.Lock()
+        self._children = []
+        self._port = None
+        self._sockets = None
+        self._crash_line = None
+        logs = f'{BUILD}/guests'
+        os.makedirs(logs, exist_ok=True)
+        self.console = f'{logs}/{name}.{kernel}.{os.getpid()}-{next(_numbers)}.log'
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def patience(self, timeout):
+        """How long to wait, on this kernel, for what may take `timeout` seconds."""
+        return None if timeout is None else timeout * SLOWNESS[self.kernel]
+
+    # Life
+
+    def start(self, timeout=60):
+        """Boot, and return once commands can be run."""
+        if not os.path.exists(kernel_image(self.kernel)):
+            raise GuestError(f'there is no {self.kernel} kernel: {kernel_image(self.kernel)}')
+        # Short, because the path of a socket may have 107 bytes.
+        self._sockets = tempfile.mkdtemp(prefix='guest-', dir='/tmp')
+        # The files exist before anyone waits for something in them.
+        with open(self.console, 'wb'):
+            pass
+        try:
+            self._spawn(self._virtiofsd())
+            self._wait_for_socket('fs')
+            self._spawn(self._qemu())
+            self._wait_for_socket('agent')
+            self._port = socket.socket(socket.AF_UNIX)
+            self._port.connect(f'{self._sockets}/agent')
+            boot = self._processes[0] = Process(self, 0, ['boot'])
+            for task in (self._read_port, self._watch_console):
+                threading.Thread(target=task, daemon=True).start()
+            with self.changed:
+                if not self.changed.wait_for(
+                        lambda: boot.poll() == 0 or self.crashed, self.patience(timeout)):
+                    raise GuestError(f'{self.name} did not boot\n{self.console_tail()}')
+            if self.crashed:
+                raise self.crash()
+        except BaseException:
+            self._reap()
+            raise
+        return self
+
+    def stop(self, timeout=10):
+        """Power off. A guest that does not obey is killed."""
+        if not self._children:
+            return
+        try:
+            if not self.crashed:
+                self._send('poweroff')
+        except OSError:
+            pass
+        self._reap(timeout)
+
+    def kill(self):
+        """End the guest as if its power were cut."""
+        self._reap()
+
+    def _reap(self, timeout=0):
+        """End QEMU, after a grace period, then virtiofsd."""
+        for child in reversed(self._children):
+            try:
+                child.wait(timeout or 0.01)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+            # virtiofsd ends with its only client; it needs no long wait.
+            timeout = min(timeout, 1)
+        self._children = []
+        if self._port:
+            self._port.close()
+        if self._sockets:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+        with self.changed:
+            self.crashed = True
+            self.changed.notify_all()
+
+    def _spawn(self, argv):
+        log = open(f'{self.console}.qemu', 'ab')  # pylint: disable=consider-using-with
+        with log:
+            self._children.append(subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                # A Ctrl-C is for the test, which then stops its guests.
+                start_new_session=True))
+
+    def _wait_for_socket(self, name):
+        deadline = time.monotonic() + 10
+        while not os.path.exists(f'{self._sockets}/{name}'):
+            if time.monotonic() > deadline or self._children[-1].poll() is not None:
+                with open(f'{self.console}.qemu', encoding='utf-8', errors='replace') as log:
+                    raise GuestError(f'{self.name}: no socket {name}\n{log.read()}')
+            time.sleep(0.01)
+
+    def _virtiofsd(self):
+        return ['/usr/libexec/virtiofsd', '--shared-dir', '/', '--readonly',
+                '--socket-path', f'{self._sockets}/fs',
+                '--sandbox', 'none', '--cache', 'always', '--log-level', 'error']
+
+    def _qemu(self):
+        if self.icount:
+            accel = ['-accel', 'tcg,thread=single', '-icount', 'shift=0', '-cpu', 'max']
+        elif kvm_works():
+            accel = ['-accel', 'kvm', '-cpu', 'host']
+        else:
+            accel = ['-accel', 'tcg,thread=multi', '-cpu', 'max']
+        append = ' '.join([
+            'rootfstype=virtiofs root=rootfs ro init=/carisma/tests/guest/init',
+            'console=ttyS0 loglevel=6 log_buf_len=4M panic=-1 oops=panic',
+            'net.ifnames=0 random.trust_cpu=on',
+            # A busy host stops the guest for seconds: that is no fault of it.
+            'tsc=reliable rcupdate.rcu_cpu_stall_timeout=120',
+            'sysctl.kernel.watchdog_thresh=60',
+            f'carisma.name={self.name}',
+        ])
+        argv = [
+            'qemu-system-x86_64', '-M', 'q35', *accel, '-smp', str(self.smp),
+            '-m', str(self.mem), '-nodefaults', '-no-user-config',
+            '-display', 'none', '-no-reboot',
+            '-object', f'memory-backend-memfd,id=mem,size={self.mem}M,share=on',
+            '-numa', 'node,memdev=mem',
+            '-chardev', f'socket,id=fs,path={self._sockets}/fs',
+            '-device', 'vhost-user-fs-pci,chardev=fs,tag=rootfs',
+            '-device', 'virtio-serial-pci',
+            '-chardev', f'socket,id=agent,path={self._sockets}/agent,server=on,wait=off',
+            '-device', 'virtserialport,chardev=agent,name=carisma.agent',
+            '-chardev', f'file,id=console,path={self.console},append=on',
+            '-serial', 'chardev:console',
+            '-kernel', kernel_image(self.kernel), '-append', append,
+        ]
+        for number, (netdev, mac) in enumerate(self._nics):
+            argv += ['-netdev', f'{netdev},id=net{number}', '-device',
+                     f'virtio-net-pci,netdev=net{number}' + (f',mac={mac}' if mac else '')]
+        return argv
+
+    # The console
+
+    def console_tail(self, lines=60):
+        """The end of the console's log."""
+        with open(self.console, encoding='utf-8', errors='replace') as file:
+            return ''.join(file.readlines()[-lines:])
+
+    def crash(self):
+        """The exception that says how the guest ended."""
+        return GuestCrash(
+            f'{self.name}: {self._crash_line or "the machine has ended"}\n{self.console_tail()}')
+
+    def _watch_console(self):
+        """Read the console for a crash, as long as the guest lives."""
+        qemu = self._children[-1]
+        with open(self.console, encoding='utf-8', errors='replace') as file:
+            rest = ''
+            while True:
+                ended = qemu.poll() is not None
+                *lines, rest = (rest + file.read()).split('\n')
+                for line in lines:
+                    if CRASH.search(line) and not self._crash_line:
+                        self._crash_line = line.strip()
+                        # Let the rest of the report come before anyone reads it.
+                        threading.Timer(1, self._set_crashed).start()
+                if ended:
+                    self._set_crashed()
+                    return
+                time.sleep(0.1)
+
+    def _set_crashed(self):
+        with self.changed:
+            self.crashed = True
+            self.changed.notify_all()
+
+    # Requests
+
+    def run(self, command, timeout=60, input=b'', check=True, env=None, cwd='/root'):
+        """Run a command (a list, or a line for the shell) and return (rc, out, err)."""
+        process = self.popen(command, input=input, env=env, cwd=cwd)
+        try:
+            result = process.result(timeout)
+        except CommandTimeout:
+            process.kill()
+            raise
+        if check and result.rc != 0:
+            raise CommandFailed(
+                f'{self.name}: {command} returned {result.rc}\n{result.out}{result.err}')
+        return result
+
+    def popen(self, command, input=b'', env=None, cwd='/root'):
+        """Begin a command (a list, or a line for the shell) and return its Process."""
+        argv = ['sh', '-c', command] if isinstance(command, str) else [str(a) for a in command]
+        if isinstance(input, str):
+            input = input.encode()
+        return self._send('run', argv=argv, env=env or {}, cwd=cwd,
+                          input=base64.b64encode(input).decode())
+
+    def put(self, path, data, mode=None):
+        """Write a file in the guest."""
+        if isinstance(data, str):
+            data = data.encode()
+        extra = {} if mode is None else {'mode': mode}
+        for begin in range(0, len(data) or 1, CHUNK):
+            self.call('put', path=path, append=begin > 0, **extra,
+                      data=base64.b64encode(data[begin:begin + CHUNK]).decode())
+
+    def get(self, path):
+        """Read a file of the guest's."""
+        return self.call('get', path=path).stdout_bytes
+
+    def kmsg(self):
+        """The kernel's log records since the last call (at first, since the boot)."""
+        with self._kmsg_lock:
+            lines = self.call('kmsg').stdout.splitlines()
+        records = []
+        for line in lines:
+            head, _, text = line.partition(';')
+            priority, sequence, microseconds = head.split(',')[:3]
+            records.append(Record(
+                int(priority) & 7, int(sequence), int(microseconds) / 1e6, text))
+        return records
+
+    def call(self, operation, timeout=60, **fields):
+        """Do a request, wait for its end, and return its Process."""
+        process = self._send(operation, **fields)
+        process.wait(timeout)
+        return process
+
+    def _send(self, operation, **fields):
+        if self.crashed:
+            raise self.crash()
+        ident = next(self._idents)
+        process = Process(self, ident, fields.get('argv') or [operation])
+        self._processes[ident] = process
+        line = json.dumps({'id': ident, 'op': operation, **fields}).encode() + b'\n'
+        with self._send_lock:
+            self._port.sendall(line)
+        return process
+
+    def _read_port(self):
+        """Give the agent's answers to those who wait for them."""
+        rest = b''
+        while True:
+            try:
+                data = self._port.recv(1 << 20)
+            except OSError:
+                return
+            if not data:
+                return
+            *lines, rest = (rest + data).split(b'\n')
+            with self.changed:
+                for line in lines:
+                    message = json.loads(line)
+                    process = self._processes[message['id']]
+                    # pylint: disable-next=protected-access
+                    if process._take(message):
+                        del self._processes[message['id']]
+                self.changed.notify_all()
