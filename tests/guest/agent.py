@@ -25,6 +25,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 CHUNK = 48 * 1024
 
@@ -168,14 +169,16 @@ def main():
     global port, kmsg  # pylint: disable=global-statement
     port = os.open(sys.argv[1], os.O_RDWR)
     kmsg = os.open('/dev/kmsg', os.O_RDONLY | os.O_NONBLOCK)
-    # The harness waits for this.
+    # The harness waits for this, and init may still be at work.
+    while not os.path.exists(sys.argv[2]):
+        time.sleep(0.02)
     answer(0, rc=0)
     rest = b''
     while True:
         data = os.read(port, 1 << 20)
         if not data:
             # The harness is not connected (any more).
-            threading.Event().wait(0.1)
+            time.sleep(0.1)
             continue
         *lines, rest = (rest + data).split(b'\n')
         for line in lines:
