@@ -54,6 +54,10 @@ check: setup ## say what keeps the modules from being built (KDIR=..., RELEASE=.
 		echo "check: the prepared tree will do."
 endif
 
+.PHONY: debug-kernel
+debug-kernel: setup ## build the debug kernel (once, a quarter of an hour)
+	@tools/setup debug
+
 .PHONY: shell
 shell: setup ## open a shell in the Debian tree
 	@$(chroot) bash
