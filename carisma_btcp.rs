@@ -2,7 +2,18 @@
 
 //! CARISMA below TCP: the module root of `carisma_btcp`.
 
-use kernel::prelude::*;
+use carisma_net::{bindings, link, pernet};
+use kernel::{
+    prelude::*,
+    sync::rcu, //
+};
+
+#[path = "rust/btcp/hook.rs"]
+mod hook;
+#[path = "rust/btcp/lower.rs"]
+mod lower;
+#[path = "rust/btcp/state.rs"]
+mod state;
 
 module! {
     type: Btcp,
@@ -13,23 +24,60 @@ module! {
 }
 
 /// What lives as long as the module does.
-struct Btcp;
+struct Btcp {
+    /// Ends every namespace's hooks and flows.
+    _state: pernet::Registration<state::State>,
+}
 
 impl kernel::Module for Btcp {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        pr_info!("loaded\n");
-        Ok(Self)
+        lower::init();
+        Ok(Self {
+            _state: pernet::Registration::new()?,
+        })
     }
 }
 
 impl Drop for Btcp {
     fn drop(&mut self) {
-        pr_info!("unloaded\n");
+        // Runs before the fields are dropped, so nothing is left to wait for but what earlier
+        // removals have put off; what the namespaces' end puts off is waited for in `State`.
+        rcu::rcu_barrier();
     }
 }
 
-/// The version of the interface between the two modules.
+/// Attaches UTCP. Process context.
+///
+/// # Safety
+///
+/// Called by UTCP, with an object that stays valid until [`carisma_btcp_detach`] has returned.
 #[no_mangle]
-pub extern "C" fn carisma_btcp_abi() -> u32 {
-    carisma_core::MODULE_ABI
+pub unsafe extern "C" fn carisma_btcp_attach(
+    upper: *const bindings::carisma_upper,
+) -> kernel::ffi::c_int {
+    // SAFETY: The caller says so.
+    match unsafe { lower::attach(upper) } {
+        Ok(()) => 0,
+        Err(err) => err.to_errno(),
+    }
+}
+
+/// Detaches UTCP. Process context.
+#[no_mangle]
+pub extern "C" fn carisma_btcp_detach() {
+    lower::detach();
+}
+
+/// BTCP's put procedure.
+///
+/// # Safety
+///
+/// Called by UTCP with valid arguments, in the context of the message's kind.
+#[no_mangle]
+pub unsafe extern "C" fn carisma_btcp_put(
+    net: *mut bindings::net,
+    msg: *const bindings::carisma_msg,
+) -> kernel::ffi::c_int {
+    // SAFETY: The caller says so.
+    unsafe { link::receive::<lower::Lower>(net, msg) }
 }

@@ -17,13 +17,6 @@ struct Utcp;
 
 impl kernel::Module for Utcp {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        // SAFETY: The function has no preconditions, and the kernel does not unload the module
-        // that defines it before this one.
-        let abi = unsafe { carisma_net::bindings::carisma_btcp_abi() };
-        if abi != carisma_core::MODULE_ABI {
-            pr_err!("carisma_btcp speaks version {}, expected {}\n", abi, carisma_core::MODULE_ABI);
-            return Err(EPROTO);
-        }
         pr_info!("loaded\n");
         Ok(Self)
     }

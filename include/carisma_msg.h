@@ -13,9 +13,10 @@
 struct module;
 struct net;
 
+#define CARISMA_NAME_LEN	16	/* bytes of a node's name, padded with zeroes */
+
 /* Changes whenever this file does; both modules must come from one build. */
 #define CARISMA_MSG_ABI		1
-#define CARISMA_NAME_LEN	16
 
 /*
  * A connection, as the TCP of this node sees it. IPv4 addresses are v4-mapped (RFC 4291, section 2.5.5.2), ports are big-endian.
@@ -37,12 +38,15 @@ enum carisma_msg_kind {
 	 * socket's lock held.
 	 * RECORD_IND: a whole record of the peer "node" (len bytes at data). Process context.
 	 * PEER_UP, PEER_DOWN: the control connection to "node"; value is the epoch of the peer's module. Process context.
+	 * CONFIG_REQ: tell the namespace's configuration again. It comes up as SERVICE_ADD and NODE_ADD before this
+	 * returns; what UTCP knows already may be among it. Process context, may sleep.
 	 */
 	CARISMA_CONN_IND = 1,
 	CARISMA_DISCON_IND,
 	CARISMA_RECORD_IND,
 	CARISMA_PEER_UP,
 	CARISMA_PEER_DOWN,
+	CARISMA_CONFIG_REQ,
 
 	/*
 	 * BTCP to UTCP.
@@ -82,8 +86,8 @@ struct carisma_upper {
 };
 
 /*
- * Exported by BTCP. attach() replays the configuration of every namespace through upper->put() before it returns;
- * after detach() no put is under way nor will be.
+ * Exported by BTCP. After attach() UTCP is told of changes, and asks for what there was before by CONFIG_REQ, once for each
+ * namespace. After detach() no put into UTCP is under way nor will be.
  */
 int carisma_btcp_attach(const struct carisma_upper *upper);
 void carisma_btcp_detach(void);

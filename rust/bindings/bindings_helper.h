@@ -36,6 +36,7 @@
 #include <net/ip.h>
 #include <net/mptcp.h>
 #include <net/net_namespace.h>
+#include <net/netfilter/ipv4/nf_defrag_ipv4.h>
 #include <net/netns/generic.h>
 #include <net/request_sock.h>
 #include <net/route.h>
@@ -44,6 +45,7 @@
 #include <net/tcp_states.h>
 #include <trace/events/sock.h>
 
-#include <carisma/btcp.h>
+#include "carisma_msg.h"
+#include "carisma_net.h"
 
 #include "constants.h"

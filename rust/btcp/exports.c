@@ -5,6 +5,9 @@
  */
 
 #include <linux/export.h>
-#include <carisma/btcp.h>
 
-EXPORT_SYMBOL_GPL(carisma_btcp_abi);
+#include "carisma_msg.h"
+
+EXPORT_SYMBOL_GPL(carisma_btcp_attach);
+EXPORT_SYMBOL_GPL(carisma_btcp_detach);
+EXPORT_SYMBOL_GPL(carisma_btcp_put);

@@ -5,3 +5,10 @@
 //! Only this crate and its [`bindings`] know the kernel's C types.
 
 pub mod bindings;
+pub mod link;
+pub mod lock;
+pub mod netfilter;
+pub mod pernet;
+pub mod rcu;
+pub mod skb;
+pub mod table;

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Kernel-side types that C helpers and Rust share; bindgen reads this header.
+ */
+#ifndef CARISMA_NET_H
+#define CARISMA_NET_H
+
+#include <linux/rcupdate.h>
+#include <linux/refcount.h>
+#include <linux/rhashtable-types.h>
+#include <linux/timer.h>
+
+#include "carisma_msg.h"
+
+/* The head of every table entry (rust/net/table.rs); the value follows it in the same allocation. */
+struct carisma_node {
+	struct rhash_head	head;
+	struct timer_list	timer;
+	struct rcu_head		rcu;
+	refcount_t		refs;
+	struct carisma_tuple	key;
+};
+
+/* The addresses and ports of a TCP segment, for the first compare of the hooks. */
+struct carisma_peek {
+	__be32	saddr;
+	__be32	daddr;
+	__be16	sport;
+	__be16	dport;
+};
+
+#endif /* CARISMA_NET_H */

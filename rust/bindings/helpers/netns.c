@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Network namespaces, RCU pointers and bottom halves. */
+#include <linux/bottom_half.h>
+#include <linux/ktime.h>
+#include <linux/module.h>
+#include <linux/rcupdate.h>
+#include <net/net_namespace.h>
+#include <net/netns/generic.h>
+
+void *carisma_helper_pernet_state(const struct net *net, unsigned int id)
+{
+	return *(void **)net_generic(net, id);
+}
+
+void carisma_helper_pernet_state_set(const struct net *net, unsigned int id, void *value)
+{
+	*(void **)net_generic(net, id) = value;
+}
+
+void carisma_helper_local_bh_disable(void)
+{
+	local_bh_disable();
+}
+
+void carisma_helper_local_bh_enable(void)
+{
+	local_bh_enable();
+}
+
+unsigned int carisma_helper_now_ms(void)
+{
+	return (unsigned int)(ktime_get_ns() / NSEC_PER_MSEC);
+}
+
+bool carisma_helper_try_module_get(struct module *module)
+{
+	return try_module_get(module);
+}
+
+void carisma_helper_module_put(struct module *module)
+{
+	module_put(module);
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Socket buffers: what is inline, and the ways a segment leaves us. All run under RCU with bottom halves off. */
+#include <linux/ip.h>
+#include <linux/netdevice.h>
+#include <linux/netfilter.h>
+#include <linux/netfilter_ipv4.h>
+#include <linux/skbuff.h>
+#include <linux/tcp.h>
+#include <net/dst.h>
+#include <net/ip.h>
+#include <net/route.h>
+#include <net/tcp.h>
+
+#include "carisma_net.h"
+
+/* Whether this is an IPv4 TCP segment, and whose. A later fragment has no ports: it is not one. */
+bool carisma_helper_skb_peek_tcp(const struct sk_buff *skb, struct carisma_peek *peek)
+{
+	const struct iphdr *ip = ip_hdr(skb);
+	const __be16 *ports;
+	__be16 buf[2];
+
+	if (ip->version != 4 || ip->protocol != IPPROTO_TCP || (ip->frag_off & htons(IP_OFFSET)))
+		return false;
+	ports = skb_header_pointer(skb, skb_network_offset(skb) + ip->ihl * 4, sizeof(buf), buf);
+	if (!ports)
+		return false;
+	peek->saddr = ip->saddr;
+	peek->daddr = ip->daddr;
+	peek->sport = ports[0];
+	peek->dport = ports[1];
+	return true;
+}
+
+bool carisma_helper_pskb_may_pull(struct sk_buff *skb, unsigned int len)
+{
+	return pskb_may_pull(skb, len);
+}
+
+const unsigned char *carisma_helper_skb_linear_data(const struct sk_buff *skb)
+{
+	return skb->data;
+}
+
+unsigned int carisma_helper_skb_headlen(const struct sk_buff *skb)
+{
+	return skb_headlen(skb);
+}
+
+unsigned int carisma_helper_skb_len(const struct sk_buff *skb)
+{
+	return skb->len;
+}
+
+/* The linear bytes of a packet that shares them with no other. */
+unsigned int carisma_helper_skb_private_headlen(const struct sk_buff *skb)
+{
+	return skb_cloned(skb) ? 0 : skb_headlen(skb);
+}
+
+void carisma_helper_skb_drop(struct sk_buff *skb)
+{
+	kfree_skb(skb);
+}
+
+bool carisma_helper_skb_csum_partial(const struct sk_buff *skb)
+{
+	return skb->ip_summed == CHECKSUM_PARTIAL;
+}
+
+/* A COMPLETE sum covers what is about to be rewritten: let TCP verify the segment by itself. */
+void carisma_helper_skb_forget_csum(struct sk_buff *skb)
+{
+	if (skb->ip_summed == CHECKSUM_COMPLETE)
+		skb->ip_summed = CHECKSUM_NONE;
+}
+
+/* A bare IPv4 packet of len bytes, data at the IP header, with room for any link header before it. */
+struct sk_buff *carisma_helper_skb_new(unsigned int len)
+{
+	struct sk_buff *skb = alloc_skb(MAX_HEADER + len, GFP_ATOMIC);
+
+	if (!skb)
+		return NULL;
+	skb_reserve(skb, MAX_HEADER);
+	skb_reset_network_header(skb);
+	skb_put_zero(skb, len);
+	skb->protocol = htons(ETH_P_IP);
+	skb->ip_summed = CHECKSUM_NONE;
+	skb->pkt_type = PACKET_HOST;
+	return skb;
+}
+
+void carisma_helper_skb_set_transport(struct sk_buff *skb, unsigned int offset)
+{
+	skb_set_transport_header(skb, offset);
+}
+
+/*
+ * Make a segment from PRE_ROUTING fit to wait: what is valid only under the RCU lock of its arrival is dropped. Its device is found again
+ * by skb_iif, which receive set.
+ */
+void carisma_helper_skb_park(struct sk_buff *skb)
+{
+	skb_dst_drop(skb);
+	skb->dev = NULL;
+}
+
+static struct rtable *carisma_route(struct net *net, const struct sk_buff *skb, __be32 saddr, __be32 daddr)
+{
+	struct flowi4 fl4 = {
+		.daddr = daddr,
+		.saddr = saddr,
+		.flowi4_mark = skb->mark,
+		.flowi4_flags = FLOWI_FLAG_ANYSRC,
+		.flowi4_proto = IPPROTO_TCP,
+	};
+
+	return ip_route_output_key(net, &fl4);
+}
+
+/*
+ * Give the segment to this node's TCP as though it had just come in: through the rest of PRE_ROUTING, behind our own hook (so that conntrack
+ * sees one whole connection), and on. A made segment comes by the device that leads to the client, which is what rp_filter expects.
+ * Consumes the skb.
+ */
+int carisma_helper_inject(struct net *net, struct sk_buff *skb, nf_hookfn *own, int (*okfn)(struct net *, struct sock *, struct sk_buff *))
+{
+	const struct nf_hook_entries *entries;
+	struct nf_hook_state state;
+	unsigned int i, from = 0;
+
+	if (!skb->dev)
+		skb->dev = dev_get_by_index_rcu(net, skb->skb_iif);
+	if (!skb->dev) {
+		struct rtable *rt = carisma_route(net, skb, 0, ip_hdr(skb)->saddr);
+
+		if (IS_ERR(rt)) {
+			kfree_skb(skb);
+			return PTR_ERR(rt);
+		}
+		skb->dev = rt->dst.dev;
+		skb->skb_iif = skb->dev->ifindex;
+		ip_rt_put(rt);
+	}
+	skb_reset_mac_header(skb);
+	skb_reset_mac_len(skb);
+	memset(IPCB(skb), 0, sizeof(*IPCB(skb)));
+	IPCB(skb)->iif = skb->skb_iif;
+
+	nf_hook_state_init(&state, NF_INET_PRE_ROUTING, NFPROTO_IPV4, skb->dev, NULL, NULL, net, okfn);
+	entries = rcu_dereference(net->nf.hooks_ipv4[NF_INET_PRE_ROUTING]);
+	if (entries) {
+		for (i = 0; i < entries->num_hook_entries; i++)
+			if (entries->hooks[i].hook == own)
+				from = i + 1;
+		if (nf_hook_slow(skb, &state, entries, from) != 1)
+			return 0;
+	}
+	okfn(net, NULL, skb);
+	return 0;
+}
+
+/*
+ * Send a whole IPv4 packet where its header says. LOCAL_OUT is left out: conntrack there has not seen what we hold or forward, and would call it
+ * invalid. Consumes the skb.
+ */
+int carisma_helper_xmit(struct net *net, struct sk_buff *skb)
+{
+	const struct iphdr *ip = ip_hdr(skb);
+	struct rtable *rt = carisma_route(net, skb, ip->saddr, ip->daddr);
+
+	if (IS_ERR(rt)) {
+		kfree_skb(skb);
+		return PTR_ERR(rt);
+	}
+	skb_dst_drop(skb);
+	skb_dst_set(skb, &rt->dst);
+	skb->dev = rt->dst.dev;
+	skb_forward_csum(skb);
+	skb_clear_tstamp(skb);
+	memset(IPCB(skb), 0, sizeof(*IPCB(skb)));
+	return dst_output(net, NULL, skb);
+}
+
+/* Whether an established, not a TIME_WAIT, socket has this connection (ports in network order). */
+bool carisma_helper_connection_is_live(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
+{
+	struct sock *sk = __inet_lookup_established(net, client, client_port, local, ntohs(local_port), 0, 0);
+	bool live;
+
+	if (!sk)
+		return false;
+	live = sk->sk_state != TCP_TIME_WAIT;
+	sock_gen_put(sk);
+	return live;
+}
+
+/* End the socket of this connection as `ss -K` does: RST to the peer, ECONNABORTED to the server. Process context. */
+int carisma_helper_connection_abort(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
+{
+	struct sock *sk = __inet_lookup_established(net, client, client_port, local, ntohs(local_port), 0, 0);
+	int err;
+
+	if (!sk)
+		return -ENOENT;
+	err = tcp_abort(sk, ECONNABORTED);
+	sock_gen_put(sk);
+	return err;
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0
+/* rhashtable, whose fast paths are inline, over struct carisma_node. */
+#include <linux/rhashtable.h>
+
+#include "carisma_net.h"
+
+static const struct rhashtable_params carisma_table_params = {
+	.key_len = sizeof(struct carisma_tuple),
+	.key_offset = offsetof(struct carisma_node, key),
+	.head_offset = offsetof(struct carisma_node, head),
+	.automatic_shrinking = true,
+};
+
+int carisma_helper_table_init(struct rhashtable *table)
+{
+	return rhashtable_init(table, &carisma_table_params);
+}
+
+/* The caller holds the RCU read lock. */
+struct carisma_node *carisma_helper_table_lookup(struct rhashtable *table, const struct carisma_tuple *key)
+{
+	return rhashtable_lookup(table, key, carisma_table_params);
+}
+
+int carisma_helper_table_insert(struct rhashtable *table, struct carisma_node *node)
+{
+	return rhashtable_lookup_insert_fast(table, &node->head, carisma_table_params);
+}
+
+int carisma_helper_table_remove(struct rhashtable *table, struct carisma_node *node)
+{
+	return rhashtable_remove_fast(table, &node->head, carisma_table_params);
+}
+
+unsigned int carisma_helper_table_len(const struct rhashtable *table)
+{
+	return atomic_read(&table->nelems);
+}
+
+void carisma_helper_node_init(struct carisma_node *node, void (*expired)(struct timer_list *))
+{
+	timer_setup(&node->timer, expired, 0);
+	refcount_set(&node->refs, 1);
+}
+
+void carisma_helper_node_get(struct carisma_node *node)
+{
+	refcount_inc(&node->refs);
+}
+
+bool carisma_helper_node_get_live(struct carisma_node *node)
+{
+	return refcount_inc_not_zero(&node->refs);
+}
+
+bool carisma_helper_node_put(struct carisma_node *node)
+{
+	return refcount_dec_and_test(&node->refs);
+}
+
+int carisma_helper_mod_timer_ms(struct timer_list *timer, unsigned int ms)
+{
+	return mod_timer(timer, jiffies + msecs_to_jiffies(ms));
+}

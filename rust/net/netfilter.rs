@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Netfilter hooks, and giving a segment to TCP from inside of one.
+//!
+//! C header: [`include/linux/netfilter.h`](srctree/include/linux/netfilter.h)
+
+use crate::{
+    bindings,
+    pernet::Net,
+    skb::Skb, //
+};
+use core::ffi::{c_int, c_uint, c_void};
+use kernel::{
+    error::to_result,
+    prelude::*,
+    sync::{
+        atomic::{Acquire, Atomic, Relaxed, Release},
+        rcu, //
+    },
+    types::{NotThreadSafe, Opaque},
+};
+
+/// What is hooked: IPv4 segments on their way in, before conntrack has seen them, and on their way out, after filter and NAT.
+///
+/// Both are called with the RCU lock held; `input` in softirq, `output` in softirq or process context, perhaps with a socket's lock held.
+/// A packet that is returned goes on; one that is kept or dropped does not.
+pub trait Hooks: Sync {
+    /// PRE_ROUTING.
+    fn input(&self, skb: Skb) -> Option<Skb>;
+    /// LOCAL_OUT.
+    fn output(&self, skb: Skb) -> Option<Skb>;
+}
+
+/// Behind defragmentation (-400), in front of the raw table (-300) and conntrack (-200).
+const INPUT_PRIORITY: c_int = bindings::nf_ip_hook_priorities_NF_IP_PRI_CONNTRACK_DEFRAG + 50;
+/// Behind everything.
+const OUTPUT_PRIORITY: c_int = bindings::nf_ip_hook_priorities_NF_IP_PRI_LAST - 1;
+
+/// The way on from PRE_ROUTING, which is not exported: every packet brings it along. It is the same function for all.
+static OKFN: Atomic<usize> = Atomic::new(0);
+
+/// Registered hooks of one namespace.
+///
+/// # Invariants
+///
+/// While `registered` is set, the two operations are registered in `net`.
+pub struct Registration {
+    ops: Pin<KBox<Opaque<[bindings::nf_hook_ops; 2]>>>,
+    registered: Atomic<bool>,
+}
+
+// SAFETY: The operations are only read after registration.
+unsafe impl Send for Registration {}
+// SAFETY: As above.
+unsafe impl Sync for Registration {}
+
+impl Registration {
+    /// Prepares the hooks. Process context.
+    pub fn new<H: Hooks>() -> Result<Self> {
+        let op = |hook, hooknum, priority| bindings::nf_hook_ops {
+            hook,
+            // CAST: Small constants.
+            pf: bindings::NFPROTO_IPV4 as _,
+            hooknum,
+            priority,
+            ..Default::default()
+        };
+        Ok(Self {
+            ops: KBox::pin(
+                Opaque::new([
+                    op(
+                        Some(input::<H>),
+                        bindings::nf_inet_hooks_NF_INET_PRE_ROUTING,
+                        INPUT_PRIORITY,
+                    ),
+                    op(
+                        Some(output::<H>),
+                        bindings::nf_inet_hooks_NF_INET_LOCAL_OUT,
+                        OUTPUT_PRIORITY,
+                    ),
+                ]),
+                GFP_KERNEL,
+            )?,
+            registered: Atomic::new(false),
+        })
+    }
+
+    /// Has `hooks` called from now on. IPv4 packets are put together from their fragments before. Process context.
+    ///
+    /// # Safety
+    ///
+    /// `hooks` must stay where it is until a grace period after [`Registration::unregister`].
+    pub unsafe fn register<H: Hooks>(&self, net: &Net, hooks: *const H) -> Result {
+        for op in 0..2 {
+            // SAFETY: Nobody reads the operations before they are registered.
+            unsafe { (*self.ops.get().cast::<bindings::nf_hook_ops>().add(op)).priv_ = hooks.cast_mut().cast() };
+        }
+        // SAFETY: The namespace is valid; the operations stay where they are, in their box.
+        unsafe {
+            to_result(bindings::nf_defrag_ipv4_enable(net.as_ptr()))?;
+            let done = bindings::nf_register_net_hooks(net.as_ptr(), self.ops.get().cast(), 2);
+            if done != 0 {
+                bindings::nf_defrag_ipv4_disable(net.as_ptr());
+                return Err(Error::from_errno(done));
+            }
+        }
+        // INVARIANT: They are registered.
+        self.registered.store(true, Release);
+        Ok(())
+    }
+
+    /// Ends it, once. Calls that are under way end before a grace period does. Process context.
+    pub fn unregister(&self, net: &Net) {
+        // INVARIANT: They are not, from here on.
+        if self.registered.xchg(false, kernel::sync::atomic::Full) {
+            // SAFETY: They were registered in this namespace.
+            unsafe {
+                bindings::nf_unregister_net_hooks(net.as_ptr(), self.ops.get().cast(), 2);
+                bindings::nf_defrag_ipv4_disable(net.as_ptr());
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// Called by netfilter only, for hooks that [`Registration::register`] registered with a `*const H`.
+unsafe extern "C" fn input<H: Hooks>(
+    hooks: *mut c_void,
+    skb: *mut bindings::sk_buff,
+    state: *const bindings::nf_hook_state,
+) -> c_uint {
+    // SAFETY: The state is valid, and so are the hooks while they are registered. The packet is ours.
+    unsafe {
+        if OKFN.load(Relaxed) == 0 {
+            if let Some(okfn) = (*state).okfn {
+                OKFN.store(okfn as usize, Release);
+            }
+        }
+        verdict(skb, |skb| (*hooks.cast::<H>()).input(skb))
+    }
+}
+
+/// # Safety
+///
+/// As for [`input`].
+unsafe extern "C" fn output<H: Hooks>(
+    hooks: *mut c_void,
+    skb: *mut bindings::sk_buff,
+    _state: *const bindings::nf_hook_state,
+) -> c_uint {
+    // SAFETY: As for `input`.
+    unsafe { verdict(skb, |skb| (*hooks.cast::<H>()).output(skb)) }
+}
+
+/// # Safety
+///
+/// `skb` must be owned by the caller, who gives it up unless the verdict is NF_ACCEPT.
+unsafe fn verdict(skb: *mut bindings::sk_buff, f: impl FnOnce(Skb) -> Option<Skb>) -> c_uint {
+    // SAFETY: The caller says so.
+    match f(unsafe { Skb::from_raw(skb) }) {
+        Some(skb) => {
+            skb.into_raw();
+            bindings::NF_ACCEPT
+        }
+        None => bindings::NF_STOLEN,
+    }
+}
+
+/// Softirqs are off and the RCU lock is held, as in a hook: what giving packets on needs.
+pub struct PacketContext {
+    _rcu: rcu::Guard,
+    _not_send: NotThreadSafe,
+}
+
+impl PacketContext {
+    /// Enters it. Process or softirq context, with no socket's lock held if anything is to be injected.
+    pub fn enter() -> Self {
+        // SAFETY: Undone by `drop`.
+        unsafe { bindings::local_bh_disable() };
+        Self {
+            _rcu: rcu::read_lock(),
+            _not_send: NotThreadSafe,
+        }
+    }
+}
+
+impl Drop for PacketContext {
+    fn drop(&mut self) {
+        // SAFETY: Undoes what `enter` did. The RCU lock, a field, is released right after.
+        unsafe { bindings::local_bh_enable() };
+    }
+}
+
+/// Gives a whole IPv4 packet to this node's TCP, as though it came in just now, behind `H`'s own hook.
+///
+/// TCP has handled it when this returns, unless the socket was owned by a process just then or a rule queued it to user space. Callers hold
+/// neither a socket's lock nor one that hooks take. Errors: `ENOTCONN` before the first packet ever has passed the hook,
+/// `ENODEV`, `ENETUNREACH` and the like when nothing leads to the packet's source.
+pub fn inject<H: Hooks>(net: &Net, skb: Skb, _context: &PacketContext) -> Result {
+    let okfn = OKFN.load(Acquire);
+    if okfn == 0 {
+        return Err(ENOTCONN);
+    }
+    // SAFETY: The number was made from such a pointer. The packet is ours and is given up, in the context that the helper asks for.
+    to_result(unsafe {
+        let okfn = core::mem::transmute::<
+            usize,
+            unsafe extern "C" fn(
+                *mut bindings::net,
+                *mut bindings::sock,
+                *mut bindings::sk_buff,
+            ) -> c_int,
+        >(okfn);
+        bindings::inject(net.as_ptr(), skb.into_raw(), Some(input::<H>), Some(okfn))
+    })
+}
+
+/// Sends a whole IPv4 packet to where its header says. Errors: those of the route.
+pub fn xmit(net: &Net, skb: Skb, _context: &PacketContext) -> Result {
+    // SAFETY: The packet is ours and is given up, in the context that the helper asks for.
+    let ret = unsafe { bindings::xmit(net.as_ptr(), skb.into_raw()) };
+    // A positive number says that a queue dropped the packet, as a wire might.
+    to_result(ret.min(0))
+}

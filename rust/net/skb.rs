@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Packets: owned socket buffers that hold an IPv4 TCP segment.
+//!
+//! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
+
+use crate::bindings;
+use core::{mem::MaybeUninit, ptr::NonNull};
+use kernel::prelude::*;
+
+/// The shortest IPv4 header (RFC 791, section 3.1), and TCP header (RFC 9293, section 3.1).
+const MIN_HEADER: usize = 20;
+
+/// A packet, owned: it is dropped with its last owner.
+///
+/// # Invariants
+///
+/// The pointer is a valid `sk_buff` whose data begins at its IP header, and nobody else uses it.
+pub struct Skb(NonNull<bindings::sk_buff>);
+
+// SAFETY: A packet is bound to no CPU.
+unsafe impl Send for Skb {}
+
+/// Where the parts of a segment are, from the beginning of its data; all are in the linear part, but the payload.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Bytes of the IP header.
+    pub ip: usize,
+    /// Bytes of the TCP header.
+    pub tcp: usize,
+    /// Bytes of the payload.
+    pub payload: usize,
+}
+
+impl Layout {
+    /// Where the payload begins.
+    pub fn headers(&self) -> usize {
+        self.ip.saturating_add(self.tcp)
+    }
+}
+
+/// The ends of a segment, in the order in which they stand in it.
+#[derive(Clone, Copy)]
+pub struct Ends {
+    /// Source address.
+    pub source: [u8; 4],
+    /// Destination address.
+    pub destination: [u8; 4],
+    /// Source port.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+}
+
+impl Skb {
+    /// Takes over a packet from C.
+    ///
+    /// # Safety
+    ///
+    /// `skb` must be valid, with its data at the IP header, and owned by the caller.
+    pub unsafe fn from_raw(skb: *mut bindings::sk_buff) -> Self {
+        // INVARIANT: The caller says so.
+        // SAFETY: A valid pointer is not null.
+        Self(unsafe { NonNull::new_unchecked(skb) })
+    }
+
+    /// Gives the packet to C.
+    pub fn into_raw(self) -> *mut bindings::sk_buff {
+        let raw = self.0.as_ptr();
+        core::mem::forget(self);
+        raw
+    }
+
+    fn raw(&self) -> *mut bindings::sk_buff {
+        self.0.as_ptr()
+    }
+
+    /// The ends of an IPv4 TCP segment; `None` for everything else.
+    pub fn ends(&self) -> Option<Ends> {
+        let mut peek = MaybeUninit::<bindings::carisma_peek>::uninit();
+        // SAFETY: The packet is valid; the helper fills `peek` in when it says `true`.
+        let peek = unsafe {
+            if !bindings::skb_peek_tcp(self.raw(), peek.as_mut_ptr()) {
+                return None;
+            }
+            peek.assume_init()
+        };
+        Some(Ends {
+            source: peek.saddr.to_ne_bytes(),
+            destination: peek.daddr.to_ne_bytes(),
+            source_port: u16::from_be(peek.sport),
+            destination_port: u16::from_be(peek.dport),
+        })
+    }
+
+    /// Brings both headers into the linear part and measures them; `None` if they are not whole.
+    pub fn layout(&mut self) -> Option<Layout> {
+        // SAFETY: The packet is valid and ours.
+        let pull = |len: usize| unsafe { bindings::pskb_may_pull(self.raw(), len as u32) };
+        if !pull(MIN_HEADER) {
+            return None;
+        }
+        let ip = usize::from(*self.linear().first()? & 0x0f) * 4;
+        if ip < MIN_HEADER || !pull(ip + MIN_HEADER) {
+            return None;
+        }
+        let tcp = usize::from(*self.linear().get(ip + 12)? >> 4) * 4;
+        if tcp < MIN_HEADER || !pull(ip + tcp) {
+            return None;
+        }
+        let total = usize::from(u16::from_be_bytes(self.linear().get(2..4)?.try_into().ok()?));
+        // SAFETY: The packet is valid.
+        let len = unsafe { bindings::skb_len(self.raw()) as usize };
+        // A length of 0 is that of a merged packet of more than 64 KiB (BIG TCP).
+        let end = if total == 0 { len } else { total.min(len) };
+        Some(Layout {
+            ip,
+            tcp,
+            payload: end.checked_sub(ip + tcp)?,
+        })
+    }
+
+    /// The linear part.
+    pub fn linear(&self) -> &[u8] {
+        // SAFETY: The linear part is `headlen` initialised bytes at `data`, and nobody else writes to a packet of ours.
+        unsafe {
+            core::slice::from_raw_parts(
+                bindings::skb_linear_data(self.raw()),
+                bindings::skb_headlen(self.raw()) as usize,
+            )
+        }
+    }
+
+    /// The IP header and the TCP header, for writing; `None` without memory for a private copy.
+    pub fn headers_mut(&mut self, layout: &Layout) -> Option<(&mut [u8], &mut [u8])> {
+        let len = layout.headers();
+        // SAFETY: The packet is valid and ours. After this call `len` bytes are writable and shared with nobody.
+        let bytes = unsafe {
+            if bindings::skb_ensure_writable(self.raw(), len as u32) != 0 {
+                return None;
+            }
+            let data = bindings::skb_linear_data(self.raw()).cast_mut();
+            let headlen = bindings::skb_headlen(self.raw()) as usize;
+            core::slice::from_raw_parts_mut(data, headlen)
+        };
+        Some(bytes.get_mut(..len)?.split_at_mut(layout.ip))
+    }
+
+    /// The TCP header.
+    pub fn tcp(&self, layout: &Layout) -> Option<&[u8]> {
+        self.linear().get(layout.ip..layout.headers())
+    }
+
+    /// The payload, if it lies in the linear part.
+    pub fn payload(&self, layout: &Layout) -> Option<&[u8]> {
+        let start = layout.headers();
+        self.linear().get(start..start.checked_add(layout.payload)?)
+    }
+
+    /// Copies the payload from byte `skip` on into `to`; whether that many bytes were there.
+    #[must_use]
+    pub fn copy_payload(&self, layout: &Layout, skip: usize, to: &mut [u8]) -> bool {
+        let inside = skip
+            .checked_add(to.len())
+            .is_some_and(|end| end <= layout.payload);
+        // SAFETY: The packet is valid, `to` has room for the bytes; skb_copy_bits checks the rest.
+        // CAST: A packet's lengths fit.
+        inside
+            && unsafe {
+                bindings::skb_copy_bits(
+                    self.raw(),
+                    layout.headers().saturating_add(skip) as i32,
+                    to.as_mut_ptr().cast(),
+                    to.len() as i32,
+                )
+            } == 0
+    }
+
+    /// Whether the segment's checksum is right, or known to be. Softirq, at PRE_ROUTING.
+    pub fn checksum_is_right(&mut self, layout: &Layout) -> bool {
+        // SAFETY: The packet is valid and ours.
+        unsafe {
+            bindings::nf_ip_checksum(
+                self.raw(),
+                bindings::nf_inet_hooks_NF_INET_PRE_ROUTING,
+                layout.ip as u32,
+                bindings::IPPROTO_TCP as u8,
+            ) == 0
+        }
+    }
+
+    /// Whether the checksum field holds only the sum of the pseudo-header so far (CHECKSUM_PARTIAL).
+    pub fn checksum_is_partial(&self) -> bool {
+        // SAFETY: The packet is valid.
+        unsafe { bindings::skb_csum_partial(self.raw()) }
+    }
+
+    /// The headers change under a sum that the device has made of the packet: forget that one.
+    pub fn forget_checksum(&mut self) {
+        // SAFETY: The packet is valid and ours.
+        unsafe { bindings::skb_forget_csum(self.raw()) }
+    }
+
+    /// A new packet of `len` bytes, all zero, from its IP header on. Any context. Errors: `ENOMEM`.
+    pub fn new(len: usize) -> Result<Self> {
+        let len = u32::try_from(len).map_err(|_| EINVAL)?;
+        // SAFETY: Any length will do.
+        let raw = unsafe { bindings::skb_new(len) };
+        // INVARIANT: A new packet is nobody else's.
+        Ok(Self(NonNull::new(raw).ok_or(ENOMEM)?))
+    }
+
+    /// The bytes of a packet that [`Skb::new`] made.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: The linear part is ours; `new` makes packets that are linear and shared with nobody. For others this is
+        // empty, as for any that has a clone.
+        unsafe {
+            let len = bindings::skb_private_headlen(self.raw()) as usize;
+            core::slice::from_raw_parts_mut(bindings::skb_linear_data(self.raw()).cast_mut(), len)
+        }
+    }
+
+    /// Says that the TCP header begins at byte `ip`.
+    pub fn set_transport(&mut self, ip: usize) {
+        // SAFETY: The packet is valid and ours.
+        unsafe { bindings::skb_set_transport(self.raw(), ip as u32) }
+    }
+
+    /// Forgets what is valid only in the context of its arrival, so that the packet can wait.
+    pub fn park(&mut self) {
+        // SAFETY: The packet is valid and ours.
+        unsafe { bindings::skb_park(self.raw()) }
+    }
+}
+
+impl Drop for Skb {
+    fn drop(&mut self) {
+        // SAFETY: The packet is valid and ours.
+        unsafe { bindings::skb_drop(self.raw()) }
+    }
+}
+
+/// Packets that wait, in order, up to a bound.
+#[derive(Default)]
+pub struct Queue {
+    packets: KVec<Option<Skb>>,
+    first: usize,
+}
+
+impl Queue {
+    /// An empty queue.
+    pub const fn new() -> Self {
+        Self {
+            packets: KVec::new(),
+            first: 0,
+        }
+    }
+
+    /// Lets a packet wait, unless `limit` do already: then it is dropped, as it is without memory. Any context.
+    pub fn push(&mut self, mut skb: Skb, limit: usize) -> bool {
+        if self.packets.len() >= limit {
+            return false;
+        }
+        skb.park();
+        self.packets.push(Some(skb), GFP_ATOMIC).is_ok()
+    }
+
+    /// The next one.
+    pub fn pop(&mut self) -> Option<Skb> {
+        let skb = self.packets.get_mut(self.first).and_then(Option::take);
+        if skb.is_some() {
+            self.first = self.first.saturating_add(1);
+        } else {
+            *self = Self::new();
+        }
+        skb
+    }
+}
