@@ -21,6 +21,7 @@ pub mod csum;
 pub mod ipv4;
 pub mod seq;
 pub mod tcp;
+pub mod translate;
 pub mod tuple;
 
 /// The version of what the two modules say to each other; both must have been built with it.

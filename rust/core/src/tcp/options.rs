@@ -63,6 +63,18 @@ pub struct Opt<'a> {
     pub data: &'a [u8],
 }
 
+impl Opt<'_> {
+    /// Whether this asks for Fast Open, by its own number or as the experiment that it once was.
+    #[must_use]
+    pub fn is_fast_open(&self) -> bool {
+        match self.kind {
+            option::FAST_OPEN => true,
+            option::EXPERIMENT_1 | option::EXPERIMENT_2 => self.data.starts_with(&EXID_FAST_OPEN),
+            _ => false,
+        }
+    }
+}
+
 /// Walks a list of options, without [`option::NOP`] and up to [`option::EOL`]; ends after an error.
 #[derive(Clone, Debug)]
 pub struct OptionIter<'a> {
@@ -74,7 +86,7 @@ pub struct OptionIter<'a> {
 
 impl<'a> OptionIter<'a> {
     /// Walks `options`, the end of the header `header`.
-    pub(super) fn new(header: &'a [u8], options: &'a [u8]) -> Self {
+    pub(crate) fn new(header: &'a [u8], options: &'a [u8]) -> Self {
         Self {
             len: header.len(),
             rest: options,
@@ -168,12 +180,7 @@ impl Options {
             }
             (option::MD5 | option::AO, _) => self.signed = true,
             (option::MPTCP, _) => self.mptcp = true,
-            (option::FAST_OPEN, _) => self.fast_open = true,
-            (option::EXPERIMENT_1 | option::EXPERIMENT_2, data)
-                if data.starts_with(&EXID_FAST_OPEN) =>
-            {
-                self.fast_open = true;
-            }
+            _ if opt.is_fast_open() => self.fast_open = true,
             _ => {}
         }
     }
