@@ -17,7 +17,9 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod back;
 pub mod csum;
+pub mod front;
 pub mod ipv4;
 pub mod seq;
 pub mod tcp;

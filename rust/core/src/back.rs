@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A connection at its back end, from the handoff request until its TCP has the request (paper, section 4, "TCP state migration").
+//!
+//! The back end plays the client towards its own TCP: it repeats the client's SYN and ACK, and keeps the SYN-ACK to itself. From the
+//! difference between that and the front end's SYN-ACK follows the translation of all later segments.
+
+use crate::{
+    seq::Seq,
+    tcp::{
+        flag,
+        Build,
+        Header,
+        SynFacts,
+        Timestamps, //
+    },
+    translate::{
+        Mismatch,
+        Translation, //
+    },
+};
+
+/// How far a replay has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The SYN was, or is being, given to TCP.
+    Syn,
+    /// TCP has answered; the ACK was, or is being, given to it.
+    Ack,
+    /// TCP has made a socket, which UTCP withholds until the front end commits itself.
+    Offered,
+    /// The front end has: the connection is TCP's and the client's.
+    Live,
+}
+
+/// Why a handoff request makes no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Invalid {
+    /// One of the three headers is not what it should be.
+    Header,
+    /// The headers are not of one handshake.
+    Mixed,
+}
+
+/// A connection that is replayed.
+#[derive(Clone, Copy)]
+pub struct Back {
+    phase: Phase,
+    port: u16,
+    client_port: u16,
+    /// What the replayed SYN says: what the client said as far as the front end agreed.
+    client: SynFacts,
+    /// The front end's SYN-ACK, which the client knows.
+    known: SynFacts,
+    /// The SYN-ACK of TCP here.
+    own_isn: Seq,
+    own_ts: Option<u32>,
+    translation: Translation,
+    /// The front end's timestamp clock when it asked.
+    ts_base: u32,
+    /// The newest acknowledgement (in the front end's numbers), window and TSval of the client's.
+    acked: Seq,
+    window: u16,
+    ts: u32,
+}
+
+impl Back {
+    /// Begins with the handshake that the front end saw. `port` is that of the server here, `ts_base` the front end's timestamp clock.
+    pub fn new(handshake: [&[u8]; 3], port: u16, ts_base: u32) -> Result<Self, Invalid> {
+        let parse = |bytes| Header::parse(bytes).ok_or(Invalid::Header);
+        let [syn, syn_ack, ack] = handshake;
+        let (syn, syn_ack, ack) = (parse(syn)?, parse(syn_ack)?, parse(ack)?);
+        let client = SynFacts::of_syn(&syn).ok_or(Invalid::Header)?;
+        let known = SynFacts::of_syn_ack(&syn_ack).ok_or(Invalid::Header)?;
+        if !ack.has(flag::ACK) || ack.has(flag::SYN) || ack.has(flag::RST) {
+            return Err(Invalid::Header);
+        }
+        if syn_ack.ack() != client.isn.add(1)
+            || ack.seq() != client.isn.add(1)
+            || ack.ack() != known.isn.add(1)
+            || ack.source() != syn.source()
+            || syn_ack.dest() != syn.source()
+        {
+            return Err(Invalid::Mixed);
+        }
+        let ts = ack.options().map_err(|_| Invalid::Header)?.ts;
+        Ok(Self {
+            phase: Phase::Syn,
+            port,
+            client_port: syn.source(),
+            client: client.restricted(&known),
+            known,
+            own_isn: Seq(0),
+            own_ts: None,
+            translation: Translation::default(),
+            ts_base,
+            acked: ack.ack(),
+            window: ack.window(),
+            ts: ts.map_or(0, |ts| ts.val),
+        })
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The client's SYN, for TCP here.
+    #[must_use]
+    pub fn syn(&self) -> Build {
+        Build::syn(self.client_port, self.port, &self.client)
+    }
+
+    /// TCP's SYN-ACK: `Ok(false)` if the header is none, or none to this SYN. An error says what TCP did not agree to.
+    pub fn on_syn_ack(&mut self, header: &Header<'_>) -> Result<bool, Mismatch> {
+        if !matches!(self.phase, Phase::Syn | Phase::Ack) {
+            return Ok(false);
+        }
+        let Some(own) = SynFacts::of_syn_ack(header) else {
+            return Ok(false);
+        };
+        if header.ack() != self.client.isn.add(1) {
+            return Ok(false);
+        }
+        self.translation = Translation::between(&self.known, &own, self.ts_base)?;
+        self.own_isn = own.isn;
+        self.own_ts = own.options.ts.map(|ts| ts.val);
+        self.phase = Phase::Ack;
+        Ok(true)
+    }
+
+    /// The client's ACK to TCP's SYN-ACK.
+    #[must_use]
+    pub fn ack(&self) -> Build {
+        self.segment(0)
+    }
+
+    /// TCP has made a socket: whether it is this replay's, and to be withheld.
+    pub fn on_child(&mut self) -> bool {
+        if self.phase == Phase::Ack {
+            self.phase = Phase::Offered;
+        }
+        self.phase == Phase::Offered
+    }
+
+    /// The front end commits itself, and passes on the newest of the client's; whether that was awaited.
+    pub fn commit(&mut self, acked: Seq, window: u16, ts: u32) -> bool {
+        if self.phase != Phase::Offered {
+            return false;
+        }
+        self.acked = acked;
+        self.window = window;
+        self.ts = ts;
+        self.phase = Phase::Live;
+        true
+    }
+
+    /// How later segments are translated.
+    #[must_use]
+    pub fn translation(&self) -> Translation {
+        self.translation
+    }
+
+    /// The number of the client's first byte.
+    #[must_use]
+    pub fn first(&self) -> Seq {
+        self.client.isn.add(1)
+    }
+
+    /// The client's: a segment with bytes from `offset` on.
+    #[must_use]
+    pub fn segment(&self, offset: u32) -> Build {
+        let ts = self.own_ts.map(|own| Timestamps {
+            val: self.ts,
+            ecr: own,
+        });
+        let ack = self.acked.add(self.translation.seq_delta);
+        let seq = self.first().add(offset);
+        Build::ack(self.client_port, self.port, seq, ack, self.window, ts)
+    }
+
+    /// The client's: a reset with the exact number that TCP expects, which has got no payload yet.
+    #[must_use]
+    pub fn reset(&self) -> Build {
+        Build::rst(self.client_port, self.port, self.first())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        tcp::Options,
+        tuple::v4_mapped, //
+    };
+
+    fn facts(isn: u32, ts: Option<u32>, wscale: u8) -> SynFacts {
+        SynFacts {
+            isn: Seq(isn),
+            window: 64000,
+            options: Options {
+                mss: Some(1460),
+                wscale: Some(wscale),
+                sack_ok: true,
+                ts: ts.map(|val| Timestamps { val, ecr: 0 }),
+                ..Options::default()
+            },
+            ..SynFacts::default()
+        }
+    }
+
+    fn write(build: Build) -> std::vec::Vec<u8> {
+        let mut out = [0; 60];
+        let (a, b) = (v4_mapped([10, 0, 0, 1]), v4_mapped([10, 0, 0, 2]));
+        let len = build.write(&mut out, &a, &b, &[]).unwrap();
+        out[..len].to_vec()
+    }
+
+    fn syn_ack(facts: &SynFacts, ack: u32) -> std::vec::Vec<u8> {
+        write(Build {
+            flags: flag::SYN | flag::ACK,
+            ack: Seq(ack),
+            ..Build::syn(80, 40000, facts)
+        })
+    }
+
+    fn handshake(ts: Option<u32>) -> [std::vec::Vec<u8>; 3] {
+        let echo = ts.map(|val| Timestamps { val, ecr: 9000 });
+        [
+            write(Build::syn(40000, 80, &facts(100, ts, 5))),
+            syn_ack(&facts(500, ts.map(|_| 9000), 7), 101),
+            write(Build::ack(40000, 80, Seq(101), Seq(501), 500, echo)),
+        ]
+    }
+
+    fn back(handshake: &[std::vec::Vec<u8>; 3]) -> Result<Back, Invalid> {
+        let [a, b, c] = handshake;
+        Back::new([a, b, c], 8080, 9100)
+    }
+
+    #[test]
+    fn a_replay_goes_through_its_phases() {
+        let mut back = back(&handshake(Some(70))).unwrap();
+        let syn = write(back.syn());
+        let syn = Header::parse(&syn).unwrap();
+        assert_eq!((syn.source(), syn.dest(), syn.seq()), (40000, 8080, Seq(100)));
+        assert_eq!(syn.options().unwrap().ts.unwrap().val, 70);
+        assert!(!back.on_child());
+
+        let own = syn_ack(&facts(7000, Some(50), 6), 101);
+        assert_eq!(back.on_syn_ack(&Header::parse(&own).unwrap()), Ok(true));
+        let ack = write(back.ack());
+        let ack = Header::parse(&ack).unwrap();
+        assert_eq!((ack.seq(), ack.ack(), ack.window()), (Seq(101), Seq(7001), 500));
+        assert_eq!(ack.options().unwrap().ts.unwrap(), Timestamps { val: 70, ecr: 50 });
+        assert!(!back.commit(Seq(501), 400, 80));
+
+        assert!(back.on_child());
+        assert_eq!(back.phase(), Phase::Offered);
+        assert!(back.commit(Seq(501), 400, 80));
+        let data = write(back.segment(10));
+        let data = Header::parse(&data).unwrap();
+        assert_eq!((data.seq(), data.ack(), data.window()), (Seq(111), Seq(7001), 400));
+        let translation = back.translation();
+        assert_eq!(translation.seq_delta, 6500);
+        assert_eq!((translation.wscale_own, translation.wscale_known), (6, 7));
+    }
+
+    #[test]
+    fn a_handshake_of_two_connections_is_refused() {
+        let good = handshake(Some(70));
+        assert!(back(&good).is_ok());
+        let mut mixed = good.clone();
+        mixed[1] = syn_ack(&facts(500, Some(9000), 7), 102);
+        assert_eq!(back(&mixed).err(), Some(Invalid::Mixed));
+        let mut short = good.clone();
+        short[2].truncate(19);
+        assert_eq!(back(&short).err(), Some(Invalid::Header));
+        let mut swapped = good;
+        swapped.swap(0, 1);
+        assert_eq!(back(&swapped).err(), Some(Invalid::Header));
+    }
+
+    #[test]
+    fn what_tcp_here_does_not_agree_to_is_an_error() {
+        let mut back = back(&handshake(Some(70))).unwrap();
+        let own = syn_ack(&facts(7000, None, 6), 101);
+        assert_eq!(
+            back.on_syn_ack(&Header::parse(&own).unwrap()),
+            Err(Mismatch::Timestamps)
+        );
+    }
+
+    #[test]
+    fn an_old_syn_ack_is_not_taken() {
+        let mut back = back(&handshake(None)).unwrap();
+        let old = syn_ack(&facts(7000, None, 6), 99);
+        assert_eq!(back.on_syn_ack(&Header::parse(&old).unwrap()), Ok(false));
+        assert_eq!(back.phase(), Phase::Syn);
+    }
+}

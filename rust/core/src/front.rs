@@ -1,0 +1,521 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A connection at its front end, from the client's SYN until it is decided where the request is
+//! served (paper, section 4, "3-way TCP handshake" and "URL parsing").
+//!
+//! The front end's own TCP finishes the handshake. From then on the client's payload is kept from
+//! it, so that both outcomes stay open: TCP gets the payload, or a reset. What is kept, and where, is
+//! the caller's business; this is only what follows from the headers.
+
+use crate::{
+    seq::Seq,
+    tcp::{
+        flag,
+        Build,
+        Ecn,
+        Header,
+        SynFacts,
+        Timestamps,
+        MAX_HEADER_LEN, //
+    },
+};
+
+/// A TCP header that is kept to be sent elsewhere.
+#[derive(Clone, Copy)]
+pub struct Kept {
+    len: u8,
+    bytes: [u8; MAX_HEADER_LEN],
+}
+
+impl Kept {
+    const EMPTY: Self = Self {
+        len: 0,
+        bytes: [0; MAX_HEADER_LEN],
+    };
+
+    fn of(header: &Header<'_>) -> Self {
+        let mut kept = Self::EMPTY;
+        if let Some(to) = kept.bytes.get_mut(..header.header_len()) {
+            to.copy_from_slice(header.bytes());
+            // CAST: a header has at most 60 bytes.
+            kept.len = header.header_len() as u8;
+        }
+        kept
+    }
+
+    /// The header; empty if there was none.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or(&[])
+    }
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The client's SYN was seen.
+    Syn,
+    /// TCP's SYN-ACK as well.
+    SynAck,
+    /// TCP has made a socket, which UTCP withholds; the request head is awaited.
+    Head,
+    /// Another node was asked to take the connection over.
+    Asked,
+}
+
+/// What is to be done with a segment of the client's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// It is TCP's.
+    Pass,
+    /// It ends the handshake and brings more than that: TCP is to get [`Front::ack`] first; then ask again.
+    Open,
+    /// It continues what is held, from byte `skip` of its payload on; `fin` ends the stream behind it.
+    Take {
+        /// Bytes that are held already.
+        skip: u32,
+        /// The client will send no more.
+        fin: bool,
+    },
+    /// It brings nothing that is not held already: acknowledge that again, and drop it.
+    Known,
+    /// Something is missing before it: acknowledge what is held, and drop it.
+    Early,
+    /// The client has reset the connection, with the exact number that it takes (RFC 5961, section 3).
+    Reset,
+}
+
+/// A connection whose place is undecided.
+#[derive(Clone, Copy)]
+pub struct Front {
+    phase: Phase,
+    client: SynFacts,
+    server: SynFacts,
+    syn: Kept,
+    syn_ack: Kept,
+    ack: Kept,
+    /// The next byte that is expected of the client.
+    next: Seq,
+    /// The newest acknowledgement, window and timestamp of the client's.
+    acked: Seq,
+    window: u16,
+    ts: u32,
+    /// When TCP sent the SYN-ACK.
+    syn_ack_ms: u32,
+}
+
+impl Front {
+    /// Begins with the client's SYN; `None` if it is none, or malformed.
+    #[must_use]
+    pub fn new(syn: &Header<'_>) -> Option<Self> {
+        let client = SynFacts::of_syn(syn)?;
+        Some(Self {
+            phase: Phase::Syn,
+            client,
+            server: SynFacts::default(),
+            syn: Kept::of(syn),
+            syn_ack: Kept::EMPTY,
+            ack: Kept::EMPTY,
+            next: client.isn.add(1),
+            acked: Seq(0),
+            window: client.window,
+            ts: client.options.ts.map_or(0, |ts| ts.val),
+            syn_ack_ms: 0,
+        })
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Looks at a segment that TCP sends, at `now` milliseconds of any clock.
+    pub fn on_output(&mut self, header: &Header<'_>, now: u32) {
+        if !matches!(self.phase, Phase::Syn | Phase::SynAck) {
+            return;
+        }
+        // A SYN-ACK that is sent again brings newer timestamps along.
+        if let Some(server) = SynFacts::of_syn_ack(header) {
+            if header.ack() == self.client.isn.add(1) {
+                self.server = server;
+                self.syn_ack = Kept::of(header);
+                self.syn_ack_ms = now;
+                self.phase = Phase::SynAck;
+            }
+        }
+    }
+
+    /// Decides about a segment of the client's with `payload` bytes.
+    pub fn on_input(&mut self, header: &Header<'_>, payload: u32) -> Input {
+        if header.has(flag::SYN) {
+            // The same again, or a new beginning, which TCP judges; what it answers says which.
+            if let (Phase::Syn | Phase::SynAck, Some(again)) = (self.phase, Self::new(header)) {
+                if again.client.isn != self.client.isn {
+                    *self = again;
+                }
+            }
+            return Input::Pass;
+        }
+        match self.phase {
+            Phase::Syn => Input::Pass,
+            Phase::SynAck => self.on_handshake(header, payload),
+            Phase::Head | Phase::Asked => self.on_data(header, payload),
+        }
+    }
+
+    fn on_handshake(&mut self, header: &Header<'_>, payload: u32) -> Input {
+        let fin = header.has(flag::FIN);
+        if header.has(flag::RST)
+            || !header.has(flag::ACK)
+            || header.ack() != self.server.isn.add(1)
+            || header.seq() != self.next
+        {
+            return Input::Pass;
+        }
+        self.note(header);
+        self.ack = Kept::of(header);
+        if payload > 0 || fin {
+            Input::Open
+        } else {
+            Input::Pass
+        }
+    }
+
+    fn on_data(&mut self, header: &Header<'_>, payload: u32) -> Input {
+        if header.has(flag::RST) {
+            return if header.seq() == self.next {
+                Input::Reset
+            } else {
+                Input::Pass
+            };
+        }
+        self.note(header);
+        let fin = header.has(flag::FIN);
+        if payload == 0 && !fin {
+            // A keep-alive probe asks for an acknowledgement of what TCP has not got.
+            return if header.seq().lt(self.next) {
+                Input::Known
+            } else {
+                Input::Pass
+            };
+        }
+        let end = header.seq().add(header.seq_len(payload));
+        if header.seq().gt(self.next) {
+            Input::Early
+        } else if end.le(self.next) {
+            Input::Known
+        } else {
+            Input::Take {
+                skip: self.next.since(header.seq()),
+                fin,
+            }
+        }
+    }
+
+    /// Keeps what is newest of the client's.
+    fn note(&mut self, header: &Header<'_>) {
+        if header.has(flag::ACK) && (self.phase == Phase::SynAck || header.ack().ge(self.acked)) {
+            self.acked = header.ack();
+            self.window = header.window();
+            if let Some(ts) = header.options().ok().and_then(|options| options.ts) {
+                self.ts = ts.val;
+            }
+        }
+    }
+
+    /// TCP has made a socket of the connection: whether it is to be withheld.
+    pub fn on_child(&mut self) -> bool {
+        if self.phase == Phase::SynAck {
+            self.phase = Phase::Head;
+        }
+        self.phase == Phase::Head
+    }
+
+    /// `bytes` more are held.
+    pub fn took(&mut self, bytes: u32) {
+        self.next = self.next.add(bytes);
+    }
+
+    /// How many bytes are held.
+    #[must_use]
+    pub fn held(&self) -> u32 {
+        self.next.since(self.client.isn.add(1))
+    }
+
+    /// Another node was asked.
+    pub fn ask(&mut self) {
+        self.phase = Phase::Asked;
+    }
+
+    /// Whether another TCP could go on with this connection: nothing was agreed that a replay cannot repeat.
+    #[must_use]
+    pub fn is_portable(&self) -> bool {
+        let (client, server) = (&self.client.options, &self.server.options);
+        !(client.signed
+            || server.signed
+            || server.mptcp
+            || server.fast_open
+            || (self.client.ecn != Ecn::Off && self.server.ecn == Ecn::Accurate))
+    }
+
+    /// The three headers of the handshake: the client's SYN, TCP's SYN-ACK, and the client's ACK.
+    #[must_use]
+    pub fn handshake(&self) -> [&[u8]; 3] {
+        [self.syn.bytes(), self.syn_ack.bytes(), self.ack.bytes()]
+    }
+
+    /// The newest acknowledgement number, window and TSval of the client's.
+    #[must_use]
+    pub fn newest(&self) -> (Seq, u16, u32) {
+        (self.acked, self.window, self.ts)
+    }
+
+    /// The clock of TCP's timestamps towards the client, at `now` milliseconds of the clock that [`Front::on_output`] was given.
+    #[must_use]
+    pub fn ts_now(&self, now: u32) -> u32 {
+        let base = self.server.options.ts.map_or(0, |ts| ts.val);
+        base.wrapping_add(now.wrapping_sub(self.syn_ack_ms))
+    }
+
+    /// The ports, client's first.
+    fn ports(&self) -> (u16, u16) {
+        Header::parse(self.syn.bytes()).map_or((0, 0), |syn| (syn.source(), syn.dest()))
+    }
+
+    /// The timestamps of a segment that seems to be the client's.
+    fn client_ts(&self) -> Option<Timestamps> {
+        let ts = self.server.options.ts?;
+        Some(Timestamps {
+            val: self.ts,
+            ecr: ts.val,
+        })
+    }
+
+    /// The client's: the ACK that ends the handshake, without the payload that it brought.
+    #[must_use]
+    pub fn ack(&self) -> Build {
+        self.segment(0)
+    }
+
+    /// The client's: a segment with the bytes that are held, from byte `offset` on.
+    #[must_use]
+    pub fn segment(&self, offset: u32) -> Build {
+        let (source, dest) = self.ports();
+        let seq = self.client.isn.add(1).add(offset);
+        let ack = self.server.isn.add(1);
+        Build::ack(source, dest, seq, ack, self.window, self.client_ts())
+    }
+
+    /// The client's: a FIN behind the bytes that are held.
+    #[must_use]
+    pub fn fin(&self) -> Build {
+        let ack = self.segment(self.held());
+        Build {
+            flags: flag::FIN | flag::ACK,
+            ..ack
+        }
+    }
+
+    /// The client's: a reset with the exact number that TCP expects, which has got no payload yet.
+    #[must_use]
+    pub fn reset(&self) -> Build {
+        let (source, dest) = self.ports();
+        Build::rst(source, dest, self.client.isn.add(1))
+    }
+
+    /// TCP's: an acknowledgement of what is held, at `now`. The window is what is left of the one that the SYN-ACK offered.
+    #[must_use]
+    pub fn acknowledge(&self, now: u32) -> Build {
+        let (client, server) = self.ports();
+        let left = u32::from(self.server.window).saturating_sub(self.held());
+        let shift = self.server.options.wscale.unwrap_or(0);
+        // CAST: at most the 16 bits that the SYN-ACK had.
+        let window = left.checked_shr(u32::from(shift)).unwrap_or(0) as u16;
+        let ts = self.server.options.ts.map(|_| Timestamps {
+            val: self.ts_now(now),
+            ecr: self.ts,
+        });
+        Build::ack(server, client, self.server.isn.add(1), self.next, window, ts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tcp::{Options, HEADER_LEN};
+    use crate::tuple::v4_mapped;
+
+    const CLIENT: u16 = 40000;
+    const SERVER: u16 = 80;
+
+    fn bytes(build: &Build) -> ([u8; 60], usize) {
+        let mut out = [0; 60];
+        let (a, b) = (v4_mapped([10, 0, 0, 1]), v4_mapped([10, 0, 0, 2]));
+        let len = build.write(&mut out, &a, &b, &[]).unwrap();
+        (out, len)
+    }
+
+    fn with<R>(build: &Build, f: impl FnOnce(&Header<'_>) -> R) -> R {
+        let (bytes, len) = bytes(build);
+        f(&Header::parse(&bytes[..len]).unwrap())
+    }
+
+    fn facts(isn: u32, ts: u32) -> SynFacts {
+        SynFacts {
+            isn: Seq(isn),
+            window: 64000,
+            options: Options {
+                mss: Some(1460),
+                wscale: Some(7),
+                sack_ok: true,
+                ts: Some(Timestamps { val: ts, ecr: 0 }),
+                ..Options::default()
+            },
+            ..SynFacts::default()
+        }
+    }
+
+    fn syn_ack(isn: u32, ack: u32) -> Build {
+        Build {
+            flags: flag::SYN | flag::ACK,
+            ack: Seq(ack),
+            ..Build::syn(SERVER, CLIENT, &facts(isn, 9000))
+        }
+    }
+
+    fn segment(seq: u32, flags: u8) -> Build {
+        Build {
+            flags,
+            ..Build::ack(
+                CLIENT,
+                SERVER,
+                Seq(seq),
+                Seq(501),
+                500,
+                Some(Timestamps { val: 77, ecr: 9000 }),
+            )
+        }
+    }
+
+    /// A connection whose child is withheld: the client's first byte is 101, the server's 501.
+    fn open() -> Front {
+        let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
+            Front::new(h).unwrap()
+        });
+        with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
+        let input = with(&segment(101, flag::ACK), |h| front.on_input(h, 0));
+        assert_eq!(input, Input::Pass);
+        assert!(front.on_child());
+        front
+    }
+
+    #[test]
+    fn the_handshake_passes_and_is_kept() {
+        let front = open();
+        let [syn, syn_ack, ack] = front.handshake();
+        assert!(Header::parse(syn).unwrap().has(flag::SYN));
+        assert!(Header::parse(syn_ack).unwrap().has(flag::SYN | flag::ACK));
+        assert_eq!(Header::parse(ack).unwrap().seq(), Seq(101));
+        assert_eq!(ack.len(), HEADER_LEN + 12);
+        assert!(front.is_portable());
+        assert_eq!(front.newest(), (Seq(501), 500, 77));
+    }
+
+    #[test]
+    fn a_payload_with_the_handshake_s_ack_waits_for_the_child() {
+        let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
+            Front::new(h).unwrap()
+        });
+        with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
+        let data = segment(101, flag::ACK | flag::PSH);
+        assert_eq!(with(&data, |h| front.on_input(h, 10)), Input::Open);
+        with(&front.ack(), |h| {
+            assert_eq!((h.seq(), h.ack()), (Seq(101), Seq(501)));
+        });
+        assert!(front.on_child());
+        assert_eq!(
+            with(&data, |h| front.on_input(h, 10)),
+            Input::Take { skip: 0, fin: false }
+        );
+    }
+
+    #[test]
+    fn payload_is_taken_in_order_and_once() {
+        // (held before, sequence number, bytes, flags, what is decided)
+        let take = |skip, fin| Input::Take { skip, fin };
+        let cases = [
+            (0, 101, 10, flag::ACK, take(0, false)),
+            (10, 101, 10, flag::ACK, Input::Known),
+            (10, 101, 15, flag::ACK, take(10, false)),
+            (10, 111, 5, flag::ACK | flag::FIN, take(0, true)),
+            (10, 111, 0, flag::ACK | flag::FIN, take(0, true)),
+            (10, 112, 5, flag::ACK, Input::Early),
+            (10, 111, 0, flag::ACK, Input::Pass),
+            (10, 110, 0, flag::ACK, Input::Known),
+            (10, 111, 0, flag::RST, Input::Reset),
+            (10, 101, 0, flag::RST, Input::Pass),
+            (10, 300, 0, flag::SYN, Input::Pass),
+        ];
+        for (held, seq, payload, flags, expected) in cases {
+            let mut front = open();
+            front.took(held);
+            let input = with(&segment(seq, flags), |h| front.on_input(h, payload));
+            assert_eq!(input, expected, "{held} held, {payload} bytes at {seq}");
+            assert_eq!(front.phase(), Phase::Head);
+        }
+    }
+
+    #[test]
+    fn sequence_numbers_wrap() {
+        let mut front = with(&Build::syn(CLIENT, SERVER, &facts(u32::MAX - 4, 70)), |h| {
+            Front::new(h).unwrap()
+        });
+        with(&syn_ack(500, u32::MAX - 3), |h| front.on_output(h, 1000));
+        with(&segment(u32::MAX - 3, flag::ACK), |h| front.on_input(h, 0));
+        assert!(front.on_child());
+        front.took(10);
+        assert_eq!(front.held(), 10);
+        let input = with(&segment(u32::MAX - 3, flag::ACK), |h| front.on_input(h, 12));
+        assert_eq!(input, Input::Take { skip: 10, fin: false });
+    }
+
+    #[test]
+    fn what_is_held_is_acknowledged_with_the_clock_and_window_of_tcp() {
+        let mut front = open();
+        front.took(1000);
+        with(&front.acknowledge(1250), |h| {
+            assert_eq!((h.seq(), h.ack()), (Seq(501), Seq(1101)));
+            assert_eq!((h.source(), h.dest()), (SERVER, CLIENT));
+            assert_eq!(u32::from(h.window()), (64000 - 1000) >> 7);
+            let ts = h.options().unwrap().ts.unwrap();
+            assert_eq!((ts.val, ts.ecr), (9250, 77));
+        });
+        with(&front.reset(), |h| {
+            assert_eq!(h.seq(), Seq(101));
+            assert!(h.has(flag::RST));
+        });
+        with(&front.fin(), |h| {
+            assert_eq!(h.seq(), Seq(1101));
+            assert!(h.has(flag::FIN | flag::ACK));
+        });
+    }
+
+    #[test]
+    fn a_new_syn_begins_anew_only_before_there_is_a_child() {
+        let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
+            Front::new(h).unwrap()
+        });
+        with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
+        with(&Build::syn(CLIENT, SERVER, &facts(300, 71)), |h| front.on_input(h, 0));
+        assert_eq!(front.phase(), Phase::Syn);
+        // The answer to the old SYN no longer counts.
+        with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
+        assert_eq!(front.phase(), Phase::Syn);
+        assert!(!front.on_child());
+
+        let mut front = open();
+        with(&Build::syn(CLIENT, SERVER, &facts(300, 71)), |h| front.on_input(h, 0));
+        assert_eq!(front.phase(), Phase::Head);
+    }
+}
