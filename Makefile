@@ -8,7 +8,6 @@
 #           cargo's registry. Checkouts may share it.
 #   BUILD   what is made of this checkout's sources.
 
-# Anything but a plain `make -C KDIR` of the kernel's own comes this way.
 MAKEFLAGS += --no-print-directory
 CACHE ?= $(CURDIR)/.cache
 BUILD ?= $(CURDIR)/build
@@ -54,13 +53,54 @@ check: setup ## say what keeps the modules from being built (KDIR=..., RELEASE=.
 		echo "check: the prepared tree will do."
 endif
 
+.PHONY: tools
+tools: setup ## build the command-line tools
+	@$(chroot) cargo build --quiet --release --workspace --locked
+
 .PHONY: debug-kernel
 debug-kernel: setup ## build the debug kernel (once, a quarter of an hour)
 	@tools/setup debug
 
+.PHONY: modules-debug
+modules-debug: debug-kernel ## build both modules for the debug kernel
+	@$(chroot) tools/modules /cache/debug/tree /build/modules-debug
+
 .PHONY: shell
 shell: setup ## open a shell in the Debian tree
 	@$(chroot) bash
+
+##@ Test
+
+# Arguments for pytest, such as TESTS='tests/test_x.py -k name'.
+TESTS ?=
+
+.PHONY: demo
+demo: modules tools ## three nodes, real servers, and a report of who answered what
+	@$(chroot) tests/demo
+
+.PHONY: test
+test: modules tools ## run every test: on the host and in guests
+	@$(chroot) tools/test
+
+.PHONY: host-test
+host-test: setup ## run the tests that need no kernel
+	@$(chroot) tools/test host
+
+.PHONY: guest-test
+guest-test: modules tools ## run the tests in guests (TESTS='...' is for pytest)
+	@$(chroot) tools/test guest $(if $(TESTS),-- $(TESTS))
+
+.PHONY: test-debug
+test-debug: modules-debug tools ## run the tests in guests on the debug kernel (TESTS='...')
+	@$(chroot) tools/test --kernel debug guest $(if $(TESTS),-- $(TESTS))
+
+.PHONY: lint
+lint: setup ## complain about the sources
+	@$(chroot) tools/lint
+
+.PHONY: format
+format: setup ## let rustfmt write its opinion, then lint
+	@$(chroot) tools/lint --fix
 
 ##@ Clean up
 

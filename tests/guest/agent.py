@@ -8,11 +8,15 @@ at once. Bytes travel in base64.
 
     {"id": 1, "op": "run", "argv": [...], "env": {...}, "cwd": "...", "input": "..."}
         -> {"id": 1, "out": "..."}, {"id": 1, "err": "..."} ..., {"id": 1, "rc": 0}
+    {"id": 7, "op": "write", "target": 1, "data": "...", "close": false}
     {"id": 2, "op": "kill", "target": 1, "signal": 15}      -> {"id": 2, "rc": 0}
     {"id": 3, "op": "put", "path": "...", "data": "...", "append": false, "mode": 420}
     {"id": 4, "op": "get", "path": "..."}                   -> out ..., rc
     {"id": 5, "op": "kmsg"}                                 -> out ..., rc
     {"id": 6, "op": "poweroff"}
+
+A command's standard input is `input` and then what `write` sends, until `close`; a
+run without "open": true has the `input` alone.
 
 An answer with `error` says why a request could not be done; it ends it.
 """
@@ -58,22 +62,28 @@ def pump(ident, kind, stream):
     stream.close()
 
 
-def feed(stream, data):
-    """Write a command's input. It may end before it has read all."""
+def feed(stream, data, close):
+    """Write to a command's input. It may end before it has read all."""
     try:
         stream.write(data)
-        stream.close()
+        stream.flush()
     except BrokenPipeError:
-        pass
+        close = True
+    if close:
+        try:
+            stream.close()
+        except BrokenPipeError:
+            pass
 
 
 def op_run(request):
-    """Run a command to its end."""
+    """Begin a command. It runs beside everything else."""
     ident = request['id']
     data = base64.b64decode(request.get('input', ''))
+    stay_open = request.get('open', False)
     process = subprocess.Popen(
         request['argv'],
-        stdin=subprocess.PIPE if data else subprocess.DEVNULL,
+        stdin=subprocess.PIPE if data or stay_open else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, **request.get('env', {})},
@@ -82,12 +92,19 @@ def op_run(request):
         start_new_session=True,
     )
     running[ident] = process
+    threading.Thread(target=attend, args=(process, ident, data, stay_open), daemon=True).start()
+
+
+def attend(process, ident, data, stay_open):
+    """Pass a command's input and output on, until it ends."""
     threads = [
         threading.Thread(target=pump, args=(ident, 'out', process.stdout)),
         threading.Thread(target=pump, args=(ident, 'err', process.stderr)),
     ]
     if data:
-        threading.Thread(target=feed, args=(process.stdin, data), daemon=True).start()
+        # Beside the output, or a command that echoes would stop both.
+        threads.append(threading.Thread(
+            target=feed, args=(process.stdin, data, not stay_open)))
     for thread in threads:
         thread.daemon = True
         thread.start()
@@ -98,6 +115,15 @@ def op_run(request):
         thread.join(timeout=1)
     del running[ident]
     answer(ident, rc=status)
+
+
+def op_write(request):
+    """Write to the input of a command that was begun with "open"."""
+    process = running.get(request['target'])
+    if process is None:
+        raise BrokenPipeError('the command has ended')
+    feed(process.stdin, base64.b64decode(request['data']), request.get('close', False))
+    answer(request['id'], rc=0)
 
 
 def op_kill(request):
@@ -183,8 +209,9 @@ def main():
         *lines, rest = (rest + data).split(b'\n')
         for line in lines:
             request = json.loads(line)
-            if request['op'] == 'put':
-                # The pieces of a file must keep their order.
+            if request['op'] in ('run', 'put', 'write'):
+                # A command must have begun before it is written to, and the
+                # pieces of a file must keep their order.
                 serve(request)
             else:
                 threading.Thread(target=serve, args=(request,), daemon=True).start()

@@ -129,6 +129,7 @@ class Process:
         self.argv = argv
         self._ident = ident
         self._parts = {'out': bytearray(), 'err': bytearray()}
+        self._read = 0          # How much of the output readline() has given out.
         self._rc = None
         self._error = None
 
@@ -155,9 +156,8 @@ class Process:
     def wait(self, timeout=None):
         """Wait until the command has ended, and return its status."""
         guest = self.guest
-        ended = lambda: self._rc is not None or self._error or guest.crashed  # noqa: E731
         with guest.changed:
-            if not guest.changed.wait_for(ended, guest.patience(timeout)):
+            if not guest.changed.wait_for(self._ended, guest.patience(timeout)):
                 raise CommandTimeout(
                     f'{guest.name}: {self.argv} did not end within {timeout} s\n'
                     f'{self.stdout}{self.stderr}')
@@ -173,11 +173,12 @@ class Process:
     def wait_for(self, pattern, timeout=10):
         """Wait until what the command wrote matches `pattern`; return the match."""
         guest = self.guest
-        found = lambda: re.search(pattern, self.stdout + self.stderr)  # noqa: E731
+
+        def found():
+            return re.search(pattern, self.stdout + self.stderr)
+
         with guest.changed:
-            guest.changed.wait_for(
-                lambda: found() or self._rc is not None or guest.crashed,
-                guest.patience(timeout))
+            guest.changed.wait_for(lambda: found() or self._ended(), guest.patience(timeout))
         if guest.crashed:
             raise guest.crash()
         match = found()
@@ -186,6 +187,29 @@ class Process:
                 f'{guest.name}: {self.argv} did not say {pattern!r}, but\n'
                 f'{self.stdout}{self.stderr}')
         return match
+
+    def write(self, data, close=False):
+        """Write to a command that was begun with `stdin=True`."""
+        self.guest.call('write', target=self._ident, close=close,
+                        data=base64.b64encode(data).decode())
+
+    def readline(self, timeout=10):
+        """The next line that the command writes, as bytes; b'' at its end."""
+        guest = self.guest
+        out = self._parts['out']
+
+        def end():
+            return out.find(b'\n', self._read) + 1
+
+        with guest.changed:
+            done = guest.changed.wait_for(
+                lambda: end() or self._ended(), guest.patience(timeout))
+        if guest.crashed and not end():
+            raise guest.crash()
+        if not done:
+            raise CommandTimeout(f'{guest.name}: {self.argv} wrote no line within {timeout} s')
+        begin, self._read = self._read, end() or len(out)
+        return bytes(out[begin:self._read])
 
     def signal(self, number):
         """Send a signal to the command and to all that it started."""
@@ -207,6 +231,10 @@ class Process:
             self.signal(signal.SIGKILL)
             self.wait(timeout)
         return self._rc
+
+    def _ended(self):
+        """Whether nothing more will come."""
+        return self._rc is not None or self._error is not None or self.guest.crashed
 
     def _raise_error(self):
         if self._error:
@@ -438,12 +466,15 @@ class Guest:
                 f'{self.name}: {command} returned {result.rc}\n{result.out}{result.err}')
         return result
 
-    def popen(self, command, input=b'', env=None, cwd='/root'):
-        """Begin a command (a list, or a line for the shell) and return its Process."""
+    def popen(self, command, input=b'', env=None, cwd='/root', stdin=False):
+        """Begin a command (a list, or a line for the shell) and return its Process.
+
+        With `stdin`, its standard input stays open for Process.write().
+        """
         argv = ['sh', '-c', command] if isinstance(command, str) else [str(a) for a in command]
         if isinstance(input, str):
             input = input.encode()
-        return self._send('run', argv=argv, env=env or {}, cwd=cwd,
+        return self._send('run', argv=argv, env=env or {}, cwd=cwd, open=stdin,
                           input=base64.b64encode(input).decode())
 
     def put(self, path, data, mode=None):
