@@ -115,6 +115,14 @@ pub struct Header<'a> {
     options: &'a [u8],
 }
 
+impl PartialEq for Header<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Header<'_> {}
+
 impl<'a> Header<'a> {
     /// Reads the header at the beginning of `segment`; `None` if it is not whole or its length is
     /// below that of the fixed part. The options are not looked at.

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading records.
+
+use super::*;
+
+/// Cuts the next fixed part off `bytes`.
+fn take<'a, T>(bytes: &mut &'a [u8]) -> Result<&'a T, Refused>
+where
+    T: FromBytes + zerocopy::KnownLayout + zerocopy::Immutable + zerocopy::Unaligned,
+{
+    let (part, rest) = T::ref_from_prefix(bytes).map_err(|_| Refused::Length)?;
+    *bytes = rest;
+    Ok(part)
+}
+
+/// Cuts a TCP header of exactly `len` bytes off `bytes`.
+fn take_tcp<'a>(bytes: &mut &'a [u8], len: u8) -> Result<Tcp<'a>, Refused> {
+    let (header, rest) = bytes
+        .split_at_checked(usize::from(len))
+        .ok_or(Refused::Length)?;
+    *bytes = rest;
+    let tcp = Tcp::parse(header).ok_or(Refused::Handshake)?;
+    if tcp.header_len() != header.len() {
+        return Err(Refused::Handshake);
+    }
+    Ok(tcp)
+}
+
+impl<'a> Record<'a> {
+    /// Reads `bytes`, which must be one whole record and nothing else.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Refused> {
+        let header = Header::parse(bytes)?;
+        if header.len != bytes.len() {
+            return Err(Refused::Length);
+        }
+        let mut rest = bytes.get(HEADER_LEN..).ok_or(Refused::Short)?;
+        let record = if header.kind == Kind::Hello {
+            let raw: &RawHello = take(&mut rest)?;
+            Self::Hello {
+                epoch: raw.epoch.get(),
+                name: Name::from_padded(raw.name).ok_or(Refused::Name)?,
+            }
+        } else {
+            Self::Handoff(Handoff::parse(header.kind, &mut rest)?)
+        };
+        if !rest.is_empty() {
+            return Err(Refused::Length);
+        }
+        Ok(record)
+    }
+}
+
+impl<'a> Handoff<'a> {
+    /// Cuts a record of `kind` off `rest`, which begins behind the header.
+    fn parse(kind: Kind, rest: &mut &'a [u8]) -> Result<Self, Refused> {
+        let raw: &RawHandoff = take(rest)?;
+        let (id, tuple) = (raw.id.get(), raw.tuple);
+        if !tuple.is_valid() {
+            return Err(Refused::Tuple);
+        }
+        let body = match kind {
+            Kind::Req => Body::Req(Req::parse(&tuple, rest)?),
+            Kind::Accept => Body::Accept,
+            Kind::Reject => {
+                let raw: &RawReject = take(rest)?;
+                zero(raw.reserved.get())?;
+                Body::Reject(Reason::of(raw.reason.get()))
+            }
+            Kind::Data => Body::Data(Data::parse(rest)?),
+            Kind::Abort => Body::Abort,
+            Kind::Closed => {
+                let raw: &RawClosed = take(rest)?;
+                zero(raw.reserved.get())?;
+                zero(raw.flags.get() & !CLOSED_LINGER)?;
+                Body::Closed {
+                    linger: raw.flags.get() & CLOSED_LINGER != 0,
+                }
+            }
+            Kind::Hello => return Err(Refused::Kind(kind as u8)),
+        };
+        Ok(Self { id, tuple, body })
+    }
+}
+
+impl<'a> Req<'a> {
+    /// Cuts the body of a request to the owner of `tuple` off `rest`.
+    fn parse(tuple: &Tuple, rest: &mut &'a [u8]) -> Result<Self, Refused> {
+        let raw: &RawReq = take(rest)?;
+        zero(raw.flags.get())?;
+        zero(raw.reserved)?;
+        let syn = take_tcp(rest, raw.syn_len)?;
+        let syn_ack = take_tcp(rest, raw.syn_ack_len)?;
+        let ack = take_tcp(rest, raw.ack_len)?;
+        let req = Self {
+            vip: raw.vip,
+            vip_port: raw.vip_port.get(),
+            ts_now: raw.ts_now.get(),
+            handshake: Handshake::new(syn, syn_ack, ack).ok_or(Refused::Handshake)?,
+        };
+        if !req.belongs_to(tuple) {
+            return Err(Refused::Handshake);
+        }
+        Ok(req)
+    }
+
+    /// Whether this can be asked of the owner of `tuple`: one client, one address family.
+    pub(super) fn belongs_to(&self, tuple: &Tuple) -> bool {
+        let syn = self.handshake.syn();
+        v4_of(&self.vip).is_some() == tuple.is_v4()
+            && self.vip_port == syn.dest()
+            && tuple.client_port.get() == syn.source()
+    }
+}
+
+impl<'a> Data<'a> {
+    /// Cuts the body of a DATA record off `rest`.
+    fn parse(rest: &mut &'a [u8]) -> Result<Self, Refused> {
+        let raw: &RawData = take(rest)?;
+        zero(raw.reserved.get())?;
+        Ok(Self {
+            seq: Seq(raw.seq.get()),
+            ack: Seq(raw.ack.get()),
+            tsval: raw.tsval.get(),
+            window: raw.window.get(),
+            bytes: core::mem::take(rest),
+        })
+    }
+}
