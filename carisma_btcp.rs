@@ -2,18 +2,28 @@
 
 //! CARISMA below TCP: the module root of `carisma_btcp`.
 
-use carisma_net::{bindings, link, pernet};
+use carisma_net::{bindings, genl, link, pernet};
 use kernel::{
     prelude::*,
     sync::rcu, //
 };
 
+#[allow(dead_code)] // Until packets are looked at.
+#[path = "rust/btcp/config.rs"]
+mod config;
+#[allow(dead_code)] // Until packets are looked at.
+#[path = "rust/btcp/counters.rs"]
+mod counters;
 #[path = "rust/btcp/hook.rs"]
 mod hook;
 #[path = "rust/btcp/lower.rs"]
 mod lower;
+#[path = "rust/btcp/netlink.rs"]
+mod netlink;
 #[path = "rust/btcp/state.rs"]
 mod state;
+#[path = "rust/btcp/uapi.rs"]
+mod uapi;
 
 module! {
     type: Btcp,
@@ -25,6 +35,8 @@ module! {
 
 /// What lives as long as the module does.
 struct Btcp {
+    /// Requests come in no more before the state goes that they look at.
+    _netlink: genl::Registration,
     /// Ends every namespace's hooks and flows.
     _state: pernet::Registration<state::State>,
 }
@@ -32,8 +44,10 @@ struct Btcp {
 impl kernel::Module for Btcp {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         lower::init();
+        let state = pernet::Registration::new()?;
         Ok(Self {
-            _state: pernet::Registration::new()?,
+            _netlink: netlink::register()?,
+            _state: state,
         })
     }
 }

@@ -4,6 +4,7 @@
  * bound stands in bindgen_parameters.
  */
 
+#include <linux/capability.h>
 #include <linux/etherdevice.h>
 #include <linux/icmp.h>
 #include <linux/inetdevice.h>
@@ -15,6 +16,7 @@
 #include <linux/netfilter.h>
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv6.h>
+#include <linux/percpu.h>
 #include <linux/proc_fs.h>
 #include <linux/random.h>
 #include <linux/rcupdate.h>

@@ -7,6 +7,8 @@
 
 #include "bindings_helper.h"
 
+#include "helpers/genl.c"
 #include "helpers/netns.c"
+#include "helpers/percpu.c"
 #include "helpers/skb.c"
 #include "helpers/table.c"

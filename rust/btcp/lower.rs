@@ -47,7 +47,6 @@ pub(crate) fn detach() {
 pub(crate) struct Steady(());
 
 impl Steady {
-    #[expect(dead_code)]
     /// Tells UTCP of a change. Process context, may sleep. Errors: UTCP's own; without one all is well.
     pub(crate) fn tell(&self, net: &Net, msg: Msg<'_>) -> Result {
         // SAFETY: `ATTACH` is held as long as there is a `Steady`.

@@ -5,10 +5,13 @@
 //! Only this crate and its [`bindings`] know the kernel's C types.
 
 pub mod bindings;
+pub mod genl;
 pub mod link;
 pub mod lock;
 pub mod netfilter;
+pub mod percpu;
 pub mod pernet;
+pub mod published;
 pub mod rcu;
 pub mod skb;
 pub mod table;

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What BTCP counts, per network namespace: one counter per outcome, and gauges of what there is.
+//!
+//! The names are those of the files in `/sys/kernel/carisma/net/counters` and of `carismactl stats`.
+
+use carisma_net::percpu::PerCpuCounters;
+use kernel::{
+    prelude::*,
+    str::CStr,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+};
+
+/// Defines an enum whose variants have the names of files, and an array of these names.
+macro_rules! named {
+    (
+        $(#[$meta:meta])*
+        $vis:vis enum $enum:ident {
+            $( $(#[$doc:meta])* $variant:ident = $name:literal, )*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq)]
+        #[repr(usize)]
+        $vis enum $enum {
+            $( $(#[$doc])* $variant, )*
+        }
+
+        impl $enum {
+            /// All of them, in the order of their numbers.
+            $vis const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// How many there are.
+            $vis const COUNT: usize = Self::ALL.len();
+
+            /// The name that users know.
+            $vis const fn name(self) -> &'static CStr {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+pub(crate) use named;
+
+named! {
+    /// An outcome.
+    pub(crate) enum Counter {
+        /// A SYN of a client began a flow.
+        FlowsCreated = c"flows_created",
+        /// A SYN began no flow, because `flows_max` was reached. It is served as if there were no CARISMA.
+        FlowsRefusedLimit = c"flows_refused_limit",
+        /// A flow began not, or ended, for want of memory.
+        FlowsRefusedMemory = c"flows_refused_memory",
+        /// A request was served by this node, which accepted it.
+        RequestsLocal = c"requests_local",
+        /// A request was to be served by another node, by the rules.
+        RequestsRemote = c"requests_remote",
+        /// A request was to be served by another node, but this one was draining.
+        RequestsLocalDraining = c"requests_local_draining",
+        /// A request was to be served by another node, but the control connection to it was down.
+        RequestsLocalPeerDown = c"requests_local_peer_down",
+        /// A back end was asked to take a connection over.
+        HandoffsStarted = c"handoffs_started",
+        /// A back end took a connection over.
+        HandoffsAccepted = c"handoffs_accepted",
+        /// A back end refused a connection. The request was served locally.
+        HandoffsRejected = c"handoffs_rejected",
+        /// A back end did not answer within `handoff_timeout_ms`. The request was served locally.
+        HandoffsTimedOut = c"handoffs_timed_out",
+        /// A handoff was given up before the back end had answered: the client or the peer went away.
+        HandoffsAborted = c"handoffs_aborted",
+        /// A connection was taken over from a front end.
+        HandoffsIn = c"handoffs_in",
+        /// A connection that a front end offered was refused.
+        HandoffsInRefused = c"handoffs_in_refused",
+        /// A connection that a front end offered was given up before the front end had committed it.
+        HandoffsInAborted = c"handoffs_in_aborted",
+        /// A request head was not HTTP, or ambiguous. It was left to the local server.
+        HeadsBad = c"heads_bad",
+        /// A request head was longer than `head_max`. It was left to the local server.
+        HeadsTooLong = c"heads_too_long",
+        /// A request head was not whole within `head_timeout_ms`. It was left to the local server.
+        HeadsTimedOut = c"heads_timed_out",
+        /// A packet of a client was forwarded to the back end.
+        PacketsForwarded = c"packets_forwarded",
+        /// A packet of a client was translated for this back end's TCP.
+        PacketsTranslatedIn = c"packets_translated_in",
+        /// A packet of this back end's TCP was translated for the client.
+        PacketsTranslatedOut = c"packets_translated_out",
+        /// A packet was held while a handoff was under way.
+        PacketsParked = c"packets_parked",
+        /// A packet of a connection that had moved was dropped.
+        PacketsDroppedStale = c"packets_dropped_stale",
+        /// A packet was dropped because it was malformed.
+        PacketsDroppedMalformed = c"packets_dropped_malformed",
+        /// A front end was told that a connection is closed.
+        ClosedNotified = c"closed_notified",
+        /// A back end told that a connection is closed.
+        ClosedHeard = c"closed_heard",
+        /// A connection ended with a reset, because its peer or this module went away.
+        FlowsReset = c"flows_reset",
+        /// A record of a peer was malformed, of an unknown kind, or about no flow of ours.
+        RecordsBad = c"records_bad",
+        /// A record could not be sent: the peer was down or its queue full.
+        RecordsUnsent = c"records_unsent",
+    }
+}
+
+named! {
+    /// What there is at the moment.
+    pub(crate) enum Gauge {
+        /// Connections that are known.
+        Flows = c"flows",
+        /// Connections whose socket is kept from `accept()`.
+        Withheld = c"withheld",
+        /// Connections that other nodes serve, with this one as front end.
+        HandedOffOut = c"handed_off_out",
+        /// Connections that this node serves for other front ends.
+        HandedOffIn = c"handed_off_in",
+    }
+}
+
+/// The counters and gauges of a namespace. Any context.
+pub(crate) struct Counters {
+    counters: PerCpuCounters<{ Counter::COUNT }>,
+    gauges: [Atomic<i64>; Gauge::COUNT],
+}
+
+impl Counters {
+    /// Counts from nothing. Process context.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            counters: PerCpuCounters::new()?,
+            gauges: [const { Atomic::new(0) }; Gauge::COUNT],
+        })
+    }
+
+    /// Counts one.
+    pub(crate) fn count(&self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// Counts `n`.
+    pub(crate) fn add(&self, counter: Counter, n: u64) {
+        self.counters.add(counter as usize, n);
+    }
+
+    /// What a counter came to.
+    pub(crate) fn value(&self, counter: Counter) -> u64 {
+        self.counters.sum(counter as usize)
+    }
+
+    /// There is one more.
+    pub(crate) fn up(&self, gauge: Gauge) {
+        if let Some(gauge) = self.gauges.get(gauge as usize) {
+            gauge.add(1, Relaxed);
+        }
+    }
+
+    /// There is one less.
+    pub(crate) fn down(&self, gauge: Gauge) {
+        if let Some(gauge) = self.gauges.get(gauge as usize) {
+            gauge.add(-1, Relaxed);
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn level(&self, gauge: Gauge) -> u64 {
+        let level = self.gauges.get(gauge as usize).map(|it| it.load(Relaxed));
+        // A reader may see a `down` before the `up` of another CPU.
+        level
+            .and_then(|level| u64::try_from(level).ok())
+            .unwrap_or(0)
+    }
+}

@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The generic netlink family `carisma`: requests become changes of the configuration, and state
+//! becomes messages.
+//!
+//! The family is described in `include/uapi/linux/carisma.yaml`. Its policies check the types of
+//! attributes only; their values are checked here, so that the text of a refusal can say what is
+//! allowed.
+
+use super::{
+    config::{
+        name_text,
+        Endpoint,
+        Mode,
+        Name,
+        Refused, //
+    },
+    counters::{
+        Counter,
+        Gauge, //
+    },
+    state::State,
+    uapi::*, //
+};
+use carisma_net::{
+    genl::{
+        At,
+        Attr,
+        Dump,
+        Message,
+        Refusal,
+        Registration,
+        Request, //
+    },
+    genl_doit, genl_dumpit, genl_family,
+    pernet::{
+        Net,
+        PerNet, //
+    },
+};
+use kernel::{
+    prelude::*,
+    str::CStr,
+    sync::rcu, //
+};
+
+genl_family! {
+    /// The family, from `carisma_gen.c`.
+    static FAMILY = carisma_nl_family;
+}
+
+genl_doit! {
+    carisma_nl_service_add_doit => service_add;
+    carisma_nl_service_del_doit => service_del;
+    carisma_nl_node_add_doit => node_add;
+    carisma_nl_node_del_doit => node_del;
+    carisma_nl_rule_add_doit => rule_add;
+    carisma_nl_rule_del_doit => rule_del;
+    carisma_nl_drain_doit => drain;
+    carisma_nl_resume_doit => resume;
+    carisma_nl_drain_get_doit => drain_get;
+}
+
+genl_dumpit! {
+    carisma_nl_service_get_dumpit => service_get;
+    carisma_nl_node_get_dumpit => node_get;
+    carisma_nl_rule_get_dumpit => rule_get;
+    carisma_nl_flow_get_dumpit => flow_get;
+    carisma_nl_stats_get_dumpit => stats_get;
+}
+
+/// Makes the family known. The state of all namespaces must be there, and stay as long as the result.
+pub(crate) fn register() -> Result<Registration> {
+    Registration::new(&FAMILY)
+}
+
+/// What a request is answered with.
+type Answer<'a> = Result<(), Refusal<'a>>;
+
+const ADDR: &CStr = c"addr: must be a unicast IPv4 address, 4 bytes";
+const PORT: &CStr = c"port: must be 1 to 65535";
+const MODE: &CStr = c"mode: must be 0 (rare), the only one so far";
+const NAME: &CStr =
+    c"name: must be 1 to 15 letters, digits, '.', '-' and '_', the first a letter or digit";
+const NODE: &CStr =
+    c"node: must be a node's name, 1 to 15 letters, digits, '.', '-' and '_', the first a letter or digit";
+const HOST: &CStr =
+    c"host: must be a host name without port, 1 to 253 letters, digits, '.', '-' and '_'";
+const PATH: &CStr =
+    c"path: must be 1 to 255 visible ASCII characters, the first '/', none '?' or '#'";
+
+/// The state of the namespace that a request is about.
+fn state(net: &Net) -> Result<&State> {
+    State::of(net).ok_or(ENODEV)
+}
+
+/// Refuses an attribute for its value.
+fn invalid<'a>(attr: Attr<'a>, text: &'static CStr) -> Refusal<'a> {
+    Refusal {
+        text,
+        error: EINVAL,
+        at: At::Attr(attr),
+    }
+}
+
+/// Makes a refusal by the configuration one of the request, with the attributes that it may be about.
+fn refused<'a>(request: &Request<'a>, suspects: &[u32]) -> impl Fn(Refused) -> Refusal<'a> {
+    let attr = suspects.iter().find_map(|&number| request.attr(number));
+    move |refused| Refusal {
+        text: refused.text(),
+        error: refused.error(),
+        at: match refused {
+            Refused::Failed(_) => At::Request,
+            _ => attr.map_or(At::Request, At::Attr),
+        },
+    }
+}
+
+/// An address of a request: 4 bytes, or 16 that stand for 4.
+fn addr<'a>(request: &Request<'a>, number: u32) -> Result<[u8; 16], Refusal<'a>> {
+    const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
+    let attr = request.need(number, ADDR)?;
+    let bytes = attr.bytes();
+    let ipv4 = bytes.strip_prefix(&MAPPED).unwrap_or(bytes);
+    match *ipv4 {
+        // This network, multicast, reserved and broadcast.
+        [0 | 224.., _, _, _] => Err(invalid(attr, ADDR)),
+        [a, b, c, d] => Ok([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]),
+        _ => Err(invalid(attr, ADDR)),
+    }
+}
+
+/// A port of a request.
+fn port<'a>(attr: Attr<'a>) -> Result<u16, Refusal<'a>> {
+    match attr.u16() {
+        0 => Err(invalid(attr, PORT)),
+        port => Ok(port),
+    }
+}
+
+/// The service that a request is about.
+fn service<'a>(
+    request: &Request<'a>,
+    addr_number: u32,
+    port_number: u32,
+) -> Result<Endpoint, Refusal<'a>> {
+    Ok(Endpoint {
+        addr: addr(request, addr_number)?,
+        port: port(request.need(port_number, PORT)?)?,
+    })
+}
+
+/// The name of a node.
+fn name<'a>(request: &Request<'a>, number: u32, text: &'static CStr) -> Result<Name, Refusal<'a>> {
+    let attr = request.need(number, text)?;
+    let given = attr.text();
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_".contains(byte);
+    let mut name = Name::default();
+    // The last byte stays zero.
+    match name.get_mut(..given.len()) {
+        Some(room)
+            if given.len() < Name::default().len()
+                && given.first().is_some_and(u8::is_ascii_alphanumeric)
+                && given.iter().all(fits) =>
+        {
+            room.copy_from_slice(given);
+            Ok(name)
+        }
+        _ => Err(invalid(attr, text)),
+    }
+}
+
+/// A copy of some bytes.
+fn copied(bytes: &[u8]) -> Result<KVec<u8>> {
+    let mut copy = KVec::new();
+    copy.extend_from_slice(bytes, GFP_KERNEL)?;
+    Ok(copy)
+}
+
+/// The host of a rule, in the form in which hosts are compared; empty for any.
+fn host<'a>(request: &Request<'a>) -> Result<KVec<u8>, Refusal<'a>> {
+    let Some(attr) = request.attr(CARISMA_A_RULE_HOST) else {
+        return Ok(KVec::new());
+    };
+    let given = attr.text();
+    let given = given.strip_suffix(b".").unwrap_or(given);
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_".contains(byte);
+    if given.is_empty() || given.len() > CARISMA_HOST_MAX as usize || !given.iter().all(fits) {
+        return Err(invalid(attr, HOST));
+    }
+    let mut host = copied(given)?;
+    host.make_ascii_lowercase();
+    Ok(host)
+}
+
+/// The path of a rule; empty for any.
+fn path<'a>(request: &Request<'a>) -> Result<KVec<u8>, Refusal<'a>> {
+    let Some(attr) = request.attr(CARISMA_A_RULE_PATH) else {
+        return Ok(KVec::new());
+    };
+    let given = attr.text();
+    let fits = |byte: &u8| byte.is_ascii_graphic() && !b"?#".contains(byte);
+    if given.first() != Some(&b'/')
+        || given.len() > CARISMA_PATH_MAX as usize
+        || !given.iter().all(fits)
+    {
+        return Err(invalid(attr, PATH));
+    }
+    Ok(copied(given)?)
+}
+
+fn service_add<'a>(request: &Request<'a>) -> Answer<'a> {
+    let state = state(request.net())?;
+    let at = service(request, CARISMA_A_SERVICE_ADDR, CARISMA_A_SERVICE_PORT)?;
+    let mode = match request.attr(CARISMA_A_SERVICE_MODE) {
+        None => Mode::Rare,
+        Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_RARE => Mode::Rare,
+        Some(attr) => return Err(invalid(attr, MODE)),
+    };
+    state
+        .configure(|config, tell| config.add_service(at, mode, tell))
+        .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
+}
+
+fn service_del<'a>(request: &Request<'a>) -> Answer<'a> {
+    let state = state(request.net())?;
+    let at = service(request, CARISMA_A_SERVICE_ADDR, CARISMA_A_SERVICE_PORT)?;
+    state
+        .configure(|config, tell| config.del_service(at, tell))
+        .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
+}
+
+fn node_add<'a>(request: &Request<'a>) -> Answer<'a> {
+    let state = state(request.net())?;
+    let name = name(request, CARISMA_A_NODE_NAME, NAME)?;
+    let at = Endpoint {
+        addr: addr(request, CARISMA_A_NODE_ADDR)?,
+        port: match request.attr(CARISMA_A_NODE_PORT) {
+            // CAST: A port.
+            None => CARISMA_PORT_DEFAULT as u16,
+            Some(attr) => port(attr)?,
+        },
+    };
+    let local = request.attr(CARISMA_A_NODE_LOCAL).is_some();
+    state
+        .configure(|config, tell| config.add_node(name, at, local, tell))
+        .map_err(|why| {
+            let suspect = match why {
+                Refused::AddrTaken => CARISMA_A_NODE_ADDR,
+                Refused::LocalTaken => CARISMA_A_NODE_LOCAL,
+                _ => CARISMA_A_NODE_NAME,
+            };
+            refused(request, &[suspect])(why)
+        })
+}
+
+fn node_del<'a>(request: &Request<'a>) -> Answer<'a> {
+    let state = state(request.net())?;
+    let name = name(request, CARISMA_A_NODE_NAME, NAME)?;
+    state
+        .configure(|config, tell| config.del_node(&name, tell))
+        .map_err(refused(request, &[CARISMA_A_NODE_NAME]))
+}
+
+fn rule_add<'a>(request: &Request<'a>) -> Answer<'a> {
+    let state = state(request.net())?;
+    let at = service(request, CARISMA_A_RULE_ADDR, CARISMA_A_RULE_PORT)?;
+    let host = host(request)?;
+    let path = path(request)?;
+    let node = name(request, CARISMA_A_RULE_NODE, NODE)?;
+    state
+        .config
+        .add_rule(at, host, path, &node)
+        .map_err(|why| rule_refused(request, why))
+}
+
+fn rule_del<'a>(request: &Request<'a>) -> Answer<'a> {
+    let state = state(request.net())?;
+    let at = service(request, CARISMA_A_RULE_ADDR, CARISMA_A_RULE_PORT)?;
+    let host = host(request)?;
+    let path = path(request)?;
+    state
+        .config
+        .del_rule(at, &host, &path)
+        .map_err(|why| rule_refused(request, why))
+}
+
+/// Refuses a request about a rule.
+fn rule_refused<'a>(request: &Request<'a>, why: Refused) -> Refusal<'a> {
+    const THE_RULE: [u32; 3] = [
+        CARISMA_A_RULE_HOST,
+        CARISMA_A_RULE_PATH,
+        CARISMA_A_RULE_ADDR,
+    ];
+    match why {
+        Refused::NoService => refused(request, &[CARISMA_A_RULE_ADDR])(why),
+        Refused::NoTarget => refused(request, &[CARISMA_A_RULE_NODE])(why),
+        _ => refused(request, &THE_RULE)(why),
+    }
+}
+
+fn drain<'a>(request: &Request<'a>) -> Answer<'a> {
+    let state = state(request.net())?;
+    state.config.set_draining(true);
+    if request.attr(CARISMA_A_DRAIN_FORCE).is_some() {
+        state.end_handed_off();
+    }
+    Ok(())
+}
+
+fn resume<'a>(request: &Request<'a>) -> Answer<'a> {
+    state(request.net())?.config.set_draining(false);
+    Ok(())
+}
+
+fn drain_get<'a>(request: &Request<'a>) -> Answer<'a> {
+    let state = state(request.net())?;
+    let level = |gauge| u32::try_from(state.counters.level(gauge)).unwrap_or(u32::MAX);
+    request.reply(&FAMILY, |message| {
+        message.put_flag(CARISMA_A_DRAIN_DRAINING, state.config.is_draining())?;
+        message.put_u32(CARISMA_A_DRAIN_HANDED_OFF_OUT, level(Gauge::HandedOffOut))?;
+        message.put_u32(CARISMA_A_DRAIN_HANDED_OFF_IN, level(Gauge::HandedOffIn))
+    })?;
+    Ok(())
+}
+
+/// Adds an entry for each item, from where the dump is.
+fn dump_each<T>(
+    dump: &mut Dump<'_>,
+    command: u32,
+    items: impl Iterator<Item = T>,
+    fill: impl Fn(&mut Message<'_>, &T) -> Result,
+) -> Result {
+    let [done, ..] = *dump.cursor();
+    for item in items.skip(usize::try_from(done).unwrap_or(usize::MAX)) {
+        dump.entry(&FAMILY, command, |message| fill(message, &item))?;
+        let [done, ..] = dump.cursor();
+        *done = done.wrapping_add(1);
+    }
+    Ok(())
+}
+
+/// Puts an address, IPv4 as 4 bytes.
+fn put_addr(message: &mut Message<'_>, number: u32, addr: &[u8; 16]) -> Result {
+    match addr {
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ipv4 @ ..] => message.put(number, ipv4),
+        _ => message.put(number, addr),
+    }
+}
+
+fn service_get(dump: &mut Dump<'_>) -> Result {
+    let state = state(dump.net())?;
+    let rcu = rcu::read_lock();
+    let snapshot = state.config.snapshot(&rcu);
+    dump.set_generation(snapshot.generation);
+    dump_each(
+        dump,
+        CARISMA_CMD_SERVICE_GET,
+        snapshot.services(),
+        |message, service| {
+            put_addr(message, CARISMA_A_SERVICE_ADDR, &service.at.addr)?;
+            message.put_u16(CARISMA_A_SERVICE_PORT, service.at.port)?;
+            let mode = match service.mode {
+                Mode::Rare => carisma_mode_CARISMA_MODE_RARE,
+            };
+            message.put_u32(CARISMA_A_SERVICE_MODE, mode)?;
+            // CAST: The number of rules is limited.
+            message.put_u32(CARISMA_A_SERVICE_RULES, service.rules.len() as u32)
+        },
+    )
+}
+
+fn node_get(dump: &mut Dump<'_>) -> Result {
+    let state = state(dump.net())?;
+    let rcu = rcu::read_lock();
+    let snapshot = state.config.snapshot(&rcu);
+    dump.set_generation(snapshot.generation);
+    dump_each(
+        dump,
+        CARISMA_CMD_NODE_GET,
+        snapshot.nodes(),
+        |message, node| {
+            message.put_u32(CARISMA_A_NODE_INDEX, node.index)?;
+            message.put_text(CARISMA_A_NODE_NAME, name_text(&node.name))?;
+            put_addr(message, CARISMA_A_NODE_ADDR, &node.at.addr)?;
+            message.put_u16(CARISMA_A_NODE_PORT, node.at.port)?;
+            message.put_flag(CARISMA_A_NODE_LOCAL, node.local)?;
+            if node.local {
+                return message.put_u32(
+                    CARISMA_A_NODE_STATE,
+                    carisma_peer_state_CARISMA_PEER_STATE_SELF,
+                );
+            }
+            if !node.is_up() {
+                return message.put_u32(
+                    CARISMA_A_NODE_STATE,
+                    carisma_peer_state_CARISMA_PEER_STATE_DOWN,
+                );
+            }
+            message.put_u32(
+                CARISMA_A_NODE_STATE,
+                carisma_peer_state_CARISMA_PEER_STATE_UP,
+            )?;
+            message.put_uint(CARISMA_A_NODE_EPOCH, node.epoch())
+        },
+    )
+}
+
+fn rule_get(dump: &mut Dump<'_>) -> Result {
+    let state = state(dump.net())?;
+    let rcu = rcu::read_lock();
+    let snapshot = state.config.snapshot(&rcu);
+    dump.set_generation(snapshot.generation);
+    let rules = snapshot
+        .services()
+        .flat_map(|service| service.rules.iter().map(move |rule| (service, rule)));
+    dump_each(
+        dump,
+        CARISMA_CMD_RULE_GET,
+        rules,
+        |message, (service, rule)| {
+            put_addr(message, CARISMA_A_RULE_ADDR, &service.at.addr)?;
+            message.put_u16(CARISMA_A_RULE_PORT, service.at.port)?;
+            if !rule.host.is_empty() {
+                message.put_text(CARISMA_A_RULE_HOST, &rule.host)?;
+            }
+            if !rule.path.is_empty() {
+                message.put_text(CARISMA_A_RULE_PATH, &rule.path)?;
+            }
+            match snapshot.node(rule.node) {
+                Some(node) => message.put_text(CARISMA_A_RULE_NODE, name_text(&node.name)),
+                // A node that a rule names cannot be deleted.
+                None => Ok(()),
+            }
+        },
+    )
+}
+
+fn flow_get(dump: &mut Dump<'_>) -> Result {
+    let state = state(dump.net())?;
+    let rcu = rcu::read_lock();
+    let snapshot = state.config.snapshot(&rcu);
+    let mut cursor = *dump.cursor();
+    let result = state.visit_flows(&mut cursor, &mut |flow| {
+        dump.entry(&FAMILY, CARISMA_CMD_FLOW_GET, |message| {
+            message.put_u32(CARISMA_A_FLOW_ROLE, flow.role)?;
+            message.put_u32(CARISMA_A_FLOW_STATE, flow.state)?;
+            put_addr(message, CARISMA_A_FLOW_CLIENT, &flow.client.addr)?;
+            message.put_u16(CARISMA_A_FLOW_CLIENT_PORT, flow.client.port)?;
+            put_addr(message, CARISMA_A_FLOW_LOCAL, &flow.local.addr)?;
+            message.put_u16(CARISMA_A_FLOW_LOCAL_PORT, flow.local.port)?;
+            if let Some(node) = snapshot.node(flow.node) {
+                message.put_text(CARISMA_A_FLOW_NODE, name_text(&node.name))?;
+            }
+            message.put_uint(CARISMA_A_FLOW_PACKETS, flow.packets)
+        })
+    });
+    *dump.cursor() = cursor;
+    result
+}
+
+fn stats_get(dump: &mut Dump<'_>) -> Result {
+    let counters = &state(dump.net())?.counters;
+    let counts = Counter::ALL
+        .iter()
+        .map(|&it| (it.name(), counters.value(it), false));
+    let levels = Gauge::ALL
+        .iter()
+        .map(|&it| (it.name(), counters.level(it), true));
+    dump_each(
+        dump,
+        CARISMA_CMD_STATS_GET,
+        Iterator::chain(counts, levels),
+        |message, &(name, value, gauge)| {
+            message.put_text(CARISMA_A_STAT_NAME, name.to_bytes())?;
+            message.put_uint(CARISMA_A_STAT_VALUE, value)?;
+            message.put_flag(CARISMA_A_STAT_GAUGE, gauge)
+        },
+    )
+}
