@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What the suites expect of an answer, a connection, a node."""
+
+import hashlib
+from functools import lru_cache
+from typing import Union
+
+from harness.capture import Capture
+from harness.curl import Response
+from harness.inside.documents import document
+from harness.node import Node
+from harness.running import Cluster, wait_for
+from harness.sockets import Answer
+from harness.trace import Connection
+
+
+@lru_cache(None)
+def sha256(node: str, name: str) -> str:
+    """The hash of a node's document."""
+    return hashlib.sha256(document(node, name)).hexdigest()
+
+
+def served(answer: Union[Response, Answer], node: str, name: str) -> None:
+    """The answer is `node`'s document `name`, whole."""
+    error = getattr(answer, 'error', '')
+    assert not error, error
+    assert answer.status == 200, f'status {answer.status}'
+    assert answer.node == node, f'{answer.node} answered, not {node}'
+    assert answer.sha256 == sha256(node, name), (
+        f'{answer.size} bytes, but not the right ones')
+
+
+def unbroken(connection: Connection, **kind: bool) -> None:
+    """The client saw one TCP connection from its SYN to its end."""
+    faults = connection.faults(**kind)
+    assert not faults, '\n'.join(faults + ['', str(connection)[:8000]])
+
+
+def bypassed(capture: Capture, port: int) -> None:
+    """No payload passed that wire towards the client's port."""
+    crossed = capture.connection(port).response_bytes()
+    assert crossed == 0, f'{crossed} response bytes crossed this wire'
+
+
+def gone(node: Node, wanted: str, timeout: float = 15) -> None:
+    """No socket matches, but in TIME_WAIT."""
+    def left():
+        return [line for line in node.sockets(wanted)
+                if not line.startswith('TIME-WAIT')]
+    try:
+        wait_for(lambda: not left(), 'sockets are gone',
+                 node.kernel.guest.patience(timeout))
+    except TimeoutError:
+        assert not left(), f'left on {node.name}'
+
+
+def no_flows(cluster: Cluster, timeout: float = 15) -> None:
+    """No node holds a flow any more, but those that linger."""
+    for node in cluster.nodes:
+        def left():
+            return [flow for flow in node.flows()
+                    if flow.get('state') != 'linger']
+        try:
+            wait_for(lambda: not left(), 'flows are gone',
+                     node.kernel.guest.patience(timeout))
+        except TimeoutError:
+            assert not left(), f'left on {node.name}'
+
+
+def request(path: str, method: str = 'GET', body: bytes = b'',
+            **headers: str) -> bytes:
+    """The bytes of a request."""
+    lines = [f'{method} {path} HTTP/1.1', 'Host: www.example']
+    lines += [f'{name.replace("_", "-")}: {value}'
+              for name, value in headers.items()]
+    if body:
+        lines.append(f'Content-Length: {len(body)}')
+    return '\r\n'.join(lines + ['', '']).encode() + body

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Fixtures: kernels, clusters on them, and the watch over the kernel's log."""
+
+import os
+import re
+import shutil
+import sys
+from typing import Iterator, List, Optional
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))
+
+from harness import capture, paths                      # noqa: E402
+from harness.cluster import SITE                        # noqa: E402
+from harness.guest import Guest                         # noqa: E402
+from harness.guests import GuestCluster                 # noqa: E402
+from harness.kernel import Kernel                       # noqa: E402
+from harness.namespaces import NamespaceCluster         # noqa: E402
+from harness.running import Cluster                     # noqa: E402
+
+FAILED = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What to run the tests on."""
+    parser.addoption(
+        '--kernel', choices=('stock', 'debug'), default='stock',
+        help='the kernel of the guests')
+    parser.addoption(
+        '--plain', action='store_true',
+        help='load no modules: shows which tests notice that')
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+    """Let fixtures know that their test failed."""
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+class Lab:
+    """The guest that the namespace clusters run in, and what is watched."""
+
+    def __init__(self, flavour: str, plain: bool) -> None:
+        self.flavour = flavour
+        self.plain = plain
+        self.clusters: List[Cluster] = []       # of the current test
+        self._kernel: Optional[Kernel] = None
+        self._site: Optional[Cluster] = None    # with servers, to use again
+
+    @property
+    def kernel(self) -> Kernel:
+        """The guest's kernel, booted when it is first wanted."""
+        if self._kernel is None:
+            self._kernel = Kernel(Guest('lab', self.flavour).start())
+            self._kernel.messages()     # of the boot: no test caused them
+        return self._kernel
+
+    def kernels(self) -> List[Kernel]:
+        """Every kernel that the current test runs on."""
+        found = [self._kernel] if self._kernel else []
+        for cluster in self.clusters:
+            found += [host.kernel for host in cluster.hosts.values()
+                      if host.kernel not in found]
+        return found
+
+    def bare(self) -> Cluster:
+        """A new cluster in the guest, without servers or modules."""
+        self._end_site()
+        cluster = NamespaceCluster(SITE, self.kernel)
+        self.clusters.append(cluster)
+        cluster.start()
+        return cluster
+
+    def site(self) -> Cluster:
+        """A cluster in the guest, with servers but no modules; what other
+        tests used and left in good order will do."""
+        if self._site is None:
+            self._site = self.bare()
+            self._site.start_servers()
+        else:
+            self.clusters.append(self._site)
+        return self._site
+
+    def _end_site(self) -> None:
+        if self._site is not None:
+            self._site.stop()
+            self._site = None
+
+    def guests(self) -> GuestCluster:
+        """A cluster of guests, without servers or modules."""
+        cluster = GuestCluster(SITE, self.flavour)
+        self.clusters.append(cluster)
+        cluster.start()
+        for kernel in self.kernels():
+            kernel.messages()
+        return cluster
+
+    def enable(self, cluster: Cluster) -> None:
+        """Load and configure CARISMA, unless the run is to do without."""
+        if not self.plain:
+            cluster.load()
+            cluster.configure()
+
+    def dismiss(self, again: bool) -> None:
+        """End the clusters in good order, but keep what can be used
+        again."""
+        for cluster in self.clusters:
+            cluster.tidy()
+            if cluster is not self._site:
+                cluster.stop()
+        if not again:
+            self._end_site()
+        self.clusters.clear()
+
+    def discard(self) -> None:
+        """Throw everything away: its state is not to be trusted."""
+        for kernel in self.kernels():
+            kernel.guest.kill()
+        self.clusters.clear()
+        self._site = None
+        self._kernel = None
+
+
+@pytest.fixture(scope='session')
+def session_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """The guest of the whole run."""
+    lab = Lab(request.config.getoption('--kernel'),
+              request.config.getoption('--plain'))
+    yield lab
+    lab.discard()
+
+
+@pytest.fixture(autouse=True)
+def lab(session_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """The lab for one test. A kernel that says what it should not say
+    fails the test. No other test uses the hosts of one that failed; nor the
+    guest, if they could not be put away in good order."""
+    said: List[str] = []
+    capture.KEPT.clear()
+    yield session_lab
+    failed = request.node.stash.get(FAILED, False)
+    if failed:
+        diagnose(session_lab, request.node.name)
+    try:
+        session_lab.dismiss(again=not failed)
+        for kernel in session_lab.kernels():
+            said += kernel.messages()
+    except Exception:
+        session_lab.discard()
+        raise
+    if said:
+        session_lab.discard()
+        pytest.fail('the kernel said:\n' + '\n'.join(said), pytrace=False)
+
+
+@pytest.fixture
+def bare(lab: Lab) -> Cluster:
+    """Hosts with nothing on them, for tests that change more than a link."""
+    return lab.bare()
+
+
+@pytest.fixture
+def site(lab: Lab) -> Cluster:
+    """Hosts with servers, no modules loaded."""
+    return lab.site()
+
+
+@pytest.fixture
+def cluster(site: Cluster, lab: Lab) -> Cluster:
+    """The site, ready: servers first, then the modules."""
+    lab.enable(site)
+    return site
+
+
+DIAGNOSIS = '''
+for what in "ip -s link" "ip addr" "ss -taneipm" "nstat -as" \
+    "{ctl} flows" "{ctl} stats" "{ctl} node list" "{ctl} service list"; do
+    echo "== $what"
+    timeout 5 $what 2>&1
+done
+echo "== error log"
+cat {folder}/error.log 2>&1
+'''
+
+
+def diagnose(lab: Lab, name: str) -> None:
+    """Keep what can tell why a test failed."""
+    folder = os.path.join(
+        paths.RESULTS, re.sub(r'[^\w.-]+', '-', name).strip('-'))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    for cluster in lab.clusters:
+        for host in cluster.hosts.values():
+            with open(f'{folder}/{host.name}', 'w') as out:
+                try:
+                    out.write(host.run(DIAGNOSIS.format(
+                        ctl=paths.CARISMACTL, folder=host.nginx.folder),
+                        check=False)[1])
+                except Exception as problem:    # the host may be dead
+                    out.write(f'{type(problem).__name__}: {problem}\n')
+    for copy, content in capture.KEPT.items():
+        with open(f'{folder}/{copy}', 'wb') as out:
+            out.write(content)
+    for kernel in lab.kernels():
+        shutil.copy(kernel.guest.console,
+                    f'{folder}/console.{kernel.guest.name}')
+    print(f'what was left is in {folder}')

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Requests by an unmodified curl, and what curl says about them."""
+
+import itertools
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Union
+
+from .paths import WORK
+
+if TYPE_CHECKING:
+    from .node import Node
+
+RUN = itertools.count()
+MARK = '\x1e'                   # after each record; JSON never holds it
+
+SCRIPT = '''
+rm -rf {folder}; mkdir -p {folder}; cd {folder} || exit 99
+timeout {limit} curl --silent {options} --config - 2>errors
+echo "rc $?"
+cat errors | sed 's/^/error /'
+sha256sum body.* 2>/dev/null
+rm -rf {folder}
+'''
+
+
+@dataclass(frozen=True)
+class Response:
+    """One request and its answer, by curl's own account."""
+
+    url: str
+    status: int
+    node: str                   # that answered, by its own word
+    size: int
+    sha256: str
+    time: float                 # seconds
+    port: int                   # the client's
+    connected: bool             # a new connection was made for it
+    headers: Dict[str, str]
+    error: str
+
+
+class Curl:
+    """curl on a host of the cluster."""
+
+    def __init__(self, host: 'Node') -> None:
+        self._host = host
+
+    def get(self, url: str, **options) -> Response:
+        """One request."""
+        return self.fetch([url], **options)[0]
+
+    def fetch(self, urls: Sequence[str], parallel: int = 0,
+              options: Union[str, Sequence[str]] = (),
+              limit: float = 60) -> List[Response]:
+        """Requests by one curl, one after the other or `parallel` at once.
+
+        One after the other they share a connection as far as the server
+        lets them; at once each has its own.
+        """
+        more = [options] if isinstance(options, str) else list(options)
+        if parallel:
+            more.append('--parallel --parallel-immediate '
+                        f'--parallel-max {parallel}')
+        folder = f'{WORK}/curl.{self._host.name}.{next(RUN)}'
+        config = []
+        for number, url in enumerate(urls):
+            config += [f'url = "{url}"', f'output = "body.{number}"',
+                       f'write-out = "%{{json}}%{{header_json}}{MARK}"']
+        told = self._host.run(
+            SCRIPT.format(folder=folder, limit=limit,
+                          options=' '.join(more)),
+            input='\n'.join(config) + '\n', timeout=limit + 20)
+        return self._parse(told.out, urls)
+
+    @staticmethod
+    def _parse(out: str, urls: Sequence[str]) -> List[Response]:
+        *records, rest = out.split(MARK)
+        hashes: Dict[int, str] = {}
+        complaint: Optional[str] = None
+        for line in rest.splitlines():
+            if line.startswith('error '):
+                complaint = line
+            elif ' ' in line and 'body.' in line:
+                value, name = line.split()
+                hashes[int(name.rpartition('.')[2])] = value
+        found: Dict[int, Response] = {}
+        decoder = json.JSONDecoder()
+        for record in records:
+            told, end = decoder.raw_decode(record.lstrip())
+            headers, _ = decoder.raw_decode(record.lstrip()[end:].lstrip())
+            number = int(told['filename_effective'].rpartition('.')[2])
+            flat = {name: values[-1] for name, values in headers.items()}
+            found[number] = Response(
+                url=urls[number], status=told['http_code'],
+                node=flat.get('x-node', ''), size=told['size_download'],
+                sha256=hashes.get(number, ''), time=told['time_total'],
+                port=told['local_port'], connected=told['num_connects'] > 0,
+                headers=flat, error=told.get('errormsg') or '')
+        if len(found) != len(urls):
+            raise RuntimeError(
+                f'curl told of {len(found)} requests of {len(urls)}: '
+                f'{complaint or out}')
+        return [found[number] for number in range(len(urls))]

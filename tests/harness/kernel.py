@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0
+"""One running kernel: its modules and what it had to say."""
+
+import re
+from typing import List
+
+from .guest import Guest
+
+MODULES = ('carisma_btcp', 'carisma_utcp')      # in the order of loading
+INFO = 6
+
+# What loading any module from outside the kernel's own build says, once.
+TAINTS = (
+    re.compile(r'\S+: loading out-of-tree module taints kernel\.?'),
+    re.compile(r'\S+: module verification failed: .* tainting kernel'),
+)
+# Some reports print their lines at a level that looks harmless.
+REPORTS = re.compile(
+    r'\b(BUG|WARNING|KASAN|KMSAN|UBSAN|INFO: task|INFO: rcu|Oops|'
+    r'general protection|Call Trace|kmemleak|DEBUG_LOCKS|'
+    r'possible (recursive|circular) locking|inconsistent lock state|'
+    r'suspicious RCU|sleeping function|unregister_netdevice|refcount_t)\b')
+
+
+class Kernel:
+    """A guest's kernel."""
+
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
+
+    def load(self, *names: str) -> None:
+        """Load the modules, or those named."""
+        lines = ['modprobe -a nf_defrag_ipv4']
+        lines += [f'insmod {self.guest.modules}/{name}.ko'
+                  for name in names or MODULES]
+        self.guest.run('set -e; ' + '; '.join(lines))
+
+    def unload(self, *names: str) -> None:
+        """Unload the modules, or those named; fails if one is in use."""
+        wanted = names or MODULES[::-1]
+        self.guest.run('set -e; ' + '; '.join(
+            f'rmmod {name}' for name in wanted))
+
+    def loaded(self) -> List[str]:
+        """Those of our modules that are loaded."""
+        listed = self.guest.run(['cat', '/proc/modules']).out.splitlines()
+        present = {line.split()[0] for line in listed}
+        return [name for name in MODULES if name in present]
+
+    def messages(self) -> List[str]:
+        """The kernel's messages since the last call that it should not have
+        given: more severe than `info`, or part of a report."""
+        found = []
+        for record in self.guest.kmsg():
+            if any(taint.fullmatch(record.text) for taint in TAINTS):
+                continue
+            if record.level < INFO or REPORTS.search(record.text):
+                found.append(f'<{record.level}> {record.text}')
+        return found

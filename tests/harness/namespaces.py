@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A cluster as network namespaces of one guest.
+
+Each host is a namespace with an `eth0`, whose other end is a port of a bridge
+in the namespace `switch`.
+"""
+
+from typing import List, Sequence
+
+from .cluster import ClusterSpec, Host
+from .kernel import Kernel
+from .node import DIRECTIONS, Command, Link, Node
+from .running import Cluster
+
+SWITCH = 'switch'
+
+
+class NamespaceLink(Link):
+    """A veth pair."""
+
+    def __init__(self, kernel: Kernel, host: Host) -> None:
+        self._guest = kernel.guest
+        self._host = host
+        self._port = f'p-{host.name}'
+
+    def _at_switch(self, command: str) -> str:
+        return f'ip netns exec {SWITCH} {command}'
+
+    def _at_host(self, command: str) -> str:
+        return f'ip netns exec {self._host.name} {command}'
+
+    def down(self) -> None:
+        self.touched = True
+        self._guest.run(self._at_switch(f'ip link set {self._port} down'))
+
+    def up(self) -> None:
+        self._guest.run(self._at_switch(f'ip link set {self._port} up'))
+
+    def cut(self) -> None:
+        self.touched = True
+        self._guest.run(self._at_switch(
+            f'bridge link set dev {self._port} state disabled'))
+
+    def heal(self) -> None:
+        self._guest.run('; '.join((
+            self._at_switch(f'tc qdisc del dev {self._port} root 2>/dev/null'),
+            self._at_host('tc qdisc del dev eth0 root 2>/dev/null'),
+            self._at_switch(
+                f'bridge link set dev {self._port} state forwarding'))))
+
+    def netem(self, loss: float = 0, delay: float = 0, jitter: float = 0,
+              directions: Sequence[str] = DIRECTIONS) -> None:
+        self.touched = True
+        what = f'netem limit 10000 delay {delay}s {jitter}s loss {loss:%}'
+        ends = {'to': self._at_switch(
+                    f'tc qdisc replace dev {self._port} root {what}'),
+                'from': self._at_host(
+                    f'tc qdisc replace dev eth0 root {what}')}
+        self._guest.run('set -e; ' + '; '.join(
+            ends[direction] for direction in directions))
+
+
+class NamespaceNode(Node):
+    """A host that is a network namespace."""
+
+    def __init__(self, cluster: ClusterSpec, host: Host, kernel: Kernel
+                 ) -> None:
+        super().__init__(cluster, host, kernel)
+        self.link = NamespaceLink(kernel, host)
+
+    def _inside(self, command: Command) -> Command:
+        words = (['sh', '-c', command] if isinstance(command, str)
+                 else list(command))
+        return ['ip', 'netns', 'exec', self.name, *words]
+
+    def kill(self) -> None:
+        self.link.cut()
+        self.kernel.guest.run(
+            f'ip netns pids {self.name} | xargs -r kill -9; '
+            f'ip netns del {self.name}')
+
+
+class NamespaceCluster(Cluster):
+    """All the hosts in one guest."""
+
+    def __init__(self, spec: ClusterSpec, kernel: Kernel) -> None:
+        super().__init__(spec, [
+            NamespaceNode(spec, host, kernel) for host in spec.hosts])
+        self.kernel = kernel
+
+    def _script(self) -> List[str]:
+        lines = ['set -e', f'ip netns add {SWITCH}',
+                 f'ip -n {SWITCH} link add br0 type bridge '
+                 'forward_delay 0 mcast_snooping 0',
+                 f'ip -n {SWITCH} link set br0 up']
+        for host in self.spec.hosts:
+            name = host.name
+            lines += [
+                f'ip netns add {name}',
+                f'ip -n {SWITCH} link add p-{name} type veth '
+                f'peer name eth0 address {host.mac} netns {name}',
+                f'ip -n {SWITCH} link set p-{name} master br0 up',
+                f'ip netns exec {name} sh -es <<-END',
+                *self.setup(host),
+                'END']
+        return lines
+
+    def start(self) -> None:
+        self.kernel.guest.run('\n'.join(self._script()), timeout=60)
+
+    def stop(self) -> None:
+        super().stop()
+        names = ' '.join([SWITCH, *(host.name for host in self.spec.hosts)])
+        # A killed process's sockets are gone a moment after it.
+        self.kernel.guest.run(f'''
+            for name in {names}; do
+                [ -e /run/netns/$name ] || continue
+                ip netns pids $name | xargs -r kill -9
+                ip netns del $name
+            done''', timeout=60)

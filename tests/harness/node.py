@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A host of a running cluster, however it is run."""
+
+import abc
+import json
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+from . import paths
+from .capture import Capture
+from .cluster import ClusterSpec, Host, NodeSpec
+from .curl import Curl
+from .guest import Process, Result
+from .kernel import Kernel
+from .nginx import Nginx
+from .sockets import SocketHolder
+
+Command = Union[str, Sequence[str]]
+DIRECTIONS = ('to', 'from')
+
+
+class Link(abc.ABC):
+    """The cable between a host and the switch."""
+
+    touched = False             # a test did something to it
+
+    @abc.abstractmethod
+    def down(self) -> None:
+        """Unplug: both ends see that the carrier is gone."""
+
+    @abc.abstractmethod
+    def up(self) -> None:
+        """Plug in again."""
+
+    @abc.abstractmethod
+    def cut(self) -> None:
+        """Lose every frame, silently."""
+
+    @abc.abstractmethod
+    def heal(self) -> None:
+        """End a cut and whatever netem did."""
+
+    @abc.abstractmethod
+    def netem(self, loss: float = 0, delay: float = 0, jitter: float = 0,
+              directions: Sequence[str] = DIRECTIONS) -> None:
+        """Lose that share of the frames (0 to 1), delay the rest (seconds);
+        `to` the host, `from` it, or both."""
+
+
+class Node(abc.ABC):
+    """A host: a node of the cluster or a client."""
+
+    link: Link
+
+    def __init__(self, cluster: ClusterSpec, host: Host, kernel: Kernel
+                 ) -> None:
+        self.cluster = cluster
+        self.host = host
+        self.kernel = kernel
+        self.name = host.name
+        self.address = host.address
+        self.vip = host.vip if isinstance(host, NodeSpec) else ''
+        self.nginx = Nginx(self, cluster.port)
+        self.curl = Curl(self)
+        self._sockets: Optional[SocketHolder] = None
+
+    @abc.abstractmethod
+    def _inside(self, command: Command) -> Command:
+        """A command as the guest has to run it for this host."""
+
+    @abc.abstractmethod
+    def kill(self) -> None:
+        """Die at once, without a word on the wire."""
+
+    def run(self, command: Command, timeout: float = 30,
+            input: Union[str, bytes] = b'', check: bool = True) -> Result:
+        """Run a command to its end: status, output, error output."""
+        return self.kernel.guest.run(
+            self._inside(command), timeout=timeout, input=input, check=check)
+
+    def popen(self, command: Command) -> Process:
+        """Start a command that runs on."""
+        return self.kernel.guest.popen(self._inside(command))
+
+    def put(self, path: str, data: Union[str, bytes]) -> None:
+        """Write a file on the node."""
+        self.kernel.guest.put(path, data)
+
+    def get(self, path: str) -> bytes:
+        """Read a file of the node."""
+        return self.kernel.guest.get(path)
+
+    def load_modules(self, *names: str) -> None:
+        """Load the modules into the kernel that this host runs on."""
+        self.kernel.load(*names)
+
+    def capture(self, wanted: str = 'tcp port 80', **options: Any
+                ) -> Capture:
+        """A capture on this host's wire, to be started."""
+        return Capture(self, wanted, **options)
+
+    def connect(self, host: str, port: int = 80, **options: Any) -> Any:
+        """A TCP connection from here, held until the test ends it."""
+        if self._sockets is None:
+            self._sockets = SocketHolder(self)
+        return self._sockets.connect(host, port, **options)
+
+    def forget(self) -> None:
+        """End what tests left behind."""
+        if self._sockets is not None:
+            self._sockets.stop()
+            self._sockets = None
+
+    # What runs on the node.
+
+    def sockets(self, wanted: str = '') -> List[str]:
+        """The TCP sockets but listeners that match an ss filter."""
+        return self.run(f'ss -tanH state all exclude listening {wanted}'
+                        ).out.splitlines()
+
+    def counter(self, *names: str) -> Dict[str, int]:
+        """The kernel's own counters, as nstat names them."""
+        told = self.run(['nstat', '-asz', '--json', *names]).out
+        return next(iter(json.loads(told).values()))
+
+    def offload(self, **features: bool) -> None:
+        """Switch features of the network device (tso, gso, gro, tx …)."""
+        words = [word for name, on in features.items()
+                 for word in (name, 'on' if on else 'off')]
+        self.run(['ethtool', '-K', 'eth0', *words])
+
+    # CARISMA on the node.
+
+    @property
+    def service(self) -> str:
+        """The virtual service that this node accepts for."""
+        return f'{self.vip}:{self.cluster.port}'
+
+    def ctl(self, *words: str, check: bool = True) -> Result:
+        """carismactl with these words."""
+        return self.run([paths.CARISMACTL, *words], check=check)
+
+    def ask(self, *words: str) -> Any:
+        """carismactl's answer as data."""
+        return json.loads(self.ctl(*words, '--json').out)
+
+    def stats(self) -> Dict[str, int]:
+        """The modules' counters."""
+        return self.ask('stats')
+
+    def flows(self) -> List[Dict[str, Any]]:
+        """The modules' flows."""
+        return self.ask('flows')
+
+    def configuration(self) -> List[List[str]]:
+        """The words of each carismactl call that configures this node."""
+        calls = [['service', 'add', self.service, '--mode', 'rare']]
+        for other in self.cluster.nodes:
+            side = '--local' if other.name == self.name else '--remote'
+            calls.append(['node', 'add', other.name, other.address, side,
+                          '--port', str(self.cluster.control_port)])
+        for rule in self.cluster.rules:
+            words = ['rule', 'add', self.service, '--path', rule.path,
+                     '--node', rule.node]
+            if rule.host:
+                words += ['--host', rule.host]
+            calls.append(words)
+        return calls
+
+    def configure(self) -> None:
+        """Configure this node as the cluster's description says."""
+        self.run('set -e\n' + '\n'.join(
+            ' '.join([paths.CARISMACTL, *words])
+            for words in self.configuration()))

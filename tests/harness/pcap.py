@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Read the TCP/IPv4 segments of a capture file.
+
+Only what the tests look at is decoded. A capture is read whole; a frame that
+is not TCP over IPv4 over Ethernet is passed over.
+"""
+
+import array
+import enum
+import socket
+import struct
+from dataclasses import dataclass, field
+from typing import BinaryIO, Dict, Iterator, List, Optional, Tuple
+
+FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
+
+ETHERNET = 1
+ETHERTYPE_IPV4 = 0x0800
+PROTOCOL_TCP = 6
+
+Endpoint = Tuple[str, int]
+
+
+class Checksum(enum.Enum):
+    """What the checksum field of a captured segment holds."""
+
+    VALID = 'valid'
+    PARTIAL = 'partial'   # the pseudo-header's sum, for the device to finish
+    BAD = 'bad'
+    CUT = 'cut'           # the capture does not hold the whole segment
+
+
+@dataclass(frozen=True)
+class Options:
+    """The TCP options of a segment."""
+
+    mss: Optional[int] = None
+    wscale: Optional[int] = None
+    sack_ok: bool = False
+    sack: Tuple[Tuple[int, int], ...] = ()
+    ts: Optional[Tuple[int, int]] = None
+    kinds: Tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One TCP segment as it was on the wire."""
+
+    time: float
+    source: Endpoint
+    destination: Endpoint
+    seq: int
+    ack: int
+    flags: int
+    window: int
+    options: Options
+    length: int                              # of the payload, on the wire
+    payload: bytes = field(repr=False)       # as much as was captured
+    checksum: Checksum = Checksum.VALID
+    ip_checksum: Checksum = Checksum.VALID
+
+    @property
+    def span(self) -> int:
+        """The sequence numbers that the segment takes."""
+        return self.length + bool(self.flags & SYN) + bool(self.flags & FIN)
+
+    def __str__(self) -> str:
+        names = ''.join(
+            name for bit, name in enumerate('FSRPAUEC')
+            if self.flags & 1 << bit)
+        ts = ' ts %d/%d' % self.options.ts if self.options.ts else ''
+        sack = ''.join(' sack %d-%d' % block for block in self.options.sack)
+        return (f'{self.time:.6f} {self.source[0]}:{self.source[1]} > '
+                f'{self.destination[0]}:{self.destination[1]} [{names}] '
+                f'seq {self.seq} ack {self.ack} win {self.window} '
+                f'len {self.length}{ts}{sack}')
+
+
+def ones_sum(data: bytes, start: int = 0) -> int:
+    """The folded one's complement sum of data, in network order."""
+    if len(data) % 2:
+        data += b'\0'
+    total = sum(array.array('H', data))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    total = socket.ntohs(total) + start
+    return (total & 0xffff) + (total >> 16)
+
+
+def _checksum(header: bytes, tcp: bytes, length: int) -> Checksum:
+    if len(tcp) < length:
+        return Checksum.CUT
+    pseudo = ones_sum(
+        header[12:20] + struct.pack('!BBH', 0, PROTOCOL_TCP, length))
+    if ones_sum(tcp[:length], pseudo) == 0xffff:
+        return Checksum.VALID
+    if struct.unpack_from('!H', tcp, 16)[0] == pseudo:
+        return Checksum.PARTIAL
+    return Checksum.BAD
+
+
+def _options(raw: bytes) -> Options:
+    found: Dict[str, object] = {}
+    kinds: List[int] = []
+    at = 0
+    while at < len(raw):
+        kind = raw[at]
+        if kind == 0:
+            break
+        if kind == 1:
+            at += 1
+            continue
+        size = raw[at + 1] if at + 1 < len(raw) else 0
+        if size < 2 or at + size > len(raw):
+            break
+        body = raw[at + 2:at + size]
+        kinds.append(kind)
+        if kind == 2 and size == 4:
+            found['mss'] = struct.unpack('!H', body)[0]
+        elif kind == 3 and size == 3:
+            found['wscale'] = body[0]
+        elif kind == 4:
+            found['sack_ok'] = True
+        elif kind == 5:
+            found['sack'] = tuple(
+                struct.unpack_from('!II', body, block)
+                for block in range(0, len(body) - 7, 8))
+        elif kind == 8 and size == 10:
+            found['ts'] = struct.unpack('!II', body)
+        at += size
+    return Options(kinds=tuple(kinds), **found)  # type: ignore[arg-type]
+
+
+def parse_frame(time: float, frame: bytes) -> Optional[Segment]:
+    """The segment in an Ethernet frame, if there is one."""
+    if len(frame) < 54:
+        return None
+    if struct.unpack_from('!H', frame, 12)[0] != ETHERTYPE_IPV4:
+        return None
+    header_size = (frame[14] & 15) * 4
+    header = frame[14:14 + header_size]
+    total, = struct.unpack_from('!H', header, 2)
+    fragment, = struct.unpack_from('!H', header, 6)
+    if header[9] != PROTOCOL_TCP or fragment & 0x1fff:
+        return None
+    tcp = frame[14 + header_size:14 + total]
+    if len(tcp) < 20:
+        return None
+    (sport, dport, seq, ack, offset, flags, window) = struct.unpack_from(
+        '!HHIIBBH', tcp)
+    tcp_header = (offset >> 4) * 4
+    return Segment(
+        time=time,
+        source=(socket.inet_ntoa(header[12:16]), sport),
+        destination=(socket.inet_ntoa(header[16:20]), dport),
+        seq=seq,
+        ack=ack,
+        flags=flags,
+        window=window,
+        options=_options(tcp[20:tcp_header]),
+        length=total - header_size - tcp_header,
+        payload=tcp[tcp_header:],
+        checksum=_checksum(header, tcp, total - header_size),
+        ip_checksum=(Checksum.VALID if ones_sum(header) == 0xffff
+                     else Checksum.BAD),
+    )
+
+
+def frames(stream: BinaryIO) -> Iterator[Tuple[float, bytes]]:
+    """The frames of a capture file, with their times."""
+    head = stream.read(24)
+    magic = head[:4]
+    order = '<' if magic in (b'\xd4\xc3\xb2\xa1', b'\x4d\x3c\xb2\xa1') else '>'
+    fraction = 1e-9 if magic in (
+        b'\x4d\x3c\xb2\xa1', b'\xa1\xb2\x3c\x4d') else 1e-6
+    if len(head) < 24 or struct.unpack(order + 'I', head[20:24])[0] != (
+            ETHERNET):
+        raise ValueError('not a capture of Ethernet frames')
+    while True:
+        head = stream.read(16)
+        if len(head) < 16:
+            return
+        seconds, part, kept, _ = struct.unpack(order + 'IIII', head)
+        yield seconds + part * fraction, stream.read(kept)
+
+
+def read(stream: BinaryIO) -> List[Segment]:
+    """All the TCP segments of a capture file."""
+    found = (parse_frame(time, frame) for time, frame in frames(stream))
+    return [segment for segment in found if segment is not None]

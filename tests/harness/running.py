@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A running cluster: what namespaces and guests have in common."""
+
+import abc
+import time
+from typing import Any, Callable, Dict, List, Sequence
+
+from .cluster import ClusterSpec, Host, NodeSpec
+from .kernel import MODULES, Kernel
+from .node import Node
+from .paths import INSIDE, WORK
+
+
+def wait_for(what: Callable[[], Any], text: str, timeout: float = 15,
+             pause: float = 0.1) -> Any:
+    """Wait until `what` gives something true, and return it."""
+    deadline = time.monotonic() + timeout
+    while True:
+        found = what()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise TimeoutError(f'after {timeout:g} s still not: {text}')
+        time.sleep(pause)
+
+
+class Cluster(abc.ABC):
+    """The hosts of a description, running."""
+
+    def __init__(self, spec: ClusterSpec, hosts: Sequence[Node]) -> None:
+        self.spec = spec
+        self.hosts: Dict[str, Node] = {host.name: host for host in hosts}
+        self.nodes = [self.hosts[node.name] for node in spec.nodes]
+        self.clients = [self.hosts[client.name] for client in spec.clients]
+
+    def __getitem__(self, name: str) -> Node:
+        return self.hosts[name]
+
+    @property
+    def client(self) -> Node:
+        """The first client."""
+        return self.clients[0]
+
+    @property
+    def kernels(self) -> List[Kernel]:
+        """The kernels that nodes run on."""
+        return list({id(node.kernel): node.kernel
+                     for node in self.nodes}.values())
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Bring the hosts up, without servers or modules."""
+
+    def stop(self) -> None:
+        """End it all."""
+        for host in self.hosts.values():
+            host.forget()
+
+    def setup(self, host: Host) -> List[str]:
+        """The commands that make a host out of a bare network stack."""
+        lines = ['ip link set lo up', 'ip link set eth0 up',
+                 f'ip addr add {host.address}/{self.spec.prefix} dev eth0']
+        if isinstance(host, NodeSpec):
+            lines.append(f'ip addr add {host.vip}/32 dev eth0')
+        # The hosts know each other's addresses: the first packets of a
+        # capture are the test's own.
+        for other in self.spec.hosts:
+            if other.name == host.name:
+                continue
+            addresses = [other.address]
+            if isinstance(other, NodeSpec):
+                addresses.append(other.vip)
+            lines += [f'ip neigh replace {address} lladdr {other.mac} '
+                      'dev eth0 nud permanent' for address in addresses]
+        return lines
+
+    # Servers.
+
+    def make_documents(self) -> None:
+        """Write the document trees, once in each guest."""
+        for kernel in self.kernels:
+            names = [node.name for node in self.nodes
+                     if node.kernel is kernel]
+            folder = f'{WORK}/documents'
+            kernel.guest.run(
+                f'[ -e {folder}/done ] || '
+                f'{{ python3 {INSIDE}/documents.py {folder} '
+                f'{" ".join(names)} && touch {folder}/done; }}', timeout=120)
+
+    def start_servers(self) -> None:
+        """Start nginx on every node."""
+        self.make_documents()
+        for node in self.nodes:
+            node.nginx.start()
+
+    # CARISMA.
+
+    def load(self) -> None:
+        """Load the modules everywhere."""
+        for kernel in self.kernels:
+            kernel.load()
+
+    def unload(self) -> None:
+        """Unload what is loaded of the modules, everywhere."""
+        for kernel in self.kernels:
+            present = kernel.loaded()
+            if present:
+                kernel.unload(*reversed(present))
+
+    def tidy(self) -> None:
+        """Undo what a test did to hosts and links, and unload."""
+        for host in self.hosts.values():
+            host.forget()
+            if host.link.touched:
+                host.link.up()
+                host.link.heal()
+                host.link.touched = False
+        if any(kernel.loaded() for kernel in self.kernels):
+            self.drain()
+            self.unload()
+
+    def configure(self) -> None:
+        """Configure every node and wait for the control connections."""
+        for node in self.nodes:
+            node.configure()
+        for node in self.nodes:
+            wait_for(lambda: self.joined(node),
+                     f"{node.name}'s control connections are up")
+
+    @staticmethod
+    def joined(node: Node) -> bool:
+        """Whether a node's control connections are all up."""
+        return all(other['state'] == 'up' for other in node.ask(
+            'node', 'list') if not other['local'])
+
+    def drain(self, force: bool = True) -> None:
+        """End the handed-off connections of every node."""
+        for node in self.nodes:
+            words = ['drain', '--force'] if force else ['drain']
+            node.ctl(*words)
+
+    def url(self, node: str, path: str) -> str:
+        """The URL by which a client asks a node for a path."""
+        return f'http://{self[node].vip}:{self.spec.port}{path}'
+
+
+__all__ = ['Cluster', 'MODULES', 'wait_for']

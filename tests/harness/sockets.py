@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0
+"""TCP connections that a test holds open, piece by piece, on a node."""
+
+import base64
+import itertools
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Dict, Optional
+
+from .paths import INSIDE, WORK
+
+if TYPE_CHECKING:
+    from .node import Node
+
+
+HOLDERS = itertools.count()
+
+
+class SocketError(Exception):
+    """What went wrong with a connection, by the name of the exception."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f'{kind}: {text}')
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP response, or bytes, as a held connection received them."""
+
+    size: int
+    sha256: str
+    data: Optional[bytes]
+    status: int = 0
+    headers: Optional[Dict[str, str]] = None
+
+    @property
+    def node(self) -> str:
+        """The node that answered."""
+        return (self.headers or {}).get('x-node', '')
+
+
+class Socket:
+    """A connection, held by the process in the node."""
+
+    def __init__(self, holder: 'SocketHolder', number: int,
+                 local: Any) -> None:
+        self._holder = holder
+        self._number = number
+        self.address, self.port = local
+
+    def _order(self, order: str, **arguments: Any) -> Dict[str, Any]:
+        return self._holder.order(order, number=self._number, **arguments)
+
+    def _answer(self, order: str, **arguments: Any) -> Answer:
+        told = self._order(order, **arguments)
+        data = told.get('data')
+        return Answer(
+            told['size'], told['sha256'],
+            None if data is None else base64.b64decode(data),
+            told.get('status', 0), told.get('headers'))
+
+    def send(self, data: bytes, chunk: int = 0, delay: float = 0) -> None:
+        """Send data, in pieces of `chunk` bytes with a pause after each."""
+        self._order('send', data=base64.b64encode(data).decode(),
+                    chunk=chunk, delay=delay)
+
+    def response(self, timeout: float = 20, head: bool = False) -> Answer:
+        """Wait for one HTTP response."""
+        return self._answer('response', timeout=timeout, head=head)
+
+    def receive(self, timeout: float = 20) -> Answer:
+        """Wait for everything up to the end of the stream."""
+        return self._answer('receive', timeout=timeout)
+
+    def some(self, size: int, timeout: float = 20) -> Answer:
+        """Wait for so many bytes."""
+        return self._answer('some', size=size, timeout=timeout)
+
+    def shutdown(self) -> None:
+        """Send FIN, go on reading."""
+        self._order('shutdown')
+
+    def close(self) -> None:
+        """Close in the ordinary way."""
+        self._order('close')
+
+    def reset(self) -> None:
+        """Close with an RST."""
+        self._order('reset')
+
+
+class SocketHolder:
+    """The process in a node that holds its sockets."""
+
+    def __init__(self, node: 'Node') -> None:
+        self._node = node
+        self._numbers = itertools.count()
+        # The orders go through a pipe with a name, which `put` writes to.
+        self._orders = f'{WORK}/sockets.{node.name}.{next(HOLDERS)}'
+        self._process = node.popen(
+            f'mkdir -p {WORK}; mkfifo {self._orders}; '
+            f'exec python3 {INSIDE}/sockets.py {self._orders}')
+        self._process.wait_for('ready')
+
+    def order(self, order: str, timeout: float = 20, **arguments: Any
+              ) -> Dict[str, Any]:
+        """Have one thing done and wait until it is."""
+        if order in ('connect', 'receive', 'some', 'response'):
+            arguments['timeout'] = timeout
+        ticket = next(self._numbers)
+        line = json.dumps({'do': order, 'ticket': ticket, **arguments})
+        self._node.put(self._orders, line + '\n')
+        answer = json.loads(self._process.wait_for(
+            rf'(?m)^{ticket} (.*)$', timeout + 10).group(1))
+        if 'error' in answer:
+            raise SocketError(answer['error'], answer['text'])
+        return answer
+
+    def connect(self, host: str, port: int, **options: Any) -> Socket:
+        """Open a connection."""
+        number = next(self._numbers)
+        told = self.order(
+            'connect', number=number, host=host, port=port, **options)
+        return Socket(self, number, told['local'])
+
+    def stop(self) -> None:
+        """Close everything."""
+        self._process.kill()
