@@ -65,6 +65,10 @@ debug-kernel: setup ## build the debug kernel (once, a quarter of an hour)
 modules-debug: debug-kernel ## build both modules for the debug kernel
 	@$(chroot) tools/modules /cache/debug/tree /build/modules-debug
 
+.PHONY: guest
+guest: modules tools ## boot a guest with both modules loaded, and type into it
+	@$(chroot) tools/guest --load
+
 .PHONY: shell
 shell: setup ## open a shell in the Debian tree
 	@$(chroot) bash
