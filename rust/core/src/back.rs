@@ -244,7 +244,10 @@ mod tests {
         let mut back = back(&handshake(Some(70))).unwrap();
         let syn = write(back.syn());
         let syn = Header::parse(&syn).unwrap();
-        assert_eq!((syn.source(), syn.dest(), syn.seq()), (40000, 8080, Seq(100)));
+        assert_eq!(
+            (syn.source(), syn.dest(), syn.seq()),
+            (40000, 8080, Seq(100))
+        );
         assert_eq!(syn.options().unwrap().ts.unwrap().val, 70);
         assert!(!back.on_child());
 
@@ -252,8 +255,14 @@ mod tests {
         assert_eq!(back.on_syn_ack(&Header::parse(&own).unwrap()), Ok(true));
         let ack = write(back.ack());
         let ack = Header::parse(&ack).unwrap();
-        assert_eq!((ack.seq(), ack.ack(), ack.window()), (Seq(101), Seq(7001), 500));
-        assert_eq!(ack.options().unwrap().ts.unwrap(), Timestamps { val: 70, ecr: 50 });
+        assert_eq!(
+            (ack.seq(), ack.ack(), ack.window()),
+            (Seq(101), Seq(7001), 500)
+        );
+        assert_eq!(
+            ack.options().unwrap().ts.unwrap(),
+            Timestamps { val: 70, ecr: 50 }
+        );
         assert!(!back.commit(Seq(501), 400, 80));
 
         assert!(back.on_child());
@@ -261,7 +270,10 @@ mod tests {
         assert!(back.commit(Seq(501), 400, 80));
         let data = write(back.segment(10));
         let data = Header::parse(&data).unwrap();
-        assert_eq!((data.seq(), data.ack(), data.window()), (Seq(111), Seq(7001), 400));
+        assert_eq!(
+            (data.seq(), data.ack(), data.window()),
+            (Seq(111), Seq(7001), 400)
+        );
         let translation = back.translation();
         assert_eq!(translation.seq_delta, 6500);
         assert_eq!((translation.wscale_own, translation.wscale_known), (6, 7));

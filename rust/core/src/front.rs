@@ -336,7 +336,14 @@ impl Front {
             val: self.ts_now(now),
             ecr: self.ts,
         });
-        Build::ack(server, client, self.server.isn.add(1), self.next, window, ts)
+        Build::ack(
+            server,
+            client,
+            self.server.isn.add(1),
+            self.next,
+            window,
+            ts,
+        )
     }
 }
 
@@ -436,7 +443,10 @@ mod tests {
         assert!(front.on_child());
         assert_eq!(
             with(&data, |h| front.on_input(h, 10)),
-            Input::Take { skip: 0, fin: false }
+            Input::Take {
+                skip: 0,
+                fin: false
+            }
         );
     }
 
@@ -477,7 +487,13 @@ mod tests {
         front.took(10);
         assert_eq!(front.held(), 10);
         let input = with(&segment(u32::MAX - 3, flag::ACK), |h| front.on_input(h, 12));
-        assert_eq!(input, Input::Take { skip: 10, fin: false });
+        assert_eq!(
+            input,
+            Input::Take {
+                skip: 10,
+                fin: false
+            }
+        );
     }
 
     #[test]
@@ -507,7 +523,9 @@ mod tests {
             Front::new(h).unwrap()
         });
         with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
-        with(&Build::syn(CLIENT, SERVER, &facts(300, 71)), |h| front.on_input(h, 0));
+        with(&Build::syn(CLIENT, SERVER, &facts(300, 71)), |h| {
+            front.on_input(h, 0)
+        });
         assert_eq!(front.phase(), Phase::Syn);
         // The answer to the old SYN no longer counts.
         with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
@@ -515,7 +533,9 @@ mod tests {
         assert!(!front.on_child());
 
         let mut front = open();
-        with(&Build::syn(CLIENT, SERVER, &facts(300, 71)), |h| front.on_input(h, 0));
+        with(&Build::syn(CLIENT, SERVER, &facts(300, 71)), |h| {
+            front.on_input(h, 0)
+        });
         assert_eq!(front.phase(), Phase::Head);
     }
 }

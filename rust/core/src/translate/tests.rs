@@ -40,7 +40,7 @@ fn segment(fixed: [u8; 20], options: &[u8], payload: &[u8], partial: bool) -> Ve
     let header_len = 20 + options.len().div_ceil(4) * 4;
     let mut bytes = vec![0; header_len];
     bytes[..20].copy_from_slice(&fixed);
-    bytes[12] = fixed[12] & 0xf | (header_len / 4 * 16) as u8;
+    bytes[12] = (fixed[12] & 0xf) | (header_len / 4 * 16) as u8;
     bytes[20..20 + options.len()].copy_from_slice(options);
     bytes.extend_from_slice(payload);
     let sum = check(SRC, DST, &bytes, partial);

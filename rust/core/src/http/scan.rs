@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Finding the end of a head that comes in pieces.
+
+use super::Bad;
+
+/// The longest method that is looked for. Real ones have at most 17 letters.
+const MAX_METHOD: usize = 32;
+
+/// Where in a head the next byte stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// In the method.
+    #[default]
+    Method,
+    /// In a line.
+    Line,
+    /// Behind the CR of a line.
+    LineCr,
+    /// Before a header line or the last, empty one.
+    Start,
+    /// Behind the CR of the empty line.
+    LastCr,
+    /// Behind the head.
+    End,
+    /// Refused.
+    Refused(Bad),
+}
+
+/// How far a head has been looked at. Each byte is looked at once, in however many pieces a
+/// client sends them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scan {
+    /// How many bytes have been looked at.
+    pos: usize,
+    /// Where the next one stands.
+    state: State,
+}
+
+/// What a [`Scan`] has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scanned {
+    /// The head goes on.
+    Partial,
+    /// The head has this length, the empty line included.
+    Head(usize),
+    /// It is none, whatever may follow.
+    Bad(Bad),
+}
+
+impl Scan {
+    /// The scan of a head of which nothing has come.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            pos: 0,
+            state: State::Method,
+        }
+    }
+
+    /// Looks at what has come since the last time. `bytes` are all that have come, from the
+    /// head's first byte on.
+    pub fn advance(&mut self, bytes: &[u8]) -> Scanned {
+        for &byte in bytes.get(self.pos..).unwrap_or(&[]) {
+            if let State::End | State::Refused(_) = self.state {
+                break;
+            }
+            self.state = self.next(byte);
+            self.pos = self.pos.saturating_add(1);
+        }
+        match self.state {
+            State::End => Scanned::Head(self.pos),
+            State::Refused(bad) => Scanned::Bad(bad),
+            _ => Scanned::Partial,
+        }
+    }
+
+    /// Where the byte behind `byte` stands.
+    fn next(&self, byte: u8) -> State {
+        match (self.state, byte) {
+            (State::Method, b' ') if self.pos > 0 => State::Line,
+            (State::Method, b'\r' | b'\n') if self.pos == 0 => State::Refused(Bad::EmptyLine),
+            (State::Method, _) if is_token(byte) && self.pos < MAX_METHOD => State::Method,
+            (State::Method, _) => State::Refused(Bad::Method),
+
+            (State::LineCr, b'\n') => State::Start,
+            (State::LastCr, b'\n') => State::End,
+            (State::LineCr | State::LastCr, _) => State::Refused(Bad::BareCr),
+            (State::Start, b'\r') => State::LastCr,
+            (State::Start, b' ' | b'\t') => State::Refused(Bad::ObsFold),
+            (State::Line, b'\r') => State::LineCr,
+            (_, b'\n') => State::Refused(Bad::BareLf),
+            (_, b'\t') => State::Line,
+            (_, 0..=0x1f | 0x7f) => State::Refused(Bad::Control),
+            (State::End | State::Refused(_), _) => self.state,
+            (State::Line | State::Start, _) => State::Line,
+        }
+    }
+}
+
+/// Whether a method or header name may have `byte` (RFC 9110, section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
