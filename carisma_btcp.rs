@@ -8,18 +8,27 @@ use kernel::{
     sync::rcu, //
 };
 
-#[allow(dead_code)] // Until packets are looked at.
+#[path = "rust/btcp/back.rs"]
+mod back;
 #[path = "rust/btcp/config.rs"]
 mod config;
-#[allow(dead_code)] // Until packets are looked at.
 #[path = "rust/btcp/counters.rs"]
 mod counters;
+#[path = "rust/btcp/flow.rs"]
+mod flow;
+#[path = "rust/btcp/front.rs"]
+mod front;
 #[path = "rust/btcp/hook.rs"]
 mod hook;
+#[expect(dead_code)] // Until sysfs sets them.
+#[path = "rust/btcp/knobs.rs"]
+mod knobs;
 #[path = "rust/btcp/lower.rs"]
 mod lower;
 #[path = "rust/btcp/netlink.rs"]
 mod netlink;
+#[path = "rust/btcp/packet.rs"]
+mod packet;
 #[path = "rust/btcp/state.rs"]
 mod state;
 #[path = "rust/btcp/uapi.rs"]
@@ -39,6 +48,17 @@ struct Btcp {
     _netlink: genl::Registration,
     /// Ends every namespace's hooks and flows.
     _state: pernet::Registration<state::State>,
+    /// What that puts off until after a grace period is code of this module.
+    _barrier: RcuBarrier,
+}
+
+/// Waits, when it is dropped, for what was put off.
+struct RcuBarrier;
+
+impl Drop for RcuBarrier {
+    fn drop(&mut self) {
+        rcu::rcu_barrier();
+    }
 }
 
 impl kernel::Module for Btcp {
@@ -48,15 +68,8 @@ impl kernel::Module for Btcp {
         Ok(Self {
             _netlink: netlink::register()?,
             _state: state,
+            _barrier: RcuBarrier,
         })
-    }
-}
-
-impl Drop for Btcp {
-    fn drop(&mut self) {
-        // Runs before the fields are dropped, so nothing is left to wait for but what earlier
-        // removals have put off; what the namespaces' end puts off is waited for in `State`.
-        rcu::rcu_barrier();
     }
 }
 

@@ -40,6 +40,8 @@ enum carisma_msg_kind {
 	 * PEER_UP, PEER_DOWN: the control connection to "node"; value is the epoch of the peer's module. Process context.
 	 * CONFIG_REQ: tell the namespace's configuration again. It comes up as SERVICE_ADD and NODE_ADD before this
 	 * returns; what UTCP knows already may be among it. Process context, may sleep.
+	 * LEAVE_REQ: UTCP is about to leave the namespace. Connections that are not decided come up as CONN_RES before this
+	 * returns, and none is withheld any more. Process context.
 	 */
 	CARISMA_CONN_IND = 1,
 	CARISMA_DISCON_IND,
@@ -47,6 +49,7 @@ enum carisma_msg_kind {
 	CARISMA_PEER_UP,
 	CARISMA_PEER_DOWN,
 	CARISMA_CONFIG_REQ,
+	CARISMA_LEAVE_REQ,
 
 	/*
 	 * BTCP to UTCP.

@@ -17,16 +17,18 @@ struct carisma_node {
 	struct rhash_head	head;
 	struct timer_list	timer;
 	struct rcu_head		rcu;
+	void			*net;
 	refcount_t		refs;
 	struct carisma_tuple	key;
 };
 
-/* The addresses and ports of a TCP segment, for the first compare of the hooks. */
+/* The addresses, ports and flags of a TCP segment, for the first compare of the hooks. */
 struct carisma_peek {
 	__be32	saddr;
 	__be32	daddr;
 	__be16	sport;
 	__be16	dport;
+	__u8	flags;
 };
 
 #endif /* CARISMA_NET_H */

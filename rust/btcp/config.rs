@@ -8,6 +8,10 @@
 //! Every change is announced, in the order of the changes, to whom it concerns above TCP. That is done
 //! with the mutex held, so an announcement must not call back into a change.
 
+use carisma_core::{
+    http,
+    rule, //
+};
 use super::uapi;
 use carisma_net::{
     new_published,
@@ -105,10 +109,17 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Where a request with this host and path is to be served. Any context.
-    pub(crate) fn route(&self, host: &[u8], path: &[u8]) -> Target {
-        let _ = (host, path);
-        self.rules.first().map_or(Target::Local, |rule| rule.target)
+    /// Where a request is to be served: here if no rule fits, or servers might read its path in two ways. Any context.
+    pub(crate) fn route(&self, head: &http::Head<'_>) -> Target {
+        let rules = self.rules.iter().map(|rule| rule::Rule {
+            host: (!rule.host.is_empty()).then_some(&rule.host[..]),
+            prefix: &rule.path,
+            target: rule.target,
+        });
+        match rule::route(rules, head.host, head.path) {
+            Ok(Some(target)) => target,
+            Ok(None) | Err(rule::Ambiguous) => Target::Local,
+        }
     }
 
     /// The rule with exactly this host and path.

@@ -64,12 +64,17 @@ named! {
         RequestsLocalDraining = c"requests_local_draining",
         /// A request was to be served by another node, but the control connection to it was down.
         RequestsLocalPeerDown = c"requests_local_peer_down",
+        /// A request was to be served by another node, but what its client and this node agreed at the
+        /// handshake cannot be carried.
+        RequestsLocalOptions = c"requests_local_options",
         /// A back end was asked to take a connection over.
         HandoffsStarted = c"handoffs_started",
         /// A back end took a connection over.
         HandoffsAccepted = c"handoffs_accepted",
         /// A back end refused a connection. The request was served locally.
         HandoffsRejected = c"handoffs_rejected",
+        /// One of these, because its TCP did not agree to what this node's had.
+        HandoffsRejectedOptions = c"handoffs_rejected_options",
         /// A back end did not answer within `handoff_timeout_ms`. The request was served locally.
         HandoffsTimedOut = c"handoffs_timed_out",
         /// A handoff was given up before the back end had answered: the client or the peer went away.
@@ -98,6 +103,8 @@ named! {
         PacketsDroppedStale = c"packets_dropped_stale",
         /// A packet was dropped because it was malformed.
         PacketsDroppedMalformed = c"packets_dropped_malformed",
+        /// A packet was dropped because no route led to its end.
+        PacketsDroppedUnroutable = c"packets_dropped_unroutable",
         /// A front end was told that a connection is closed.
         ClosedNotified = c"closed_notified",
         /// A back end told that a connection is closed.

@@ -1,19 +1,118 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The two hooks: which segments are ours.
+//! The two hooks: which segments are ours, and whose they are.
 
-use crate::state::State;
-use carisma_net::{
-    netfilter::Hooks,
-    skb::Skb, //
+use crate::{
+    flow::{Over, Stage},
+    front,
+    state::State,
 };
+use carisma_core::{
+    tcp,
+    tuple::{v4_mapped, Tuple},
+};
+use carisma_net::{
+    netfilter::{Hooks, PacketContext},
+    skb::Skb,
+};
+use kernel::sync::rcu;
+
+impl State {
+    /// Whether clients find a service at this address and port.
+    fn is_service(&self, addr: [u8; 4], port: u16) -> bool {
+        let rcu = rcu::read_lock();
+        self.config
+            .snapshot(&rcu)
+            .service(&v4_mapped(addr), port)
+            .is_some()
+    }
+}
 
 impl Hooks for State {
     fn input(&self, skb: Skb) -> Option<Skb> {
-        Some(skb)
+        let mut skb = skb;
+        let Some(ends) = skb.ends() else {
+            return Some(skb);
+        };
+        if !self.is_service(ends.destination, ends.destination_port) {
+            return Some(skb);
+        }
+        let key = Tuple::v4(
+            ends.source,
+            ends.source_port,
+            ends.destination,
+            ends.destination_port,
+        );
+        let opening = front::is_opening(&ends);
+        let flow = self.flows.lookup(&key);
+        if flow.is_none() && !opening {
+            return Some(skb);
+        }
+        let Some(layout) = skb.layout() else {
+            // TCP drops it too, and counts it.
+            return Some(skb);
+        };
+        let Some(flow) = flow else {
+            self.front_begin(&key, &skb, &layout);
+            return Some(skb);
+        };
+        let inner = flow.inner.lock();
+        if opening && self.is_superseded(&inner.stage) {
+            self.supersede(&flow, inner);
+            self.front_begin(&key, &skb, &layout);
+            return Some(skb);
+        }
+        match inner.stage {
+            Stage::Deciding(_) | Stage::Asked(_) => {
+                let ctx = PacketContext::enter();
+                self.front_input(&flow, inner, skb, &layout, &ctx)
+            }
+            Stage::Forward(_) | Stage::Over(Over::Forward(_)) => {
+                let ctx = PacketContext::enter();
+                self.front_forward(inner, skb, &layout, &ctx);
+                None
+            }
+            Stage::Replay(_) | Stage::Live(_) | Stage::Over(Over::Live(_)) => {
+                self.back_input(inner, skb, &layout)
+            }
+            Stage::Gone => Some(skb),
+        }
     }
 
     fn output(&self, skb: Skb) -> Option<Skb> {
-        Some(skb)
+        let mut skb = skb;
+        let Some(ends) = skb.ends() else {
+            return Some(skb);
+        };
+        if !self.is_service(ends.source, ends.source_port) {
+            return Some(skb);
+        }
+        let key = Tuple::v4(
+            ends.destination,
+            ends.destination_port,
+            ends.source,
+            ends.source_port,
+        );
+        let Some(flow) = self.flows.lookup(&key) else {
+            return Some(skb);
+        };
+        let layout = skb.layout()?;
+        let mut inner = flow.inner.lock();
+        match inner.stage {
+            Stage::Replay(_) | Stage::Live(_) | Stage::Over(Over::Live(_)) => {
+                self.back_output(&flow, inner, skb, &layout)
+            }
+            Stage::Gone => Some(skb),
+            _ => {
+                let header = skb.tcp(&layout).and_then(tcp::Header::parse)?;
+                if self.front_output(&mut inner, &header) {
+                    Some(skb)
+                } else {
+                    self.counters
+                        .count(crate::counters::Counter::PacketsDroppedStale);
+                    None
+                }
+            }
+        }
     }
 }

@@ -2,13 +2,29 @@
 
 //! BTCP's end of the messages to and from UTCP.
 
-use crate::state::State;
+use crate::{
+    counters::Counter,
+    flow::{Over, Stage},
+    state::State,
+};
+use carisma_core::{
+    tuple::Tuple,
+    wire::{Body, Record},
+};
 use carisma_net::{
     bindings,
-    link::{self, kind, Msg, Upper},
+    link::{self, kind, Kind, Msg, Upper},
+    netfilter::PacketContext,
     pernet::{Net, PerNet},
 };
-use kernel::prelude::*;
+use kernel::{
+    module::this_module,
+    prelude::*,
+    sync::{
+        atomic::Release,
+        rcu, //
+    },
+};
 
 /// The UTCP that is attached.
 static UPPER: Upper = Upper::new();
@@ -63,6 +79,37 @@ pub(crate) fn steadily<R>(change: impl FnOnce(&Steady) -> R) -> R {
     change(&Steady(()))
 }
 
+/// Sends UTCP a message about a connection, which does not sleep. No lock of a flow is held.
+pub(crate) fn put(net: &Net, kind: Kind, tuple: &Tuple) -> Result {
+    UPPER.put(net, Msg::about(kind, tuple)).map(drop)
+}
+
+/// Queues a record for a node. Any context.
+pub(crate) fn send(net: &Net, node: u32, record: &[u8]) -> Result {
+    UPPER
+        .put(net, Msg::record(kind::RECORD_REQ, node, record))
+        .map(drop)
+}
+
+/// Keeps both modules from being unloaded; `false` if one of them is going.
+pub(crate) fn hold_modules() -> bool {
+    let this = this_module::<crate::LocalModule>();
+    if !link::module_get(this) {
+        return false;
+    }
+    let held = UPPER.get();
+    if !held {
+        link::module_put(this);
+    }
+    held
+}
+
+/// Undoes a [`hold_modules`].
+pub(crate) fn release_modules() {
+    UPPER.put_module();
+    link::module_put(this_module::<crate::LocalModule>());
+}
+
 /// Takes what UTCP puts.
 pub(crate) struct Lower;
 
@@ -70,8 +117,131 @@ impl link::Put for Lower {
     fn put(net: &Net, msg: &Msg<'_>) -> Result<u32> {
         let state = State::of(net).ok_or(ENOENT)?;
         match msg.kind {
-            kind::CONFIG_REQ => steadily(|steady| state.tell_config(steady)).map(|()| 0),
-            _ => Ok(0),
+            kind::CONFIG_REQ => {
+                steadily(|steady| state.tell_config(steady))?;
+                state.withholding.store(true, Release);
+                Ok(0)
+            }
+            kind::LEAVE_REQ => {
+                state.withholding.store(false, Release);
+                state.give_up();
+                Ok(0)
+            }
+            kind::CONN_IND => Ok(state.on_child(&msg.tuple).into()),
+            kind::DISCON_IND => {
+                state.on_closed(&msg.tuple, msg.value != 0);
+                Ok(0)
+            }
+            kind::RECORD_IND => {
+                state.on_record(msg.node, msg.data);
+                Ok(0)
+            }
+            kind::PEER_UP => {
+                state.on_peer_up(msg.node, msg.value);
+                Ok(0)
+            }
+            kind::PEER_DOWN => {
+                state.on_peer_down(msg.node);
+                Ok(0)
+            }
+            _ => Err(EOPNOTSUPP),
         }
+    }
+}
+
+impl State {
+    /// TCP has made a socket: whether UTCP is to withhold it. Softirq, with the socket's lock held.
+    fn on_child(&self, tuple: &Tuple) -> bool {
+        let Some(flow) = self.flows.lookup(tuple) else {
+            return false;
+        };
+        let mut inner = flow.inner.lock();
+        match &mut inner.stage {
+            Stage::Deciding(deciding) => self.front_child(&flow, deciding),
+            Stage::Replay(replay) => replay.on_child(),
+            _ => false,
+        }
+    }
+
+    /// A socket was closed. Any context, with its lock held.
+    fn on_closed(&self, tuple: &Tuple, time_wait: bool) {
+        let Some(flow) = self.flows.lookup(tuple) else {
+            return;
+        };
+        let inner = flow.inner.lock();
+        match &inner.stage {
+            // The client reset it, or TCP gave up.
+            Stage::Deciding(deciding) if deciding.has_child() => self.end(&flow, inner),
+            Stage::Live(_) | Stage::Replay(_) => {
+                drop(inner);
+                self.back_closed(&flow, time_wait);
+            }
+            _ => {}
+        }
+    }
+
+    /// A record of a peer. Process context.
+    fn on_record(&self, node: u32, bytes: &[u8]) {
+        let Ok(Record::Handoff(handoff)) = Record::parse(bytes) else {
+            self.counters.count(Counter::RecordsBad);
+            return;
+        };
+        match handoff.body {
+            Body::Req(_) | Body::Data(_) | Body::Abort => self.back_record(node, &handoff),
+            Body::Accept | Body::Reject(_) | Body::Closed { .. } => {
+                self.front_record(node, &handoff);
+            }
+        }
+    }
+
+    /// The control connection to a node is up. If its module was loaded anew, it has forgotten our connections. Process context.
+    fn on_peer_up(&self, index: u32, epoch: u64) {
+        let anew = {
+            let rcu = rcu::read_lock();
+            let node = self.config.snapshot(&rcu).node(index);
+            node.is_some_and(|node| node.set_up(epoch))
+        };
+        if anew {
+            self.lose_peer(index);
+        }
+    }
+
+    /// The control connection to a node is down. Its connections go on: what they need does not pass through it.
+    fn on_peer_down(&self, index: u32) {
+        let rcu = rcu::read_lock();
+        if let Some(node) = self.config.snapshot(&rcu).node(index) {
+            node.set_down();
+        }
+    }
+
+    /// Ends what a node served that does not know of it any more.
+    fn lose_peer(&self, index: u32) {
+        let ctx = PacketContext::enter();
+        self.flows.for_each(|flow| {
+            let inner = flow.inner.lock();
+            match &inner.stage {
+                Stage::Forward(forward) if forward.node == index => self.front_lose(flow, inner),
+                Stage::Over(Over::Forward(forward)) if forward.node == index => {
+                    self.end(flow, inner);
+                }
+                Stage::Asked(deciding) if deciding.node() == index => {
+                    self.front_give_up(flow, inner, &ctx);
+                }
+                _ => {}
+            }
+        });
+    }
+
+    /// UTCP leaves: what is undecided is served here, what was not committed is given back.
+    fn give_up(&self) {
+        let ctx = PacketContext::enter();
+        self.flows.for_each(|flow| {
+            let inner = flow.inner.lock();
+            match inner.stage {
+                Stage::Deciding(_) | Stage::Asked(_) => self.front_give_up(flow, inner, &ctx),
+                Stage::Replay(_) => self.back_give_up(flow, inner, &ctx),
+                _ => {}
+            }
+        });
     }
 }

@@ -3,18 +3,26 @@
 //! What BTCP knows of one network namespace.
 
 use crate::{
-    config::{Config, Endpoint, Event, Node, Service},
+    config::{Config, Event, Node, Service},
     counters::Counters,
+    flow::Flow,
+    knobs::Knobs,
     lower::{self, Steady},
 };
 use carisma_core::tuple::Tuple;
 use carisma_net::{
-    genl::Cursor,
     link::{kind, Kind, Msg},
     netfilter,
     pernet::{NetRef, PerNet, Slot},
+    table::Table,
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        rcu, //
+    },
+};
 
 static SLOT: Slot = Slot::new();
 
@@ -28,21 +36,16 @@ pub(crate) struct State {
     pub(crate) config: Config,
     /// What happened.
     pub(crate) counters: Counters,
+    /// What can be changed.
+    pub(crate) knobs: Knobs,
+    /// Connections.
+    #[pin]
+    pub(crate) flows: Table<Flow>,
+    /// UTCP is in this namespace: connections can be withheld.
+    pub(crate) withholding: Atomic<bool>,
+    /// How many handoffs were begun.
+    handoffs: Atomic<u64>,
     hooks: netfilter::Registration,
-}
-
-/// What users see of a connection.
-pub(crate) struct FlowInfo {
-    /// A `CARISMA_ROLE_…`.
-    pub(crate) role: u32,
-    /// A `CARISMA_FLOW_STATE_…`.
-    pub(crate) state: u32,
-    pub(crate) client: Endpoint,
-    pub(crate) local: Endpoint,
-    /// Index of the node at the other end of the handoff, or 0.
-    pub(crate) node: u32,
-    /// Packets of the client that were forwarded or translated.
-    pub(crate) packets: u64,
 }
 
 impl State {
@@ -89,17 +92,19 @@ impl State {
         steady.tell(&self.net, msg)
     }
 
-    /// Calls `emit` for the flows from the cursor on, and moves the cursor past each that it took.
-    pub(crate) fn visit_flows(
-        &self,
-        _cursor: &mut Cursor,
-        _emit: &mut dyn FnMut(&FlowInfo) -> Result,
-    ) -> Result {
-        Ok(())
+    /// Whether the control connection to a node is up. Any context.
+    pub(crate) fn is_up(&self, node: u32) -> bool {
+        let rcu = rcu::read_lock();
+        self.config
+            .snapshot(&rcu)
+            .node(node)
+            .is_some_and(|node| node.is_up())
     }
 
-    /// Ends all handed-off connections, with a reset to both ends. Process context.
-    pub(crate) fn end_handed_off(&self) {}
+    /// The number of a new handoff, never used before.
+    pub(crate) fn next_handoff(&self) -> u64 {
+        self.handoffs.fetch_add(1, Relaxed).wrapping_add(1)
+    }
 }
 
 impl PerNet for State {
@@ -112,6 +117,10 @@ impl PerNet for State {
             try_pin_init!(Self {
                 config <- Config::new(),
                 counters: Counters::new()?,
+                knobs: Knobs::new(),
+                flows <- Table::new(&net),
+                withholding: Atomic::new(false),
+                handoffs: Atomic::new(0u64),
                 hooks: netfilter::Registration::new::<Self>()?,
                 net,
             }? Error),
@@ -124,5 +133,9 @@ impl PerNet for State {
 
     fn pre_exit(&self) {
         self.hooks.unregister(&self.net);
+    }
+
+    fn exit(&self) {
+        self.clear_flows();
     }
 }

@@ -5,6 +5,7 @@
 //! Only this crate and its [`bindings`] know the kernel's C types.
 
 pub mod bindings;
+pub mod connection;
 pub mod genl;
 pub mod link;
 pub mod lock;
@@ -12,6 +13,5 @@ pub mod netfilter;
 pub mod percpu;
 pub mod pernet;
 pub mod published;
-pub mod rcu;
 pub mod skb;
 pub mod table;

@@ -30,6 +30,7 @@ pub mod kind {
         carisma_msg_kind_CARISMA_PEER_UP as PEER_UP,
         carisma_msg_kind_CARISMA_PEER_DOWN as PEER_DOWN,
         carisma_msg_kind_CARISMA_CONFIG_REQ as CONFIG_REQ,
+        carisma_msg_kind_CARISMA_LEAVE_REQ as LEAVE_REQ,
         carisma_msg_kind_CARISMA_CONN_RES as CONN_RES,
         carisma_msg_kind_CARISMA_CONN_DISCARD as CONN_DISCARD,
         carisma_msg_kind_CARISMA_RECORD_REQ as RECORD_REQ,

@@ -93,8 +93,11 @@ pub trait PerNet: Send + Sync + Sized + 'static {
     fn init(net: NetRef) -> Result<Pin<KBox<Self>>>;
 
     /// The namespace, or the module, goes: nothing new may come in after this. An RCU grace period follows, then the state
-    /// is dropped. Process context.
+    /// is given to `exit`. Process context.
     fn pre_exit(&self);
+
+    /// Nothing comes in any more: ends what is left, timers among it. Another grace period follows, then the state is dropped. Process context.
+    fn exit(&self);
 
     /// The state of `net`; `None` while there is none (the namespace is being made or torn down).
     ///
@@ -181,13 +184,17 @@ unsafe extern "C" fn pernet_pre_exit<T: PerNet>(net: *mut bindings::net) {
 ///
 /// Called by the namespace core only, a grace period after `pernet_pre_exit`.
 unsafe extern "C" fn pernet_exit<T: PerNet>(net: *mut bindings::net) {
-    // SAFETY: The slot holds what `pernet_init` put there or null; nobody looks for it any more.
+    // SAFETY: The slot holds what `pernet_init` put there or null. Once `exit` has stopped the timers, and those that were expiring are done,
+    // nobody looks for it any more.
     unsafe {
         let id = *T::slot().0.get();
         let state: *mut T = bindings::pernet_state(net, id).cast();
-        bindings::pernet_state_set(net, id, core::ptr::null_mut());
-        if !state.is_null() {
-            drop(KBox::from_raw(state));
+        if state.is_null() {
+            return;
         }
+        (*state).exit();
+        bindings::synchronize_rcu();
+        bindings::pernet_state_set(net, id, core::ptr::null_mut());
+        drop(KBox::from_raw(state));
     }
 }

@@ -50,6 +50,8 @@ pub struct Ends {
     pub source_port: u16,
     /// Destination port.
     pub destination_port: u16,
+    /// TCP's flags.
+    pub flags: u8,
 }
 
 impl Skb {
@@ -90,6 +92,7 @@ impl Skb {
             destination: peek.daddr.to_ne_bytes(),
             source_port: u16::from_be(peek.sport),
             destination_port: u16::from_be(peek.dport),
+            flags: peek.flags,
         })
     }
 
@@ -224,6 +227,13 @@ impl Skb {
     pub fn set_transport(&mut self, ip: usize) {
         // SAFETY: The packet is valid and ours.
         unsafe { bindings::skb_set_transport(self.raw(), ip as u32) }
+    }
+
+    /// Counts the hop that forwarding is, on headers that are private already; `false` when it was
+    /// the last one.
+    pub fn hop(&mut self) -> bool {
+        // SAFETY: The packet is valid and ours.
+        unsafe { bindings::hop(self.raw()) }
     }
 
     /// Forgets what is valid only in the context of its arrival, so that the packet can wait.

@@ -9,7 +9,10 @@
 //! C headers: [`include/linux/rhashtable.h`](srctree/include/linux/rhashtable.h),
 //! [`include/linux/timer.h`](srctree/include/linux/timer.h)
 
-use crate::bindings;
+use crate::{
+    bindings,
+    pernet::{Net, NetRef, PerNet},
+};
 use carisma_core::tuple::Tuple;
 use core::{marker::PhantomData, ops::Deref, ptr::NonNull};
 use kernel::{
@@ -23,8 +26,11 @@ use kernel::{
 
 /// What is kept in a [`Table`].
 pub trait Value: Send + Sync + Sized + 'static {
+    /// The state that the table is a part of.
+    type Owner: PerNet;
+
     /// The entry's timer has run out. Softirq context; the timer may be armed again.
-    fn expired(entry: &Entry<Self>);
+    fn expired(entry: &Entry<Self>, owner: &Self::Owner);
 }
 
 /// One allocation: the head that C links, then the value.
@@ -171,7 +177,16 @@ unsafe extern "C" fn timer_expired<T: Value>(timer: *mut bindings::timer_list) {
         let head = container_of!(timer, bindings::carisma_node, timer);
         Entry::<T>(NonNull::new_unchecked(head.cast::<Node<T>>()))
     };
-    T::expired(&entry);
+    // SAFETY: Entries are armed when they are in a table, which was made for this namespace and is cleared, with a grace period after,
+    // before the namespace's state goes.
+    let net = unsafe { (*entry.head()).net };
+    if net.is_null() {
+        return;
+    }
+    // SAFETY: As above.
+    if let Some(owner) = T::Owner::of(unsafe { Net::from_raw(net.cast()) }) {
+        T::expired(&entry, owner);
+    }
 }
 
 /// Why an entry was not taken.
@@ -192,6 +207,7 @@ pub enum Refused {
 pub struct Table<T: Value> {
     #[pin]
     raw: Opaque<bindings::rhashtable>,
+    net: *mut bindings::net,
     _value: PhantomData<Entry<T>>,
 }
 
@@ -201,9 +217,11 @@ unsafe impl<T: Value> Send for Table<T> {}
 unsafe impl<T: Value> Sync for Table<T> {}
 
 impl<T: Value> Table<T> {
-    /// Makes an empty table. Process context.
-    pub fn new() -> impl PinInit<Self, Error> {
+    /// Makes an empty table, a part of `T::Owner`'s state of this namespace. Process context.
+    pub fn new(net: &NetRef) -> impl PinInit<Self, Error> {
+        let net = net.as_ptr();
         try_pin_init!(Self {
+            net,
             // SAFETY: `raw` is valid for writing; an rhashtable that failed to be initialised needs no clean-up.
             raw <- Opaque::try_ffi_init(|raw| to_result(unsafe {
                 bindings::table_init(raw)
@@ -236,6 +254,8 @@ impl<T: Value> Table<T> {
             return Err(Refused::Full);
         }
         let of_table = entry.clone();
+        // SAFETY: The node is live, and nobody else knows it yet.
+        unsafe { (*entry.head()).net = self.net.cast() };
         // SAFETY: The table is initialised, the node is live and in no table.
         match unsafe { bindings::table_insert(self.raw.get(), entry.head()) } {
             0 => {

@@ -7,6 +7,7 @@
 #include <linux/skbuff.h>
 #include <linux/tcp.h>
 #include <net/dst.h>
+#include <net/inet_hashtables.h>
 #include <net/ip.h>
 #include <net/route.h>
 #include <net/tcp.h>
@@ -17,18 +18,19 @@
 bool carisma_helper_skb_peek_tcp(const struct sk_buff *skb, struct carisma_peek *peek)
 {
 	const struct iphdr *ip = ip_hdr(skb);
-	const __be16 *ports;
-	__be16 buf[2];
+	const struct tcphdr *tcp;
+	struct tcphdr buf;
 
 	if (ip->version != 4 || ip->protocol != IPPROTO_TCP || (ip->frag_off & htons(IP_OFFSET)))
 		return false;
-	ports = skb_header_pointer(skb, skb_network_offset(skb) + ip->ihl * 4, sizeof(buf), buf);
-	if (!ports)
+	tcp = skb_header_pointer(skb, skb_network_offset(skb) + ip->ihl * 4, sizeof(buf), &buf);
+	if (!tcp)
 		return false;
 	peek->saddr = ip->saddr;
 	peek->daddr = ip->daddr;
-	peek->sport = ports[0];
-	peek->dport = ports[1];
+	peek->sport = tcp->source;
+	peek->dport = tcp->dest;
+	peek->flags = ((const __u8 *)tcp)[13];
 	return true;
 }
 
@@ -159,6 +161,17 @@ int carisma_helper_inject(struct net *net, struct sk_buff *skb, nf_hookfn *own, 
 	}
 	okfn(net, NULL, skb);
 	return 0;
+}
+
+/* Count the hop that forwarding is (RFC 1812, section 5.3.1); false when it was the last one. */
+bool carisma_helper_hop(struct sk_buff *skb)
+{
+	struct iphdr *ip = ip_hdr(skb);
+
+	if (ip->ttl <= 1)
+		return false;
+	ip_decrease_ttl(ip);
+	return true;
 }
 
 /*

@@ -8,7 +8,6 @@
 use crate::{
     seq::Seq,
     tcp::{
-        flag,
         Build,
         Header,
         SynFacts,
@@ -18,6 +17,7 @@ use crate::{
         Mismatch,
         Translation, //
     },
+    wire::Handshake,
 };
 
 /// How far a replay has come.
@@ -31,15 +31,6 @@ pub enum Phase {
     Offered,
     /// The front end has: the connection is TCP's and the client's.
     Live,
-}
-
-/// Why a handoff request makes no sense.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Invalid {
-    /// One of the three headers is not what it should be.
-    Header,
-    /// The headers are not of one handshake.
-    Mixed,
 }
 
 /// A connection that is replayed.
@@ -66,29 +57,15 @@ pub struct Back {
 
 impl Back {
     /// Begins with the handshake that the front end saw. `port` is that of the server here, `ts_base` the front end's timestamp clock.
-    pub fn new(handshake: [&[u8]; 3], port: u16, ts_base: u32) -> Result<Self, Invalid> {
-        let parse = |bytes| Header::parse(bytes).ok_or(Invalid::Header);
-        let [syn, syn_ack, ack] = handshake;
-        let (syn, syn_ack, ack) = (parse(syn)?, parse(syn_ack)?, parse(ack)?);
-        let client = SynFacts::of_syn(&syn).ok_or(Invalid::Header)?;
-        let known = SynFacts::of_syn_ack(&syn_ack).ok_or(Invalid::Header)?;
-        if !ack.has(flag::ACK) || ack.has(flag::SYN) || ack.has(flag::RST) {
-            return Err(Invalid::Header);
-        }
-        if syn_ack.ack() != client.isn.add(1)
-            || ack.seq() != client.isn.add(1)
-            || ack.ack() != known.isn.add(1)
-            || ack.source() != syn.source()
-            || syn_ack.dest() != syn.source()
-        {
-            return Err(Invalid::Mixed);
-        }
-        let ts = ack.options().map_err(|_| Invalid::Header)?.ts;
-        Ok(Self {
+    #[must_use]
+    pub fn new(handshake: &Handshake<'_>, port: u16, ts_base: u32) -> Self {
+        let (known, ack) = (*handshake.server(), handshake.ack());
+        let ts = ack.options().ok().and_then(|options| options.ts);
+        Self {
             phase: Phase::Syn,
             port,
-            client_port: syn.source(),
-            client: client.restricted(&known),
+            client_port: ack.source(),
+            client: handshake.client().restricted(&known),
             known,
             own_isn: Seq(0),
             own_ts: None,
@@ -97,7 +74,7 @@ impl Back {
             acked: ack.ack(),
             window: ack.window(),
             ts: ts.map_or(0, |ts| ts.val),
-        })
+        }
     }
 
     /// How far it has come.
@@ -191,7 +168,10 @@ impl Back {
 mod tests {
     use super::*;
     use crate::{
-        tcp::Options,
+        tcp::{
+            flag,
+            Options, //
+        },
         tuple::v4_mapped, //
     };
 
@@ -234,14 +214,14 @@ mod tests {
         ]
     }
 
-    fn back(handshake: &[std::vec::Vec<u8>; 3]) -> Result<Back, Invalid> {
-        let [a, b, c] = handshake;
-        Back::new([a, b, c], 8080, 9100)
+    fn back(handshake: &[std::vec::Vec<u8>; 3]) -> Back {
+        let [syn, syn_ack, ack] = handshake.each_ref().map(|h| Header::parse(h).unwrap());
+        Back::new(&Handshake::new(syn, syn_ack, ack).unwrap(), 8080, 9100)
     }
 
     #[test]
     fn a_replay_goes_through_its_phases() {
-        let mut back = back(&handshake(Some(70))).unwrap();
+        let mut back = back(&handshake(Some(70)));
         let syn = write(back.syn());
         let syn = Header::parse(&syn).unwrap();
         assert_eq!(
@@ -280,23 +260,8 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_of_two_connections_is_refused() {
-        let good = handshake(Some(70));
-        assert!(back(&good).is_ok());
-        let mut mixed = good.clone();
-        mixed[1] = syn_ack(&facts(500, Some(9000), 7), 102);
-        assert_eq!(back(&mixed).err(), Some(Invalid::Mixed));
-        let mut short = good.clone();
-        short[2].truncate(19);
-        assert_eq!(back(&short).err(), Some(Invalid::Header));
-        let mut swapped = good;
-        swapped.swap(0, 1);
-        assert_eq!(back(&swapped).err(), Some(Invalid::Header));
-    }
-
-    #[test]
     fn what_tcp_here_does_not_agree_to_is_an_error() {
-        let mut back = back(&handshake(Some(70))).unwrap();
+        let mut back = back(&handshake(Some(70)));
         let own = syn_ack(&facts(7000, None, 6), 101);
         assert_eq!(
             back.on_syn_ack(&Header::parse(&own).unwrap()),
@@ -306,7 +271,7 @@ mod tests {
 
     #[test]
     fn an_old_syn_ack_is_not_taken() {
-        let mut back = back(&handshake(None)).unwrap();
+        let mut back = back(&handshake(None));
         let old = syn_ack(&facts(7000, None, 6), 99);
         assert_eq!(back.on_syn_ack(&Header::parse(&old).unwrap()), Ok(false));
         assert_eq!(back.phase(), Phase::Syn);

@@ -18,6 +18,7 @@ use crate::{
         Timestamps,
         MAX_HEADER_LEN, //
     },
+    wire::Handshake,
 };
 
 /// A TCP header that is kept to be sent elsewhere.
@@ -259,10 +260,14 @@ impl Front {
             || (self.client.ecn != Ecn::Off && self.server.ecn == Ecn::Accurate))
     }
 
-    /// The three headers of the handshake: the client's SYN, TCP's SYN-ACK, and the client's ACK.
+    /// The handshake between the client and TCP, once it is whole.
     #[must_use]
-    pub fn handshake(&self) -> [&[u8]; 3] {
-        [self.syn.bytes(), self.syn_ack.bytes(), self.ack.bytes()]
+    pub fn handshake(&self) -> Option<Handshake<'_>> {
+        Handshake::new(
+            Header::parse(self.syn.bytes())?,
+            Header::parse(self.syn_ack.bytes())?,
+            Header::parse(self.ack.bytes())?,
+        )
     }
 
     /// The newest acknowledgement number, window and TSval of the client's.
@@ -307,14 +312,10 @@ impl Front {
         Build::ack(source, dest, seq, ack, self.window, self.client_ts())
     }
 
-    /// The client's: a FIN behind the bytes that are held.
+    /// The number of the client's first byte.
     #[must_use]
-    pub fn fin(&self) -> Build {
-        let ack = self.segment(self.held());
-        Build {
-            flags: flag::FIN | flag::ACK,
-            ..ack
-        }
+    pub fn first(&self) -> Seq {
+        self.client.isn.add(1)
     }
 
     /// The client's: a reset with the exact number that TCP expects, which has got no payload yet.
@@ -420,11 +421,11 @@ mod tests {
     #[test]
     fn the_handshake_passes_and_is_kept() {
         let front = open();
-        let [syn, syn_ack, ack] = front.handshake();
-        assert!(Header::parse(syn).unwrap().has(flag::SYN));
-        assert!(Header::parse(syn_ack).unwrap().has(flag::SYN | flag::ACK));
-        assert_eq!(Header::parse(ack).unwrap().seq(), Seq(101));
-        assert_eq!(ack.len(), HEADER_LEN + 12);
+        let handshake = front.handshake().unwrap();
+        assert_eq!(handshake.client().isn, Seq(100));
+        assert_eq!(handshake.server().isn, Seq(500));
+        assert_eq!(handshake.ack().seq(), Seq(101));
+        assert_eq!(handshake.ack().header_len(), HEADER_LEN + 12);
         assert!(front.is_portable());
         assert_eq!(front.newest(), (Seq(501), 500, 77));
     }
@@ -510,10 +511,6 @@ mod tests {
         with(&front.reset(), |h| {
             assert_eq!(h.seq(), Seq(101));
             assert!(h.has(flag::RST));
-        });
-        with(&front.fin(), |h| {
-            assert_eq!(h.seq(), Seq(1101));
-            assert!(h.has(flag::FIN | flag::ACK));
         });
     }
 

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Connections that BTCP has to do with.
+//!
+//! A flow is found by its [`Tuple`](carisma_core::tuple::Tuple), as this node's TCP sees it, for both directions. All that changes is
+//! in [`Inner`], under the flow's lock. That lock may be taken under a socket's lock, and sends records under it; it is never held while
+//! a segment is given to TCP or a message to UTCP that takes locks of TCP's.
+//!
+//! At the front end: `Deciding` → `Asked` → `Forward` → `Over`, or the flow ends as soon as the request is this node's to serve.
+//! At the back end: `Replay` → `Live` → `Over`.
+
+use crate::{
+    back::{Live, Replay},
+    config::Endpoint,
+    counters::{Counter, Gauge},
+    front::{Deciding, Forward},
+    lower,
+    packet,
+    state::State,
+    uapi::{
+        carisma_flow_state_CARISMA_FLOW_STATE_HANDED_OFF as STATE_HANDED_OFF,
+        carisma_flow_state_CARISMA_FLOW_STATE_HANDSHAKE as STATE_HANDSHAKE,
+        carisma_flow_state_CARISMA_FLOW_STATE_HEAD as STATE_HEAD,
+        carisma_flow_state_CARISMA_FLOW_STATE_LINGERING as STATE_LINGERING,
+        carisma_flow_state_CARISMA_FLOW_STATE_REPLAY as STATE_REPLAY,
+        carisma_flow_state_CARISMA_FLOW_STATE_ACCEPTED as STATE_ACCEPTED,
+        carisma_flow_state_CARISMA_FLOW_STATE_REQUESTED as STATE_REQUESTED,
+        carisma_role_CARISMA_ROLE_BACK_END as ROLE_BACK,
+        carisma_role_CARISMA_ROLE_FRONT_END as ROLE_FRONT, //
+    },
+};
+use carisma_core::{
+    tcp::Build,
+    tuple::Tuple,
+    wire::{Body, Handoff, Record},
+};
+use carisma_net::{
+    genl::Cursor,
+    lock::SpinLockBh,
+    netfilter::{self, PacketContext},
+    new_spinlock_bh,
+    skb::{Queue, Skb},
+    table::{Entry, Value},
+};
+use kernel::prelude::*;
+
+/// A flow of the table.
+pub(crate) type FlowRef = Entry<Flow>;
+
+/// A connection.
+#[pin_data]
+pub(crate) struct Flow {
+    #[pin]
+    pub(crate) inner: SpinLockBh<Inner>,
+}
+
+/// What is under a flow's lock.
+pub(crate) struct Inner {
+    pub(crate) stage: Stage,
+    /// Segments of the client's that wait until it is known who gets them.
+    pub(crate) parked: Queue,
+    /// Somebody is giving the parked segments on, in order: others have to queue behind them.
+    pub(crate) draining: bool,
+    /// Packets that were forwarded or translated.
+    pub(crate) packets: u64,
+}
+
+/// How many segments may wait.
+pub(crate) const PARKED_MAX: usize = 64;
+
+/// Where a connection stands.
+pub(crate) enum Stage {
+    /// Here it is the front end, and the request is not whole yet.
+    Deciding(KBox<Deciding>),
+    /// Another node was asked to take it over.
+    Asked(KBox<Deciding>),
+    /// Another node serves it.
+    Forward(Forward),
+    /// Here it is the back end, whose TCP is being given the connection.
+    Replay(KBox<Replay>),
+    /// This node serves it for another.
+    Live(Live),
+    /// It has ended, but its last segments may still come.
+    Over(Over),
+    /// It is no flow any more, and is in no table.
+    Gone,
+}
+
+/// How long the last segments of a connection may come: as long as a TIME_WAIT answers them
+/// (include/net/tcp.h, TCP_TIMEWAIT_LEN), or as long as one may be on its way.
+pub(crate) const fn linger_ms(time_wait: bool) -> u32 {
+    if time_wait {
+        60_000
+    } else {
+        1_000
+    }
+}
+
+/// What is done with the segments of a connection that has ended.
+pub(crate) enum Over {
+    /// They are forwarded.
+    Forward(Forward),
+    /// They are translated.
+    Live(Live),
+}
+
+impl Flow {
+    /// A flow to be put into the table.
+    pub(crate) fn new(key: &Tuple, stage: Stage) -> Result<FlowRef> {
+        let inner = Inner {
+            stage,
+            parked: Queue::new(),
+            draining: false,
+            packets: 0,
+        };
+        FlowRef::new(
+            key,
+            try_pin_init!(Self {
+                inner <- new_spinlock_bh!(inner, "carisma_flow"),
+            }? Error),
+            GFP_ATOMIC,
+        )
+    }
+}
+
+impl Value for Flow {
+    type Owner = State;
+
+    fn expired(flow: &FlowRef, state: &State) {
+        state.on_timer(flow);
+    }
+}
+
+impl State {
+    /// Takes the flow, whose stage the caller has just made [`Stage::Gone`], out of the table. Any context.
+    pub(crate) fn forget(&self, flow: &FlowRef) {
+        flow.disarm();
+        if self.flows.remove(flow) {
+            self.counters.down(Gauge::Flows);
+        }
+    }
+
+    /// Gives this node's TCP a segment that seems to be the client's. An error, which is memory's or the route's, is as if the wire had lost it.
+    pub(crate) fn to_tcp(&self, flow: &FlowRef, build: &Build, payload: &[u8], ctx: &PacketContext) {
+        if let Ok(skb) = packet::from_client(flow.key(), build, payload) {
+            self.inject(skb, ctx);
+        }
+    }
+
+    /// Gives this node's TCP a segment of the client's. No lock of a flow or socket is held.
+    pub(crate) fn inject(&self, skb: Skb, ctx: &PacketContext) {
+        if netfilter::inject::<State>(&self.net, skb, ctx).is_err() {
+            self.counters.count(Counter::PacketsDroppedUnroutable);
+        }
+    }
+
+    /// Gives this node's TCP `bytes` as segments that `build` makes for each offset.
+    pub(crate) fn stream_to_tcp(
+        &self,
+        flow: &FlowRef,
+        bytes: &[u8],
+        build: impl Fn(u32) -> Build,
+        ctx: &PacketContext,
+    ) {
+        let mut offset: u32 = 0;
+        for chunk in bytes.chunks(packet::SEGMENT) {
+            self.to_tcp(flow, &build(offset), chunk, ctx);
+            // CAST: A chunk is small.
+            offset = offset.wrapping_add(chunk.len() as u32);
+        }
+    }
+
+    /// Queues a record for a node. Any context. An error says that it will not be sent.
+    pub(crate) fn record(&self, node: u32, id: u64, tuple: Tuple, body: Body<'_>) -> Result {
+        let sent = self.try_record(node, &Record::Handoff(Handoff { id, tuple, body }));
+        if sent.is_err() {
+            self.counters.count(Counter::RecordsUnsent);
+        }
+        sent
+    }
+
+    fn try_record(&self, node: u32, record: &Record<'_>) -> Result {
+        let mut bytes = KVec::new();
+        bytes.resize(record.encoded_len(), 0, GFP_ATOMIC)?;
+        let len = record.encode(&mut bytes).ok_or(EMSGSIZE)?;
+        let record = bytes.get(..len).ok_or(EMSGSIZE)?;
+        lower::send(&self.net, node, record)
+    }
+
+    /// The timer of a flow has run out. Softirq.
+    fn on_timer(&self, flow: &FlowRef) {
+        let ctx = PacketContext::enter();
+        let inner = flow.inner.lock();
+        match inner.stage {
+            Stage::Deciding(_) | Stage::Asked(_) => self.front_timer(flow, inner, &ctx),
+            Stage::Replay(_) | Stage::Live(_) => self.back_timer(flow, inner, &ctx),
+            Stage::Over(_) => self.end(flow, inner),
+            Stage::Forward(_) | Stage::Gone => {}
+        }
+    }
+
+    /// Whether a SYN on such a flow begins a new connection: the old one has ended, or has no one at its other end any more. On all others
+    /// it is for the TCP that has the connection to say what it is (RFC 9293, section 3.10.7.4; RFC 5961, section 4).
+    pub(crate) fn is_superseded(&self, stage: &Stage) -> bool {
+        match stage {
+            Stage::Over(_) => true,
+            Stage::Forward(forward) => !self.is_up(forward.node),
+            _ => false,
+        }
+    }
+
+    /// Ends a flow whose tuple a new connection has.
+    pub(crate) fn supersede(&self, flow: &FlowRef, inner: InnerGuard<'_>) {
+        match inner.stage {
+            Stage::Forward(_) => self.front_lose(flow, inner),
+            _ => self.end(flow, inner),
+        }
+    }
+
+    /// Ends a flow of which nothing is left to be done.
+    pub(crate) fn end(&self, flow: &FlowRef, mut inner: InnerGuard<'_>) {
+        let was = core::mem::replace(&mut inner.stage, Stage::Gone);
+        drop(inner);
+        drop(was);
+        self.forget(flow);
+    }
+}
+
+/// What users see of a connection.
+pub(crate) struct FlowInfo {
+    /// A `CARISMA_ROLE_…`.
+    pub(crate) role: u32,
+    /// A `CARISMA_FLOW_STATE_…`.
+    pub(crate) state: u32,
+    pub(crate) client: Endpoint,
+    pub(crate) local: Endpoint,
+    /// Index of the node at the other end of the handoff, or 0.
+    pub(crate) node: u32,
+    /// Packets of the client that were forwarded or translated.
+    pub(crate) packets: u64,
+}
+
+impl FlowInfo {
+    /// What there is to be seen; `None` of a flow that is no more.
+    fn of(flow: &FlowRef) -> Option<Self> {
+        let inner = flow.inner.lock();
+        let (role, state, node) = match &inner.stage {
+            Stage::Deciding(it) if it.has_child() => (ROLE_FRONT, STATE_HEAD, 0),
+            Stage::Deciding(_) => (ROLE_FRONT, STATE_HANDSHAKE, 0),
+            Stage::Asked(it) => (ROLE_FRONT, STATE_REQUESTED, it.node()),
+            Stage::Forward(it) => (ROLE_FRONT, STATE_HANDED_OFF, it.node),
+            Stage::Over(Over::Forward(it)) => (ROLE_FRONT, STATE_LINGERING, it.node),
+            Stage::Replay(it) if it.is_offered() => (ROLE_BACK, STATE_ACCEPTED, it.origin.node),
+            Stage::Replay(it) => (ROLE_BACK, STATE_REPLAY, it.origin.node),
+            Stage::Live(it) => (ROLE_BACK, STATE_HANDED_OFF, it.origin.node),
+            Stage::Over(Over::Live(it)) => (ROLE_BACK, STATE_LINGERING, it.origin.node),
+            Stage::Gone => return None,
+        };
+        let key = flow.key();
+        let endpoint = |addr: [u8; 16], port: u16| Endpoint { addr, port };
+        Some(Self {
+            role,
+            state,
+            client: endpoint(key.client, key.client_port.get()),
+            local: endpoint(key.local, key.local_port.get()),
+            node,
+            packets: inner.packets,
+        })
+    }
+}
+
+impl State {
+    /// Calls `emit` for the flows from the cursor on, and moves the cursor past each that it took. The table may change meanwhile: then
+    /// a flow may come twice or not at all. Process context.
+    pub(crate) fn visit_flows(
+        &self,
+        cursor: &mut Cursor,
+        emit: &mut dyn FnMut(&FlowInfo) -> Result,
+    ) -> Result {
+        let [taken, ..] = cursor;
+        let mut place = 0;
+        let mut result = Ok(());
+        self.flows.for_each(|flow| {
+            place += 1;
+            if result.is_err() || place <= *taken {
+                return;
+            }
+            if let Some(info) = FlowInfo::of(flow) {
+                result = emit(&info);
+            }
+            if result.is_ok() {
+                *taken = place;
+            }
+        });
+        result
+    }
+
+    /// Ends all handed-off connections, with a reset to both ends. Process context, may sleep.
+    pub(crate) fn end_handed_off(&self) {
+        // What sleeps cannot be done while the table is walked.
+        loop {
+            let mut some = KVec::new();
+            self.flows.for_each(|flow| {
+                let handed_off = matches!(flow.inner.lock().stage, Stage::Forward(_) | Stage::Live(_));
+                if handed_off && some.len() < 64 {
+                    // Without memory, or beyond the bound, it is the next round's.
+                    let _ = some.push(flow.clone(), GFP_ATOMIC);
+                }
+            });
+            if some.is_empty() {
+                return;
+            }
+            for flow in &some {
+                self.end_by_force(flow);
+            }
+        }
+    }
+
+    fn end_by_force(&self, flow: &FlowRef) {
+        let inner = flow.inner.lock();
+        match &inner.stage {
+            Stage::Forward(forward) => {
+                // The back end resets it; this node has no more to do with it either way.
+                let (node, id, tuple) = (forward.node, forward.id, forward.theirs(flow));
+                let _ = self.record(node, id, tuple, Body::Abort);
+                self.front_lose(flow, inner);
+            }
+            Stage::Live(_) => {
+                drop(inner);
+                self.back_reset(flow);
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends all flows, as the namespace ends. Process context.
+    pub(crate) fn clear_flows(&self) {
+        self.flows.clear(|flow| {
+            let mut inner = flow.inner.lock();
+            let was = core::mem::replace(&mut inner.stage, Stage::Gone);
+            drop(inner);
+            if matches!(was, Stage::Forward(_) | Stage::Live(_) | Stage::Replay(_)) {
+                lower::release_modules();
+            }
+        });
+    }
+}
+
+/// The lock of a flow, held.
+pub(crate) type InnerGuard<'a> =
+    kernel::sync::lock::Guard<'a, Inner, carisma_net::lock::SpinLockBhBackend>;

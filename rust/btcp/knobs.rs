@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Numbers that an administrator can change.
+
+use kernel::{
+    prelude::*,
+    sync::atomic::{Atomic, Relaxed}, //
+};
+
+/// A number that can be changed.
+#[derive(Clone, Copy)]
+#[repr(usize)]
+pub(crate) enum Knob {
+    /// How long a request head may take to become whole, in milliseconds.
+    HeadTimeoutMs,
+    /// How long a back end may take to answer, in milliseconds.
+    HandoffTimeoutMs,
+    /// The longest request head, in bytes.
+    HeadMax,
+    /// How many flows there may be.
+    FlowsMax,
+}
+
+/// What is known of a knob.
+pub(crate) struct Range {
+    /// Its name in sysfs.
+    pub(crate) name: &'static CStr,
+    /// The least value.
+    pub(crate) min: u32,
+    /// The greatest value.
+    pub(crate) max: u32,
+    /// The value at first.
+    pub(crate) default: u32,
+}
+
+impl Knob {
+    const COUNT: usize = 4;
+
+    /// All of them.
+    pub(crate) const ALL: [Self; Self::COUNT] = [
+        Self::HeadTimeoutMs,
+        Self::HandoffTimeoutMs,
+        Self::HeadMax,
+        Self::FlowsMax,
+    ];
+
+    /// Its name and range.
+    pub(crate) const fn range(self) -> Range {
+        let (name, min, max, default) = match self {
+            Self::HeadTimeoutMs => (c"head_timeout_ms", 100, 600_000, 10_000),
+            Self::HandoffTimeoutMs => (c"handoff_timeout_ms", 10, 60_000, 1_000),
+            Self::HeadMax => (c"head_max", 256, 32_768, 16_384),
+            Self::FlowsMax => (c"flows_max", 0, 16_777_216, 262_144),
+        };
+        Range {
+            name,
+            min,
+            max,
+            default,
+        }
+    }
+}
+
+/// The knobs of a namespace. Any context.
+pub(crate) struct Knobs([Atomic<u32>; Knob::COUNT]);
+
+impl Knobs {
+    /// All as they are at first.
+    pub(crate) fn new() -> Self {
+        Self(Knob::ALL.map(|knob| Atomic::new(knob.range().default)))
+    }
+
+    /// The value of a knob.
+    pub(crate) fn get(&self, knob: Knob) -> u32 {
+        self.0
+            .get(knob as usize)
+            .map_or(knob.range().default, |value| value.load(Relaxed))
+    }
+
+    /// Changes a knob. Errors: `EINVAL` out of its range, and nothing is changed.
+    pub(crate) fn set(&self, knob: Knob, value: u32) -> Result {
+        let range = knob.range();
+        if value < range.min || value > range.max {
+            return Err(EINVAL);
+        }
+        self.0
+            .get(knob as usize)
+            .ok_or(EINVAL)?
+            .store(value, Relaxed);
+        Ok(())
+    }
+
+    pub(crate) fn head_timeout_ms(&self) -> u32 {
+        self.get(Knob::HeadTimeoutMs)
+    }
+
+    pub(crate) fn handoff_timeout_ms(&self) -> u32 {
+        self.get(Knob::HandoffTimeoutMs)
+    }
+
+    pub(crate) fn head_max(&self) -> usize {
+        self.get(Knob::HeadMax) as usize
+    }
+
+    pub(crate) fn flows_max(&self) -> usize {
+        self.get(Knob::FlowsMax) as usize
+    }
+}

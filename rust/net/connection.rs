@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sockets of this node's TCP, by the connection that they have; and the clock that segments are timed by.
+//!
+//! C header: [`include/net/inet_hashtables.h`](srctree/include/net/inet_hashtables.h)
+
+use crate::{
+    bindings,
+    pernet::Net, //
+};
+use carisma_core::tuple::{v4_of, Tuple};
+use kernel::{
+    error::to_result,
+    prelude::*, //
+};
+
+/// The arguments that name an IPv4 connection to C.
+fn ends(tuple: &Tuple) -> Option<(u32, u16, u32, u16)> {
+    Some((
+        u32::from_ne_bytes(v4_of(&tuple.client)?),
+        tuple.client_port.get().to_be(),
+        u32::from_ne_bytes(v4_of(&tuple.local)?),
+        tuple.local_port.get().to_be(),
+    ))
+}
+
+/// Whether there is a socket with this connection, in whichever state but TIME_WAIT. Softirq or process context.
+pub fn is_live(net: &Net, tuple: &Tuple) -> bool {
+    // SAFETY: The namespace is valid.
+    ends(tuple).is_some_and(|(client, client_port, local, local_port)| unsafe {
+        bindings::connection_is_live(net.as_ptr(), client, client_port, local, local_port)
+    })
+}
+
+/// Ends the socket with this connection: a reset to the client, ECONNABORTED to the server. Process context, may sleep. Errors: `ENOENT`.
+pub fn abort(net: &Net, tuple: &Tuple) -> Result {
+    let (client, client_port, local, local_port) = ends(tuple).ok_or(ENOENT)?;
+    // SAFETY: The namespace is valid.
+    to_result(unsafe {
+        bindings::connection_abort(net.as_ptr(), client, client_port, local, local_port)
+    })
+}
+
+/// Milliseconds of a clock that does not stop and wraps. Any context.
+pub fn now_ms() -> u32 {
+    // SAFETY: Reads a clock.
+    unsafe { bindings::now_ms() }
+}
