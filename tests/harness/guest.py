@@ -295,7 +295,7 @@ class Guest:
 
     # Life
 
-    def start(self, timeout=60):
+    def start(self, timeout=120):
         """Boot, and return once commands can be run."""
         if not os.path.exists(kernel_image(self.kernel)):
             raise GuestError(f'there is no {self.kernel} kernel: {kernel_image(self.kernel)}')
