@@ -2,8 +2,9 @@
 /*
  * The messages between BTCP, below TCP, and UTCP, above it.
  *
- * As the STREAMS modules of the paper did (section 4), the two modules speak by messages alone: one put procedure each
- * way, and no pointer of the one is ever kept by the other. The kinds follow the paper's TPI primitives.
+ * As the STREAMS modules of the paper did (section 4), the two modules speak by messages alone: one
+ * put procedure each way, and no pointer of the one is ever kept by the other. The kinds follow the
+ * paper's TPI primitives.
  */
 #ifndef CARISMA_MSG_H
 #define CARISMA_MSG_H
@@ -19,7 +20,8 @@ struct net;
 #define CARISMA_MSG_ABI		1
 
 /*
- * A connection, as the TCP of this node sees it. IPv4 addresses are v4-mapped (RFC 4291, section 2.5.5.2), ports are big-endian.
+ * A connection, as the TCP of this node sees it. IPv4 addresses are v4-mapped (RFC 4291, section
+ * 2.5.5.2), ports are big-endian.
  */
 struct carisma_tuple {
 	__u8	client[16];
@@ -32,16 +34,18 @@ enum carisma_msg_kind {
 	/*
 	 * UTCP to BTCP.
 	 *
-	 * CONN_IND: TCP made a child for the tuple. Softirq, with the child's lock held. Answers 1 to withhold it from
-	 * accept(), 0 to let it pass.
-	 * DISCON_IND: a socket on a service's port went to CLOSE; value is 1 if a TIME_WAIT takes its place. Any context, with the
-	 * socket's lock held.
+	 * CONN_IND: TCP made a child for the tuple. Softirq, with the child's lock held. Answers 1
+	 * to withhold it from accept(), 0 to let it pass.
+	 * DISCON_IND: a socket on a service's port went to CLOSE; value is 1 if a TIME_WAIT takes
+	 * its place. Any context, with the socket's lock held.
 	 * RECORD_IND: a whole record of the peer "node" (len bytes at data). Process context.
-	 * PEER_UP, PEER_DOWN: the control connection to "node"; value is the epoch of the peer's module. Process context.
-	 * CONFIG_REQ: tell the namespace's configuration again. It comes up as SERVICE_ADD and NODE_ADD before this
-	 * returns; what UTCP knows already may be among it. Process context, may sleep.
-	 * LEAVE_REQ: UTCP is about to leave the namespace. Connections that are not decided come up as CONN_RES before this
-	 * returns, and none is withheld any more. Process context.
+	 * PEER_UP, PEER_DOWN: the control connection to "node"; value is the epoch of the peer's
+	 * module. Process context.
+	 * CONFIG_REQ: tell the namespace's configuration again. It comes up as SERVICE_ADD and
+	 * NODE_ADD before this returns; what UTCP knows already may be among it. Process context,
+	 * may sleep.
+	 * LEAVE_REQ: UTCP is about to leave the namespace. Connections that are not decided come up
+	 * as CONN_RES before this returns, and none is withheld any more. Process context.
 	 */
 	CARISMA_CONN_IND = 1,
 	CARISMA_DISCON_IND,
@@ -54,12 +58,14 @@ enum carisma_msg_kind {
 	/*
 	 * BTCP to UTCP.
 	 *
-	 * CONN_RES: append the withheld child to the accept queue. Softirq or process context. -ENOENT if there is none.
+	 * CONN_RES: append the withheld child to the accept queue. Softirq or process context.
+	 * -ENOENT if there is none.
 	 * CONN_DISCARD: free the withheld child, which has just been reset. Same context.
-	 * RECORD_REQ: copy the record and queue it for "node". Softirq. -ENOTCONN if the peer is down, -ENOBUFS at the bound.
+	 * RECORD_REQ: copy the record and queue it for "node". Softirq. -ENOTCONN if the peer is
+	 * down, -ENOBUFS at the bound.
 	 * SERVICE_ADD, SERVICE_DEL: tuple.local and tuple.local_port. Process context, may sleep.
-	 * NODE_ADD, NODE_DEL: node (from 1), its name, tuple.local and tuple.local_port of its control connection; value is
-	 * 1 for this node itself. Process context, may sleep.
+	 * NODE_ADD, NODE_DEL: node (from 1), its name, tuple.local and tuple.local_port of its
+	 * control connection; value is 1 for this node itself. Process context, may sleep.
 	 */
 	CARISMA_CONN_RES = 32,
 	CARISMA_CONN_DISCARD,
@@ -89,8 +95,8 @@ struct carisma_upper {
 };
 
 /*
- * Exported by BTCP. After attach() UTCP is told of changes, and asks for what there was before by CONFIG_REQ, once for each
- * namespace. After detach() no put into UTCP is under way nor will be.
+ * Exported by BTCP. After attach() UTCP is told of changes, and asks for what there was before by
+ * CONFIG_REQ, once for each namespace. After detach() no put into UTCP is under way nor will be.
  */
 int carisma_btcp_attach(const struct carisma_upper *upper);
 void carisma_btcp_detach(void);

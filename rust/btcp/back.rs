@@ -25,7 +25,8 @@ use carisma_net::{
 };
 use kernel::{prelude::*, sync::rcu};
 
-/// How often a replay is taken further when TCP has not answered at once, and bytes are given to it that it has not acknowledged.
+/// How often a replay is taken further when TCP has not answered at once, and bytes are given to it
+/// that it has not acknowledged.
 const RETRY_MS: u32 = 100;
 
 /// How often bytes are given to TCP that it does not acknowledge.
@@ -112,7 +113,12 @@ impl State {
     }
 
     /// Makes the flow of a replay, if there is nothing against it.
-    fn back_replay(&self, node: u32, handoff: &Handoff<'_>, req: &Req<'_>) -> Result<FlowRef, Reason> {
+    fn back_replay(
+        &self,
+        node: u32,
+        handoff: &Handoff<'_>,
+        req: &Req<'_>,
+    ) -> Result<FlowRef, Reason> {
         let key = &handoff.tuple;
         let port = key.local_port.get();
         if self.config.is_draining() {
@@ -120,7 +126,12 @@ impl State {
         }
         {
             let rcu = rcu::read_lock();
-            if self.config.snapshot(&rcu).service(&key.local, port).is_none() {
+            if self
+                .config
+                .snapshot(&rcu)
+                .service(&key.local, port)
+                .is_none()
+            {
                 return Err(Reason::NoService);
             }
         }
@@ -144,7 +155,8 @@ impl State {
             failed: None,
             offered: false,
         };
-        self.back_insert(key, replay).inspect_err(|_| lower::release_modules())
+        self.back_insert(key, replay)
+            .inspect_err(|_| lower::release_modules())
     }
 
     /// Makes way for a new connection with the tuple of one that has ended.
@@ -177,7 +189,8 @@ impl State {
         Ok(flow)
     }
 
-    /// Takes a replay as far as it goes: TCP mostly answers before the injection of a segment returns.
+    /// Takes a replay as far as it goes: TCP mostly answers before the injection of a segment
+    /// returns.
     fn back_advance(&self, flow: &FlowRef, ctx: &PacketContext) {
         let mut last = None;
         loop {
@@ -220,7 +233,8 @@ impl State {
         }
     }
 
-    /// Gives a replay up. TCP and UTCP forget it, and the front end is told `reason`, if there is one.
+    /// Gives a replay up. TCP and UTCP forget it, and the front end is told `reason`, if there is
+    /// one.
     fn back_fail(
         &self,
         flow: &FlowRef,
@@ -238,7 +252,12 @@ impl State {
                 None => Counter::HandoffsInAborted,
             });
             if let Some(reason) = reason {
-                let _ = self.record(origin.node, origin.id, origin.theirs(flow), Body::Reject(reason));
+                let _ = self.record(
+                    origin.node,
+                    origin.id,
+                    origin.theirs(flow),
+                    Body::Reject(reason),
+                );
             }
             self.to_tcp(flow, &replay.back.reset(), &[], ctx);
             let _ = lower::put(&self.net, kind::CONN_DISCARD, flow.key());
@@ -264,7 +283,8 @@ impl State {
                 return;
             }
         };
-        if data.seq != replay.back.first() || !replay.back.commit(data.ack, data.window, data.tsval) {
+        if data.seq != replay.back.first() || !replay.back.commit(data.ack, data.window, data.tsval)
+        {
             inner.stage = Stage::Replay(replay);
             self.counters.count(Counter::RecordsBad);
             return;
@@ -288,14 +308,17 @@ impl State {
     /// A copy of the front end's bytes. Without memory for one they are given to TCP just once.
     fn back_keep(&self, back: Back, bytes: &[u8]) -> Option<KBox<Undelivered>> {
         let mut copy = KVec::new();
-        let kept = copy.extend_from_slice(bytes, GFP_ATOMIC).ok().and_then(|()| {
-            let undelivered = Undelivered {
-                back,
-                bytes: copy,
-                tries: 0,
-            };
-            KBox::new(undelivered, GFP_ATOMIC).ok()
-        });
+        let kept = copy
+            .extend_from_slice(bytes, GFP_ATOMIC)
+            .ok()
+            .and_then(|()| {
+                let undelivered = Undelivered {
+                    back,
+                    bytes: copy,
+                    tries: 0,
+                };
+                KBox::new(undelivered, GFP_ATOMIC).ok()
+            });
         if kept.is_none() {
             self.counters.count(Counter::FlowsRefusedMemory);
         }
@@ -350,7 +373,12 @@ impl State {
     }
 
     /// Makes a segment of the client's one that TCP here understands.
-    fn translate_in(&self, translation: &Translation, mut skb: Skb, layout: &Layout) -> Option<Skb> {
+    fn translate_in(
+        &self,
+        translation: &Translation,
+        mut skb: Skb,
+        layout: &Layout,
+    ) -> Option<Skb> {
         let partial = skb.checksum_is_partial();
         let translated = skb
             .headers_mut(layout)
@@ -363,7 +391,8 @@ impl State {
         Some(skb)
     }
 
-    /// A segment that TCP here sends on a connection of a front end's; it goes on translated, or not at all.
+    /// A segment that TCP here sends on a connection of a front end's; it goes on translated, or
+    /// not at all.
     pub(crate) fn back_output(
         &self,
         flow: &FlowRef,
@@ -419,7 +448,8 @@ impl State {
         self.back_reset(&flow);
     }
 
-    /// Ends a live connection by force: both the client and the server are told. Process context, may sleep.
+    /// Ends a live connection by force: both the client and the server are told. Process context,
+    /// may sleep.
     pub(crate) fn back_reset(&self, flow: &FlowRef) {
         self.counters.count(Counter::FlowsReset);
         if connection::abort(&self.net, flow.key()).is_err() {
@@ -442,7 +472,10 @@ impl State {
                 flow.arm(linger_ms(time_wait));
                 drop(inner);
                 let closed = Body::Closed { linger: time_wait };
-                if self.record(origin.node, origin.id, origin.theirs(flow), closed).is_ok() {
+                if self
+                    .record(origin.node, origin.id, origin.theirs(flow), closed)
+                    .is_ok()
+                {
                     self.counters.count(Counter::ClosedNotified);
                 }
                 self.counters.down(Gauge::HandedOffIn);
@@ -459,7 +492,12 @@ impl State {
     }
 
     /// The timer of a connection that was handed to this node has run out. Softirq.
-    pub(crate) fn back_timer(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, ctx: &PacketContext) {
+    pub(crate) fn back_timer(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        ctx: &PacketContext,
+    ) {
         match &mut inner.stage {
             Stage::Replay(replay) => {
                 replay.tries = replay.tries.saturating_add(1);

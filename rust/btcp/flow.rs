@@ -2,28 +2,28 @@
 
 //! Connections that BTCP has to do with.
 //!
-//! A flow is found by its [`Tuple`](carisma_core::tuple::Tuple), as this node's TCP sees it, for both directions. All that changes is
-//! in [`Inner`], under the flow's lock. That lock may be taken under a socket's lock, and sends records under it; it is never held while
-//! a segment is given to TCP or a message to UTCP that takes locks of TCP's.
+//! A flow is found by its [`Tuple`](carisma_core::tuple::Tuple), as this node's TCP sees it, for
+//! both directions. All that changes is in [`Inner`], under the flow's lock. That lock may be taken
+//! under a socket's lock, and sends records under it; it is never held while a segment is given to
+//! TCP or a message to UTCP that takes locks of TCP's.
 //!
-//! At the front end: `Deciding` → `Asked` → `Forward` → `Over`, or the flow ends as soon as the request is this node's to serve.
-//! At the back end: `Replay` → `Live` → `Over`.
+//! At the front end: `Deciding` → `Asked` → `Forward` → `Over`, or the flow ends as soon as the
+//! request is this node's to serve. At the back end: `Replay` → `Live` → `Over`.
 
 use crate::{
     back::{Live, Replay},
     config::Endpoint,
     counters::{Counter, Gauge},
     front::{Deciding, Forward},
-    lower,
-    packet,
+    lower, packet,
     state::State,
     uapi::{
+        carisma_flow_state_CARISMA_FLOW_STATE_ACCEPTED as STATE_ACCEPTED,
         carisma_flow_state_CARISMA_FLOW_STATE_HANDED_OFF as STATE_HANDED_OFF,
         carisma_flow_state_CARISMA_FLOW_STATE_HANDSHAKE as STATE_HANDSHAKE,
         carisma_flow_state_CARISMA_FLOW_STATE_HEAD as STATE_HEAD,
         carisma_flow_state_CARISMA_FLOW_STATE_LINGERING as STATE_LINGERING,
         carisma_flow_state_CARISMA_FLOW_STATE_REPLAY as STATE_REPLAY,
-        carisma_flow_state_CARISMA_FLOW_STATE_ACCEPTED as STATE_ACCEPTED,
         carisma_flow_state_CARISMA_FLOW_STATE_REQUESTED as STATE_REQUESTED,
         carisma_role_CARISMA_ROLE_BACK_END as ROLE_BACK,
         carisma_role_CARISMA_ROLE_FRONT_END as ROLE_FRONT, //
@@ -132,7 +132,8 @@ impl Value for Flow {
 }
 
 impl State {
-    /// Takes the flow, whose stage the caller has just made [`Stage::Gone`], out of the table. Any context.
+    /// Takes the flow, whose stage the caller has just made [`Stage::Gone`], out of the table. Any
+    /// context.
     pub(crate) fn forget(&self, flow: &FlowRef) {
         flow.disarm();
         if self.flows.remove(flow) {
@@ -140,8 +141,15 @@ impl State {
         }
     }
 
-    /// Gives this node's TCP a segment that seems to be the client's. An error, which is memory's or the route's, is as if the wire had lost it.
-    pub(crate) fn to_tcp(&self, flow: &FlowRef, build: &Build, payload: &[u8], ctx: &PacketContext) {
+    /// Gives this node's TCP a segment that seems to be the client's. An error, which is memory's
+    /// or the route's, is as if the wire had lost it.
+    pub(crate) fn to_tcp(
+        &self,
+        flow: &FlowRef,
+        build: &Build,
+        payload: &[u8],
+        ctx: &PacketContext,
+    ) {
         if let Ok(skb) = packet::from_client(flow.key(), build, payload) {
             self.inject(skb, ctx);
         }
@@ -199,8 +207,9 @@ impl State {
         }
     }
 
-    /// Whether a SYN on such a flow begins a new connection: the old one has ended, or has no one at its other end any more. On all others
-    /// it is for the TCP that has the connection to say what it is (RFC 9293, section 3.10.7.4; RFC 5961, section 4).
+    /// Whether a SYN on such a flow begins a new connection: the old one has ended, or has no one
+    /// at its other end any more. On all others it is for the TCP that has the connection to say
+    /// what it is (RFC 9293, section 3.10.7.4; RFC 5961, section 4).
     pub(crate) fn is_superseded(&self, stage: &Stage) -> bool {
         match stage {
             Stage::Over(_) => true,
@@ -270,8 +279,8 @@ impl FlowInfo {
 }
 
 impl State {
-    /// Calls `emit` for the flows from the cursor on, and moves the cursor past each that it took. The table may change meanwhile: then
-    /// a flow may come twice or not at all. Process context.
+    /// Calls `emit` for the flows from the cursor on, and moves the cursor past each that it took.
+    /// The table may change meanwhile: then a flow may come twice or not at all. Process context.
     pub(crate) fn visit_flows(
         &self,
         cursor: &mut Cursor,
@@ -301,7 +310,8 @@ impl State {
         loop {
             let mut some = KVec::new();
             self.flows.for_each(|flow| {
-                let handed_off = matches!(flow.inner.lock().stage, Stage::Forward(_) | Stage::Live(_));
+                let handed_off =
+                    matches!(flow.inner.lock().stage, Stage::Forward(_) | Stage::Live(_));
                 if handed_off && some.len() < 64 {
                     // Without memory, or beyond the bound, it is the next round's.
                     let _ = some.push(flow.clone(), GFP_ATOMIC);

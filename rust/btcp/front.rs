@@ -6,8 +6,7 @@ use crate::{
     config::Target,
     counters::{Counter, Gauge},
     flow::{Flow, FlowRef, Inner, InnerGuard, Over, Stage, PARKED_MAX},
-    lower,
-    packet,
+    lower, packet,
     state::State,
 };
 use carisma_core::{
@@ -33,7 +32,8 @@ use kernel::{
     },
 };
 
-/// How long a handshake may take: longer than TCP repeats its SYN-ACK (net.ipv4.tcp_synack_retries).
+/// How long a handshake may take: longer than TCP repeats its SYN-ACK
+/// (net.ipv4.tcp_synack_retries).
 const HANDSHAKE_MS: u32 = 75_000;
 
 /// How much of a stream is held: more than the longest head, and less than a DATA record takes.
@@ -144,8 +144,8 @@ impl State {
                     inner = flow.inner.lock();
                 }
                 Input::Open => {
-                    // TCP has taken the ACK. If it made a socket that is not withheld, the flow has no
-                    // purpose; if it made none, the client will try again.
+                    // TCP has taken the ACK. If it made a socket that is not withheld, the flow has
+                    // no purpose; if it made none, the client will try again.
                     if !connection::is_live(&self.net, flow.key()) {
                         return None;
                     }
@@ -197,12 +197,22 @@ impl State {
         let first = deciding.held.is_empty();
         let decision = match skb.payload(layout) {
             // The usual case: the whole head in one segment, which is looked at where it lies.
-            Some(payload) if first => {
-                self.decide(flow.key(), &deciding.front, &mut deciding.scan, payload, fin)
-            }
+            Some(payload) if first => self.decide(
+                flow.key(),
+                &deciding.front,
+                &mut deciding.scan,
+                payload,
+                fin,
+            ),
             _ => {
                 whole = self.front_hold(deciding, &skb, layout, skip)?;
-                self.decide(flow.key(), &deciding.front, &mut deciding.scan, &deciding.held, fin)
+                self.decide(
+                    flow.key(),
+                    &deciding.front,
+                    &mut deciding.scan,
+                    &deciding.held,
+                    fin,
+                )
             }
         };
         match decision {
@@ -232,8 +242,8 @@ impl State {
         }
     }
 
-    /// Appends a segment's payload, as far as there is room, to what is held; says whether it was all. `None` without memory: the client
-    /// sends it again.
+    /// Appends a segment's payload, as far as there is room, to what is held; says whether it was
+    /// all. `None` without memory: the client sends it again.
     fn front_hold(
         &self,
         deciding: &mut Deciding,
@@ -244,7 +254,10 @@ impl State {
         let before = deciding.held.len();
         let payload = layout.payload.saturating_sub(skip);
         let more = payload.min(HELD_MAX.saturating_sub(before));
-        let copied = deciding.held.resize(before.saturating_add(more), 0, GFP_ATOMIC).is_ok()
+        let copied = deciding
+            .held
+            .resize(before.saturating_add(more), 0, GFP_ATOMIC)
+            .is_ok()
             && deciding
                 .held
                 .get_mut(before..)
@@ -336,16 +349,23 @@ impl State {
         }
     }
 
-    /// The request is this node's own: the server gets the connection, TCP what is held of it. The flow ends.
+    /// The request is this node's own: the server gets the connection, TCP what is held of it. The
+    /// flow ends.
     fn front_local(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, ctx: &PacketContext) {
         let was = core::mem::replace(&mut inner.stage, Stage::Gone);
         let mut parked = core::mem::take(&mut inner.parked);
         drop(inner);
         self.forget(flow);
         if let Stage::Deciding(deciding) | Stage::Asked(deciding) = was {
-            // Without UTCP, or with a socket that has been closed meanwhile, there is nothing to be released.
+            // Without UTCP, or with a socket that has been closed meanwhile, there is nothing to be
+            // released.
             let _ = lower::put(&self.net, kind::CONN_RES, flow.key());
-            self.stream_to_tcp(flow, &deciding.held, |offset| deciding.front.segment(offset), ctx);
+            self.stream_to_tcp(
+                flow,
+                &deciding.held,
+                |offset| deciding.front.segment(offset),
+                ctx,
+            );
         }
         while let Some(skb) = parked.pop() {
             self.inject(skb, ctx);
@@ -368,7 +388,8 @@ impl State {
         }
     }
 
-    /// This node's TCP forgets the connection, of which it has seen no payload, and UTCP its socket.
+    /// This node's TCP forgets the connection, of which it has seen no payload, and UTCP its
+    /// socket.
     fn front_discard(&self, flow: &FlowRef, deciding: &Deciding, ctx: &PacketContext) {
         self.to_tcp(flow, &deciding.front.reset(), &[], ctx);
         let _ = lower::put(&self.net, kind::CONN_DISCARD, flow.key());
@@ -378,7 +399,12 @@ impl State {
     fn front_abort(&self, flow: &FlowRef, deciding: &Deciding) {
         let (addr, port) = deciding.to;
         // If it cannot be told, it gives up by itself: nothing was committed.
-        let _ = self.record(deciding.node, deciding.id, theirs(flow.key(), addr, port), Body::Abort);
+        let _ = self.record(
+            deciding.node,
+            deciding.id,
+            theirs(flow.key(), addr, port),
+            Body::Abort,
+        );
     }
 
     /// Asks a node to take the connection over.
@@ -401,15 +427,19 @@ impl State {
         deciding.node = node;
         deciding.to = to;
         let key = flow.key();
-        let sent = deciding.front.handshake().ok_or(EINVAL).and_then(|handshake| {
-            let req = Req {
-                vip: key.local,
-                vip_port: key.local_port.get(),
-                ts_now: deciding.front.ts_now(connection::now_ms()),
-                handshake,
-            };
-            self.record(node, id, theirs(key, to.0, to.1), Body::Req(req))
-        });
+        let sent = deciding
+            .front
+            .handshake()
+            .ok_or(EINVAL)
+            .and_then(|handshake| {
+                let req = Req {
+                    vip: key.local,
+                    vip_port: key.local_port.get(),
+                    ts_now: deciding.front.ts_now(connection::now_ms()),
+                    handshake,
+                };
+                self.record(node, id, theirs(key, to.0, to.1), Body::Req(req))
+            });
         inner.stage = Stage::Asked(deciding);
         if sent.is_err() {
             self.counters.count(Counter::RequestsLocalPeerDown);
@@ -420,7 +450,8 @@ impl State {
         flow.arm(self.knobs.handoff_timeout_ms());
     }
 
-    /// The node that was asked has answered, or a node reports the end of what it served. Process context.
+    /// The node that was asked has answered, or a node reports the end of what it served. Process
+    /// context.
     pub(crate) fn front_record(&self, node: u32, handoff: &Handoff<'_>) {
         let Some(flow) = self.flows.lookup(&handoff.tuple) else {
             self.front_unknown(node, handoff);
@@ -440,7 +471,9 @@ impl State {
                 }
                 _ => self.counters.count(Counter::RecordsBad),
             },
-            (Stage::Forward(it), Body::Closed { linger }) if it.id == handoff.id && it.node == node => {
+            (Stage::Forward(it), Body::Closed { linger })
+                if it.id == handoff.id && it.node == node =>
+            {
                 self.front_closed(&flow, inner, linger);
             }
             _ => {
@@ -452,8 +485,12 @@ impl State {
 
     /// A record about no flow of ours. An offer that came too late is turned down.
     fn front_unknown(&self, _node: u32, handoff: &Handoff<'_>) {
-        // ABORT was sent when the flow ended; ACCEPT has crossed it. CLOSED may come after the linger. Neither is an error.
-        if !matches!(handoff.body, Body::Accept | Body::Reject(_) | Body::Closed { .. }) {
+        // ABORT was sent when the flow ended; ACCEPT has crossed it. CLOSED may come after the
+        // linger. Neither is an error.
+        if !matches!(
+            handoff.body,
+            Body::Accept | Body::Reject(_) | Body::Closed { .. }
+        ) {
             self.counters.count(Counter::RecordsBad);
         }
     }
@@ -573,7 +610,8 @@ impl State {
         lower::release_modules();
     }
 
-    /// Ends a connection whose back end is gone, without a word to the client, which it cannot name the right number.
+    /// Ends a connection whose back end is gone, without a word to the client, which it cannot name
+    /// the right number.
     pub(crate) fn front_lose(&self, flow: &FlowRef, inner: InnerGuard<'_>) {
         self.end(flow, inner);
         self.counters.count(Counter::FlowsReset);

@@ -30,7 +30,8 @@ use kernel::{
 static UPPER: Upper = Upper::new();
 
 kernel::sync::global_lock! {
-    /// Held while UTCP attaches or detaches, and while the configuration changes, so that UTCP is told of every change once.
+    /// Held while UTCP attaches or detaches, and while the configuration changes, so that UTCP is
+    /// told of every change once.
     ///
     /// SAFETY: Initialised by `init()`, before anything else of the module runs.
     unsafe(uninit) static ATTACH: Mutex<()> = ();
@@ -59,11 +60,13 @@ pub(crate) fn detach() {
     UPPER.detach();
 }
 
-/// Says that UTCP can neither attach nor detach now, and that no one else changes the configuration.
+/// Says that UTCP can neither attach nor detach now, and that no one else changes the
+/// configuration.
 pub(crate) struct Steady(());
 
 impl Steady {
-    /// Tells UTCP of a change. Process context, may sleep. Errors: UTCP's own; without one all is well.
+    /// Tells UTCP of a change. Process context, may sleep. Errors: UTCP's own; without one all is
+    /// well.
     pub(crate) fn tell(&self, net: &Net, msg: Msg<'_>) -> Result {
         // SAFETY: `ATTACH` is held as long as there is a `Steady`.
         match unsafe { UPPER.put_sleeping(net, msg) } {
@@ -194,7 +197,8 @@ impl State {
         }
     }
 
-    /// The control connection to a node is up. If its module was loaded anew, it has forgotten our connections. Process context.
+    /// The control connection to a node is up. If its module was loaded anew, it has forgotten our
+    /// connections. Process context.
     fn on_peer_up(&self, index: u32, epoch: u64) {
         let anew = {
             let rcu = rcu::read_lock();
@@ -206,7 +210,8 @@ impl State {
         }
     }
 
-    /// The control connection to a node is down. Its connections go on: what they need does not pass through it.
+    /// The control connection to a node is down. Its connections go on: what they need does not
+    /// pass through it.
     fn on_peer_down(&self, index: u32) {
         let rcu = rcu::read_lock();
         if let Some(node) = self.config.snapshot(&rcu).node(index) {

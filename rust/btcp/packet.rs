@@ -10,8 +10,8 @@ use carisma_core::{
 use carisma_net::skb::Skb;
 use kernel::prelude::*;
 
-/// The payload of a segment that is given to TCP here. Of the size of one from the wire, so that TCP's estimate of the client's
-/// segments stays right.
+/// The payload of a segment that is given to TCP here. Of the size of one from the wire, so that
+/// TCP's estimate of the client's segments stays right.
 pub(crate) const SEGMENT: usize = 1400;
 
 /// The hops that a segment of ours may take.
@@ -28,8 +28,14 @@ pub(crate) fn to_client(tuple: &Tuple, build: &Build) -> Result<Skb> {
 }
 
 fn make(src: &[u8; 16], dst: &[u8; 16], build: &Build, payload: &[u8]) -> Result<Skb> {
-    let (src, dst) = (v4_of(src).ok_or(EAFNOSUPPORT)?, v4_of(dst).ok_or(EAFNOSUPPORT)?);
-    let len = build.header_len().checked_add(payload.len()).ok_or(EMSGSIZE)?;
+    let (src, dst) = (
+        v4_of(src).ok_or(EAFNOSUPPORT)?,
+        v4_of(dst).ok_or(EAFNOSUPPORT)?,
+    );
+    let len = build
+        .header_len()
+        .checked_add(payload.len())
+        .ok_or(EMSGSIZE)?;
     let mut skb = Skb::new(len.checked_add(ipv4::HEADER_LEN).ok_or(EMSGSIZE)?)?;
     let (ip, tcp) = skb
         .bytes_mut()

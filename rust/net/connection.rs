@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Sockets of this node's TCP, by the connection that they have; and the clock that segments are timed by.
+//! Sockets of this node's TCP, by the connection that they have; and the clock that segments are
+//! timed by.
 //!
 //! C header: [`include/net/inet_hashtables.h`](srctree/include/net/inet_hashtables.h)
 
@@ -24,7 +25,8 @@ fn ends(tuple: &Tuple) -> Option<(u32, u16, u32, u16)> {
     ))
 }
 
-/// Whether there is a socket with this connection, in whichever state but TIME_WAIT. Softirq or process context.
+/// Whether there is a socket with this connection, in whichever state but TIME_WAIT. Softirq or
+/// process context.
 pub fn is_live(net: &Net, tuple: &Tuple) -> bool {
     // SAFETY: The namespace is valid.
     ends(tuple).is_some_and(|(client, client_port, local, local_port)| unsafe {
@@ -32,7 +34,8 @@ pub fn is_live(net: &Net, tuple: &Tuple) -> bool {
     })
 }
 
-/// Ends the socket with this connection: a reset to the client, ECONNABORTED to the server. Process context, may sleep. Errors: `ENOENT`.
+/// Ends the socket with this connection: a reset to the client, ECONNABORTED to the server. Process
+/// context, may sleep. Errors: `ENOENT`.
 pub fn abort(net: &Net, tuple: &Tuple) -> Result {
     let (client, client_port, local, local_port) = ends(tuple).ok_or(ENOENT)?;
     // SAFETY: The namespace is valid.

@@ -2,7 +2,8 @@
 
 //! The messages between the two modules, as Rust sees them.
 //!
-//! C header: `include/carisma_msg.h`, which says what each kind means and in which context it is sent.
+//! C header: `include/carisma_msg.h`, which says what each kind means and in which context it is
+//! sent.
 
 use crate::{
     bindings,
@@ -24,20 +25,20 @@ pub use bindings::carisma_msg_kind as Kind;
 /// The kinds of messages; `include/carisma_msg.h` says what each means.
 pub mod kind {
     pub use crate::bindings::{
-        carisma_msg_kind_CARISMA_CONN_IND as CONN_IND,
-        carisma_msg_kind_CARISMA_DISCON_IND as DISCON_IND,
-        carisma_msg_kind_CARISMA_RECORD_IND as RECORD_IND,
-        carisma_msg_kind_CARISMA_PEER_UP as PEER_UP,
-        carisma_msg_kind_CARISMA_PEER_DOWN as PEER_DOWN,
         carisma_msg_kind_CARISMA_CONFIG_REQ as CONFIG_REQ,
-        carisma_msg_kind_CARISMA_LEAVE_REQ as LEAVE_REQ,
-        carisma_msg_kind_CARISMA_CONN_RES as CONN_RES,
         carisma_msg_kind_CARISMA_CONN_DISCARD as CONN_DISCARD,
+        carisma_msg_kind_CARISMA_CONN_IND as CONN_IND,
+        carisma_msg_kind_CARISMA_CONN_RES as CONN_RES,
+        carisma_msg_kind_CARISMA_DISCON_IND as DISCON_IND,
+        carisma_msg_kind_CARISMA_LEAVE_REQ as LEAVE_REQ,
+        carisma_msg_kind_CARISMA_NODE_ADD as NODE_ADD,
+        carisma_msg_kind_CARISMA_NODE_DEL as NODE_DEL, //
+        carisma_msg_kind_CARISMA_PEER_DOWN as PEER_DOWN,
+        carisma_msg_kind_CARISMA_PEER_UP as PEER_UP,
+        carisma_msg_kind_CARISMA_RECORD_IND as RECORD_IND,
         carisma_msg_kind_CARISMA_RECORD_REQ as RECORD_REQ,
         carisma_msg_kind_CARISMA_SERVICE_ADD as SERVICE_ADD,
         carisma_msg_kind_CARISMA_SERVICE_DEL as SERVICE_DEL,
-        carisma_msg_kind_CARISMA_NODE_ADD as NODE_ADD,
-        carisma_msg_kind_CARISMA_NODE_DEL as NODE_DEL, //
     };
 }
 
@@ -136,7 +137,8 @@ impl<'a> Msg<'a> {
 
 /// A module's put procedure.
 pub trait Put {
-    /// Takes a message. The context is that of its kind. Answers a number of 0 or more, or an error.
+    /// Takes a message. The context is that of its kind. Answers a number of 0 or more, or an
+    /// error.
     fn put(net: &Net, msg: &Msg<'_>) -> Result<u32>;
 }
 
@@ -171,12 +173,13 @@ pub struct Upper(Atomic<*mut bindings::carisma_upper>);
 
 impl Upper {
     /// Nobody.
+    #[expect(clippy::new_without_default)] // A static needs a const.
     pub const fn new() -> Self {
         Self(Atomic::new(core::ptr::null_mut()))
     }
 
-    /// Takes what UTCP gave to `carisma_btcp_attach()`. Process context. Errors: `EINVAL` when the modules are of different
-    /// builds, `EBUSY` when there is one already.
+    /// Takes what UTCP gave to `carisma_btcp_attach()`. Process context. Errors: `EINVAL` when the
+    /// modules are of different builds, `EBUSY` when there is one already.
     ///
     /// # Safety
     ///
@@ -251,7 +254,8 @@ impl Upper {
     /// Undoes a [`Upper::get`].
     pub fn put_module(&self) {
         let _rcu = rcu::read_lock();
-        // SAFETY: By the type invariant, under RCU; a module that is held by `get` has not detached.
+        // SAFETY: By the type invariant, under RCU; a module that is held by `get` has not
+        // detached.
         unsafe {
             if let Some(upper) = self.0.load(Acquire).as_ref() {
                 bindings::module_put(upper.owner);

@@ -2,7 +2,8 @@
 
 //! A spin lock that keeps softirqs away, for what hooks and process context share.
 //!
-//! The kernel crate has a plain one and one that disables interrupts; the network stack's custom is in between.
+//! The kernel crate has a plain one and one that disables interrupts; the network stack's custom is
+//! in between.
 //!
 //! C header: [`include/linux/spinlock.h`](srctree/include/linux/spinlock.h)
 
@@ -33,16 +34,13 @@ fn raw(lock: *mut bindings::spinlock_t) -> *mut bindings::raw_spinlock_t {
     lock.cast()
 }
 
-// SAFETY: `_raw_spin_lock_bh` is what spin_lock_bh() calls; it ensures mutual exclusion. `relock` is the default one.
+// SAFETY: `_raw_spin_lock_bh` is what spin_lock_bh() calls; it ensures mutual exclusion. `relock`
+// is the default one.
 unsafe impl Backend for SpinLockBhBackend {
     type State = bindings::spinlock_t;
     type GuardState = ();
 
-    unsafe fn init(
-        ptr: *mut Self::State,
-        name: *const c_char,
-        key: *mut bindings::lock_class_key,
-    ) {
+    unsafe fn init(ptr: *mut Self::State, name: *const c_char, key: *mut bindings::lock_class_key) {
         // SAFETY: The caller gives valid pointers.
         unsafe { bindings::__spin_lock_init(ptr, name, key) }
     }

@@ -20,10 +20,12 @@ use kernel::{
     types::{NotThreadSafe, Opaque},
 };
 
-/// What is hooked: IPv4 segments on their way in, before conntrack has seen them, and on their way out, after filter and NAT.
+/// What is hooked: IPv4 segments on their way in, before conntrack has seen them, and on their way
+/// out, after filter and NAT.
 ///
-/// Both are called with the RCU lock held; `input` in softirq, `output` in softirq or process context, perhaps with a socket's lock held.
-/// A packet that is returned goes on; one that is kept or dropped does not.
+/// Both are called with the RCU lock held; `input` in softirq, `output` in softirq or process
+/// context, perhaps with a socket's lock held. A packet that is returned goes on; one that is kept
+/// or dropped does not.
 pub trait Hooks: Sync {
     /// PRE_ROUTING.
     fn input(&self, skb: Skb) -> Option<Skb>;
@@ -36,7 +38,8 @@ const INPUT_PRIORITY: c_int = bindings::nf_ip_hook_priorities_NF_IP_PRI_CONNTRAC
 /// Behind everything.
 const OUTPUT_PRIORITY: c_int = bindings::nf_ip_hook_priorities_NF_IP_PRI_LAST - 1;
 
-/// The way on from PRE_ROUTING, which is not exported: every packet brings it along. It is the same function for all.
+/// The way on from PRE_ROUTING, which is not exported: every packet brings it along. It is the same
+/// function for all.
 static OKFN: Atomic<usize> = Atomic::new(0);
 
 /// Registered hooks of one namespace.
@@ -60,7 +63,7 @@ impl Registration {
         let op = |hook, hooknum, priority| bindings::nf_hook_ops {
             hook,
             // CAST: Small constants.
-            pf: bindings::NFPROTO_IPV4 as _,
+            pf: bindings::NFPROTO_IPV4 as u8,
             hooknum,
             priority,
             ..Default::default()
@@ -85,7 +88,8 @@ impl Registration {
         })
     }
 
-    /// Has `hooks` called from now on. IPv4 packets are put together from their fragments before. Process context.
+    /// Has `hooks` called from now on. IPv4 packets are put together from their fragments before.
+    /// Process context.
     ///
     /// # Safety
     ///
@@ -93,7 +97,10 @@ impl Registration {
     pub unsafe fn register<H: Hooks>(&self, net: &Net, hooks: *const H) -> Result {
         for op in 0..2 {
             // SAFETY: Nobody reads the operations before they are registered.
-            unsafe { (*self.ops.get().cast::<bindings::nf_hook_ops>().add(op)).priv_ = hooks.cast_mut().cast() };
+            unsafe {
+                (*self.ops.get().cast::<bindings::nf_hook_ops>().add(op)).priv_ =
+                    hooks.cast_mut().cast()
+            };
         }
         // SAFETY: The namespace is valid; the operations stay where they are, in their box.
         unsafe {
@@ -124,13 +131,15 @@ impl Registration {
 
 /// # Safety
 ///
-/// Called by netfilter only, for hooks that [`Registration::register`] registered with a `*const H`.
+/// Called by netfilter only, for hooks that [`Registration::register`] registered with a `*const
+/// H`.
 unsafe extern "C" fn input<H: Hooks>(
     hooks: *mut c_void,
     skb: *mut bindings::sk_buff,
     state: *const bindings::nf_hook_state,
 ) -> c_uint {
-    // SAFETY: The state is valid, and so are the hooks while they are registered. The packet is ours.
+    // SAFETY: The state is valid, and so are the hooks while they are registered. The packet is
+    // ours.
     unsafe {
         if OKFN.load(Relaxed) == 0 {
             if let Some(okfn) = (*state).okfn {
@@ -174,7 +183,8 @@ pub struct PacketContext {
 }
 
 impl PacketContext {
-    /// Enters it. Process or softirq context, with no socket's lock held if anything is to be injected.
+    /// Enters it. Process or softirq context, with no socket's lock held if anything is to be
+    /// injected.
     pub fn enter() -> Self {
         // SAFETY: Undone by `drop`.
         unsafe { bindings::local_bh_disable() };
@@ -192,17 +202,20 @@ impl Drop for PacketContext {
     }
 }
 
-/// Gives a whole IPv4 packet to this node's TCP, as though it came in just now, behind `H`'s own hook.
+/// Gives a whole IPv4 packet to this node's TCP, as though it came in just now, behind `H`'s own
+/// hook.
 ///
-/// TCP has handled it when this returns, unless the socket was owned by a process just then or a rule queued it to user space. Callers hold
-/// neither a socket's lock nor one that hooks take. Errors: `ENOTCONN` before the first packet ever has passed the hook,
-/// `ENODEV`, `ENETUNREACH` and the like when nothing leads to the packet's source.
+/// TCP has handled it when this returns, unless the socket was owned by a process just then or a
+/// rule queued it to user space. Callers hold neither a socket's lock nor one that hooks take.
+/// Errors: `ENOTCONN` before the first packet ever has passed the hook, `ENODEV`, `ENETUNREACH` and
+/// the like when nothing leads to the packet's source.
 pub fn inject<H: Hooks>(net: &Net, skb: Skb, _context: &PacketContext) -> Result {
     let okfn = OKFN.load(Acquire);
     if okfn == 0 {
         return Err(ENOTCONN);
     }
-    // SAFETY: The number was made from such a pointer. The packet is ours and is given up, in the context that the helper asks for.
+    // SAFETY: The number was made from such a pointer. The packet is ours and is given up, in the
+    // context that the helper asks for.
     to_result(unsafe {
         let okfn = core::mem::transmute::<
             usize,

@@ -38,7 +38,8 @@ impl Net {
     }
 }
 
-/// A namespace that is kept by something whose life lies inside the namespace's own: its per-namespace state.
+/// A namespace that is kept by something whose life lies inside the namespace's own: its
+/// per-namespace state.
 ///
 /// # Invariants
 ///
@@ -55,7 +56,8 @@ impl NetRef {
     ///
     /// # Safety
     ///
-    /// The result must be dropped before the namespace is freed; state that [`PerNet::init`] makes is.
+    /// The result must be dropped before the namespace is freed; state that [`PerNet::init`] makes
+    /// is.
     pub unsafe fn new(net: &Net) -> Self {
         // INVARIANT: The caller promises it.
         Self(NonNull::from(net))
@@ -79,6 +81,7 @@ unsafe impl Sync for Slot {}
 
 impl Slot {
     /// A slot that is not registered yet.
+    #[expect(clippy::new_without_default)] // A static needs a const.
     pub const fn new() -> Self {
         Self(Opaque::new(0))
     }
@@ -92,19 +95,22 @@ pub trait PerNet: Send + Sync + Sized + 'static {
     /// Makes the state of `net`. Process context.
     fn init(net: NetRef) -> Result<Pin<KBox<Self>>>;
 
-    /// The namespace, or the module, goes: nothing new may come in after this. An RCU grace period follows, then the state
-    /// is given to `exit`. Process context.
+    /// The namespace, or the module, goes: nothing new may come in after this. An RCU grace period
+    /// follows, then the state is given to `exit`. Process context.
     fn pre_exit(&self);
 
-    /// Nothing comes in any more: ends what is left, timers among it. Another grace period follows, then the state is dropped. Process context.
+    /// Nothing comes in any more: ends what is left, timers among it. Another grace period follows,
+    /// then the state is dropped. Process context.
     fn exit(&self);
 
     /// The state of `net`; `None` while there is none (the namespace is being made or torn down).
     ///
-    /// Valid as long as the namespace is not torn down, which the borrow of `net` does not prove alone: callers run in the
-    /// namespace's own packet, socket or netlink context, all of which end before `pre_exit` has returned plus a grace period.
+    /// Valid as long as the namespace is not torn down, which the borrow of `net` does not prove
+    /// alone: callers run in the namespace's own packet, socket or netlink context, all of which
+    /// end before `pre_exit` has returned plus a grace period.
     fn of(net: &Net) -> Option<&Self> {
-        // SAFETY: The slot was written at registration, and the array holds what `pernet_init` put there, or null.
+        // SAFETY: The slot was written at registration, and the array holds what `pernet_init` put
+        // there, or null.
         unsafe {
             let state = bindings::pernet_state(net.as_ptr(), *Self::slot().0.get());
             state.cast::<Self>().as_ref()
@@ -112,7 +118,8 @@ pub trait PerNet: Send + Sync + Sized + 'static {
     }
 }
 
-/// Keeps a [`PerNet`] type registered; dropping it ends the state of every namespace. Process context.
+/// Keeps a [`PerNet`] type registered; dropping it ends the state of every namespace. Process
+/// context.
 pub struct Registration<T: PerNet> {
     ops: Pin<KBox<Opaque<bindings::pernet_operations>>>,
     _state: PhantomData<T>,
@@ -157,7 +164,8 @@ impl<T: PerNet> Drop for Registration<T> {
 ///
 /// Called by the namespace core only.
 unsafe extern "C" fn pernet_init<T: PerNet>(net: *mut bindings::net) -> kernel::ffi::c_int {
-    // SAFETY: The core gives a valid namespace, whose state is dropped by `pernet_exit`, before the namespace is freed. The slot is ours.
+    // SAFETY: The core gives a valid namespace, whose state is dropped by `pernet_exit`, before the
+    // namespace is freed. The slot is ours.
     unsafe {
         match T::init(NetRef::new(Net::from_raw(net))) {
             Ok(state) => {
@@ -184,8 +192,8 @@ unsafe extern "C" fn pernet_pre_exit<T: PerNet>(net: *mut bindings::net) {
 ///
 /// Called by the namespace core only, a grace period after `pernet_pre_exit`.
 unsafe extern "C" fn pernet_exit<T: PerNet>(net: *mut bindings::net) {
-    // SAFETY: The slot holds what `pernet_init` put there or null. Once `exit` has stopped the timers, and those that were expiring are done,
-    // nobody looks for it any more.
+    // SAFETY: The slot holds what `pernet_init` put there or null. Once `exit` has stopped the
+    // timers, and those that were expiring are done, nobody looks for it any more.
     unsafe {
         let id = *T::slot().0.get();
         let state: *mut T = bindings::pernet_state(net, id).cast();

@@ -21,7 +21,8 @@ pub struct Skb(NonNull<bindings::sk_buff>);
 // SAFETY: A packet is bound to no CPU.
 unsafe impl Send for Skb {}
 
-/// Where the parts of a segment are, from the beginning of its data; all are in the linear part, but the payload.
+/// Where the parts of a segment are, from the beginning of its data; all are in the linear part,
+/// but the payload.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// Bytes of the IP header.
@@ -111,7 +112,9 @@ impl Skb {
         if tcp < MIN_HEADER || !pull(ip + tcp) {
             return None;
         }
-        let total = usize::from(u16::from_be_bytes(self.linear().get(2..4)?.try_into().ok()?));
+        let total = usize::from(u16::from_be_bytes(
+            self.linear().get(2..4)?.try_into().ok()?,
+        ));
         // SAFETY: The packet is valid.
         let len = unsafe { bindings::skb_len(self.raw()) as usize };
         // A length of 0 is that of a merged packet of more than 64 KiB (BIG TCP).
@@ -125,7 +128,8 @@ impl Skb {
 
     /// The linear part.
     pub fn linear(&self) -> &[u8] {
-        // SAFETY: The linear part is `headlen` initialised bytes at `data`, and nobody else writes to a packet of ours.
+        // SAFETY: The linear part is `headlen` initialised bytes at `data`, and nobody else writes
+        // to a packet of ours.
         unsafe {
             core::slice::from_raw_parts(
                 bindings::skb_linear_data(self.raw()),
@@ -137,7 +141,8 @@ impl Skb {
     /// The IP header and the TCP header, for writing; `None` without memory for a private copy.
     pub fn headers_mut(&mut self, layout: &Layout) -> Option<(&mut [u8], &mut [u8])> {
         let len = layout.headers();
-        // SAFETY: The packet is valid and ours. After this call `len` bytes are writable and shared with nobody.
+        // SAFETY: The packet is valid and ours. After this call `len` bytes are writable and shared
+        // with nobody.
         let bytes = unsafe {
             if bindings::skb_ensure_writable(self.raw(), len as u32) != 0 {
                 return None;
@@ -163,20 +168,18 @@ impl Skb {
     /// Copies the payload from byte `skip` on into `to`; whether that many bytes were there.
     #[must_use]
     pub fn copy_payload(&self, layout: &Layout, skip: usize, to: &mut [u8]) -> bool {
-        let inside = skip
-            .checked_add(to.len())
-            .is_some_and(|end| end <= layout.payload);
-        // SAFETY: The packet is valid, `to` has room for the bytes; skb_copy_bits checks the rest.
+        let end = skip.checked_add(to.len());
+        if end.is_none_or(|end| end > layout.payload) {
+            return false;
+        }
         // CAST: A packet's lengths fit.
-        inside
-            && unsafe {
-                bindings::skb_copy_bits(
-                    self.raw(),
-                    layout.headers().saturating_add(skip) as i32,
-                    to.as_mut_ptr().cast(),
-                    to.len() as i32,
-                )
-            } == 0
+        let (offset, len) = (
+            layout.headers().saturating_add(skip) as i32,
+            to.len() as i32,
+        );
+        // SAFETY: The packet is valid, and `to` has room for the bytes; skb_copy_bits checks the
+        // rest.
+        unsafe { bindings::skb_copy_bits(self.raw(), offset, to.as_mut_ptr().cast(), len) == 0 }
     }
 
     /// Whether the segment's checksum is right, or known to be. Softirq, at PRE_ROUTING.
@@ -192,7 +195,8 @@ impl Skb {
         }
     }
 
-    /// Whether the checksum field holds only the sum of the pseudo-header so far (CHECKSUM_PARTIAL).
+    /// Whether the checksum field holds only the sum of the pseudo-header so far
+    /// (CHECKSUM_PARTIAL).
     pub fn checksum_is_partial(&self) -> bool {
         // SAFETY: The packet is valid.
         unsafe { bindings::skb_csum_partial(self.raw()) }
@@ -215,8 +219,8 @@ impl Skb {
 
     /// The bytes of a packet that [`Skb::new`] made.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: The linear part is ours; `new` makes packets that are linear and shared with nobody. For others this is
-        // empty, as for any that has a clone.
+        // SAFETY: The linear part is ours; `new` makes packets that are linear and shared with
+        // nobody. For others this is empty, as for any that has a clone.
         unsafe {
             let len = bindings::skb_private_headlen(self.raw()) as usize;
             core::slice::from_raw_parts_mut(bindings::skb_linear_data(self.raw()).cast_mut(), len)
@@ -266,7 +270,8 @@ impl Queue {
         }
     }
 
-    /// Lets a packet wait, unless `limit` do already: then it is dropped, as it is without memory. Any context.
+    /// Lets a packet wait, unless `limit` do already: then it is dropped, as it is without memory.
+    /// Any context.
     pub fn push(&mut self, mut skb: Skb, limit: usize) -> bool {
         if self.packets.len() >= limit {
             return false;

@@ -2,9 +2,10 @@
 
 //! Tables of connections: a resizable hash table of counted entries, looked up under RCU.
 //!
-//! Every entry carries a timer, since whatever the modules remember of a connection ends at some time. An entry lives as
-//! long as somebody holds an [`Entry`]; the table holds one while the entry is in it, and its timer one while armed. The last one to let go
-//! frees it after a grace period, so that look-ups need no lock.
+//! Every entry carries a timer, since whatever the modules remember of a connection ends at some
+//! time. An entry lives as long as somebody holds an [`Entry`]; the table holds one while the entry
+//! is in it, and its timer one while armed. The last one to let go frees it after a grace period,
+//! so that look-ups need no lock.
 //!
 //! C headers: [`include/linux/rhashtable.h`](srctree/include/linux/rhashtable.h),
 //! [`include/linux/timer.h`](srctree/include/linux/timer.h)
@@ -93,16 +94,19 @@ impl<T: Value> Entry<T> {
 
     /// The connection.
     pub fn key(&self) -> &Tuple {
-        // SAFETY: The key is never written after `new`, and the tuple types have one layout (`link.rs`).
+        // SAFETY: The key is never written after `new`, and the tuple types have one layout
+        // (`link.rs`).
         unsafe { &*(&raw const (*self.head()).key).cast::<Tuple>() }
     }
 
-    /// Lets the timer expire `ms` milliseconds from now, instead of when it would have. Any context.
+    /// Lets the timer expire `ms` milliseconds from now, instead of when it would have. Any
+    /// context.
     ///
     /// Must not race with the entry's removal: callers decide both under the value's own lock.
     pub fn arm(&self, ms: u32) {
         let head = self.head();
-        // SAFETY: The node is live. The timer gets a reference of its own, unless it was armed and so has one.
+        // SAFETY: The node is live. The timer gets a reference of its own, unless it was armed and
+        // so has one.
         unsafe {
             bindings::node_get(head);
             if bindings::mod_timer_ms(&raw mut (*head).timer, ms) != 0 {
@@ -147,8 +151,8 @@ impl<T: Value> Clone for Entry<T> {
 impl<T: Value> Drop for Entry<T> {
     fn drop(&mut self) {
         let head = self.head();
-        // SAFETY: `self` has a reference, which ends here. When it was the last one, look-ups may still read the node
-        // until a grace period has passed; then nobody can.
+        // SAFETY: `self` has a reference, which ends here. When it was the last one, look-ups may
+        // still read the node until a grace period has passed; then nobody can.
         unsafe {
             if bindings::node_put(head) {
                 bindings::call_rcu(&raw mut (*head).rcu, Some(free::<T>));
@@ -161,7 +165,8 @@ impl<T: Value> Drop for Entry<T> {
 ///
 /// Called by RCU only, with the `rcu` field of a [`Node<T>`] that nobody can reach any more.
 unsafe extern "C" fn free<T: Value>(rcu: *mut bindings::callback_head) {
-    // SAFETY: `rcu` is inside a `carisma_node`, which is the first field of a `Node<T>` that `Entry::new` took out of its box.
+    // SAFETY: `rcu` is inside a `carisma_node`, which is the first field of a `Node<T>` that
+    // `Entry::new` took out of its box.
     unsafe {
         let head = container_of!(rcu, bindings::carisma_node, rcu);
         drop(KBox::from_raw(head.cast::<Node<T>>()));
@@ -170,15 +175,16 @@ unsafe extern "C" fn free<T: Value>(rcu: *mut bindings::callback_head) {
 
 /// # Safety
 ///
-/// Called by the timer core only, with the `timer` field of a [`Node<T>`] for which the timer owns a reference.
+/// Called by the timer core only, with the `timer` field of a [`Node<T>`] for which the timer owns
+/// a reference.
 unsafe extern "C" fn timer_expired<T: Value>(timer: *mut bindings::timer_list) {
     // SAFETY: As above. The reference of the timer, which is no longer armed, passes to `entry`.
     let entry = unsafe {
         let head = container_of!(timer, bindings::carisma_node, timer);
         Entry::<T>(NonNull::new_unchecked(head.cast::<Node<T>>()))
     };
-    // SAFETY: Entries are armed when they are in a table, which was made for this namespace and is cleared, with a grace period after,
-    // before the namespace's state goes.
+    // SAFETY: Entries are armed when they are in a table, which was made for this namespace and is
+    // cleared, with a grace period after, before the namespace's state goes.
     let net = unsafe { (*entry.head()).net };
     if net.is_null() {
         return;
@@ -222,7 +228,8 @@ impl<T: Value> Table<T> {
         let net = net.as_ptr();
         try_pin_init!(Self {
             net,
-            // SAFETY: `raw` is valid for writing; an rhashtable that failed to be initialised needs no clean-up.
+            // SAFETY: `raw` is valid for writing; an rhashtable that failed to be initialised needs
+            // no clean-up.
             raw <- Opaque::try_ffi_init(|raw| to_result(unsafe {
                 bindings::table_init(raw)
             })),
@@ -233,13 +240,10 @@ impl<T: Value> Table<T> {
     /// The entry of `key`. Any context.
     pub fn lookup(&self, key: &Tuple) -> Option<Entry<T>> {
         let _rcu = rcu::read_lock();
-        // SAFETY: The table is initialised and RCU is read-locked. A node found so may be on its way out, with no
-        // reference left: then it is as good as absent.
+        // SAFETY: The table is initialised and RCU is read-locked. A node found so may be on its
+        // way out, with no reference left: then it is as good as absent.
         unsafe {
-            let head = bindings::table_lookup(
-                self.raw.get(),
-                core::ptr::from_ref(key).cast(),
-            );
+            let head = bindings::table_lookup(self.raw.get(), core::ptr::from_ref(key).cast());
             if head.is_null() || !bindings::node_get_live(head) {
                 return None;
             }
@@ -248,7 +252,8 @@ impl<T: Value> Table<T> {
         }
     }
 
-    /// Puts the entry in, if there are fewer than `limit` (give or take what other CPUs put in at the same moment). Any context.
+    /// Puts the entry in, if there are fewer than `limit` (give or take what other CPUs put in at
+    /// the same moment). Any context.
     pub fn insert(&self, entry: &Entry<T>, limit: usize) -> Result<(), Refused> {
         if self.len() >= limit {
             return Err(Refused::Full);
@@ -289,12 +294,13 @@ impl<T: Value> Table<T> {
         self.len() == 0
     }
 
-    /// Calls `f` for every entry, perhaps twice for one when the table is being resized, under the RCU lock: `f` must not sleep.
-    /// Process or softirq context.
+    /// Calls `f` for every entry, perhaps twice for one when the table is being resized, under the
+    /// RCU lock: `f` must not sleep. Process or softirq context.
     pub fn for_each(&self, mut f: impl FnMut(&Entry<T>)) {
         let mut iter = core::mem::MaybeUninit::<bindings::rhashtable_iter>::zeroed();
         let iter = iter.as_mut_ptr();
-        // SAFETY: The table is initialised; the iterator is used as rhashtable.h says, from enter to exit.
+        // SAFETY: The table is initialised; the iterator is used as rhashtable.h says, from enter
+        // to exit.
         unsafe {
             bindings::rhashtable_walk_enter(self.raw.get(), iter);
             // -EAGAIN here and below only says that the table is being resized.
@@ -317,9 +323,11 @@ impl<T: Value> Table<T> {
         }
     }
 
-    /// Takes every entry out, stops its timer and gives it to `f`, which must not sleep. Process context.
+    /// Takes every entry out, stops its timer and gives it to `f`, which must not sleep. Process
+    /// context.
     ///
-    /// Nobody may put entries in any more. Expiries that are under way end before the next grace period does.
+    /// Nobody may put entries in any more. Expiries that are under way end before the next grace
+    /// period does.
     pub fn clear(&self, mut f: impl FnMut(&Entry<T>)) {
         while !self.is_empty() {
             self.for_each(|entry| {

@@ -99,8 +99,8 @@ void carisma_helper_skb_set_transport(struct sk_buff *skb, unsigned int offset)
 }
 
 /*
- * Make a segment from PRE_ROUTING fit to wait: what is valid only under the RCU lock of its arrival is dropped. Its device is found again
- * by skb_iif, which receive set.
+ * Make a segment from PRE_ROUTING fit to wait: what is valid only under the RCU lock of its arrival
+ * is dropped. Its device is found again by skb_iif, which receive set.
  */
 void carisma_helper_skb_park(struct sk_buff *skb)
 {
@@ -122,9 +122,10 @@ static struct rtable *carisma_route(struct net *net, const struct sk_buff *skb, 
 }
 
 /*
- * Give the segment to this node's TCP as though it had just come in: through the rest of PRE_ROUTING, behind our own hook (so that conntrack
- * sees one whole connection), and on. A made segment comes by the device that leads to the client, which is what rp_filter expects.
- * Consumes the skb.
+ * Give the segment to this node's TCP as though it had just come in: through the rest of
+ * PRE_ROUTING, behind our own hook (so that conntrack sees one whole connection), and on. A made
+ * segment comes by the device that leads to the client, which is what rp_filter expects. Consumes
+ * the skb.
  */
 int carisma_helper_inject(struct net *net, struct sk_buff *skb, nf_hookfn *own, int (*okfn)(struct net *, struct sock *, struct sk_buff *))
 {
@@ -175,8 +176,8 @@ bool carisma_helper_hop(struct sk_buff *skb)
 }
 
 /*
- * Send a whole IPv4 packet where its header says. LOCAL_OUT is left out: conntrack there has not seen what we hold or forward, and would call it
- * invalid. Consumes the skb.
+ * Send a whole IPv4 packet where its header says. LOCAL_OUT is left out: conntrack there has not
+ * seen what we hold or forward, and would call it invalid. Consumes the skb.
  */
 int carisma_helper_xmit(struct net *net, struct sk_buff *skb)
 {

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A connection at its back end, from the handoff request until its TCP has the request (paper, section 4, "TCP state migration").
+//! A connection at its back end, from the handoff request until its TCP has the request (paper,
+//! section 4, "TCP state migration").
 //!
-//! The back end plays the client towards its own TCP: it repeats the client's SYN and ACK, and keeps the SYN-ACK to itself. From the
-//! difference between that and the front end's SYN-ACK follows the translation of all later segments.
+//! The back end plays the client towards its own TCP: it repeats the client's SYN and ACK, and
+//! keeps the SYN-ACK to itself. From the difference between that and the front end's SYN-ACK
+//! follows the translation of all later segments.
 
 use crate::{
     seq::Seq,
@@ -56,7 +58,8 @@ pub struct Back {
 }
 
 impl Back {
-    /// Begins with the handshake that the front end saw. `port` is that of the server here, `ts_base` the front end's timestamp clock.
+    /// Begins with the handshake that the front end saw. `port` is that of the server here,
+    /// `ts_base` the front end's timestamp clock.
     #[must_use]
     pub fn new(handshake: &Handshake<'_>, port: u16, ts_base: u32) -> Self {
         let (known, ack) = (*handshake.server(), handshake.ack());
@@ -89,7 +92,8 @@ impl Back {
         Build::syn(self.client_port, self.port, &self.client)
     }
 
-    /// TCP's SYN-ACK: `Ok(false)` if the header is none, or none to this SYN. An error says what TCP did not agree to.
+    /// TCP's SYN-ACK: `Ok(false)` if the header is none, or none to this SYN. An error says what
+    /// TCP did not agree to.
     pub fn on_syn_ack(&mut self, header: &Header<'_>) -> Result<bool, Mismatch> {
         if !matches!(self.phase, Phase::Syn | Phase::Ack) {
             return Ok(false);
@@ -121,7 +125,8 @@ impl Back {
         self.phase == Phase::Offered
     }
 
-    /// The front end commits itself, and passes on the newest of the client's; whether that was awaited.
+    /// The front end commits itself, and passes on the newest of the client's; whether that was
+    /// awaited.
     pub fn commit(&mut self, acked: Seq, window: u16, ts: u32) -> bool {
         if self.phase != Phase::Offered {
             return false;

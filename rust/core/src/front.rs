@@ -4,8 +4,8 @@
 //! served (paper, section 4, "3-way TCP handshake" and "URL parsing").
 //!
 //! The front end's own TCP finishes the handshake. From then on the client's payload is kept from
-//! it, so that both outcomes stay open: TCP gets the payload, or a reset. What is kept, and where, is
-//! the caller's business; this is only what follows from the headers.
+//! it, so that both outcomes stay open: TCP gets the payload, or a reset. What is kept, and where,
+//! is the caller's business; this is only what follows from the headers.
 
 use crate::{
     seq::Seq,
@@ -69,9 +69,11 @@ pub enum Phase {
 pub enum Input {
     /// It is TCP's.
     Pass,
-    /// It ends the handshake and brings more than that: TCP is to get [`Front::ack`] first; then ask again.
+    /// It ends the handshake and brings more than that: TCP is to get [`Front::ack`] first; then
+    /// ask again.
     Open,
-    /// It continues what is held, from byte `skip` of its payload on; `fin` ends the stream behind it.
+    /// It continues what is held, from byte `skip` of its payload on; `fin` ends the stream behind
+    /// it.
     Take {
         /// Bytes that are held already.
         skip: u32,
@@ -82,7 +84,8 @@ pub enum Input {
     Known,
     /// Something is missing before it: acknowledge what is held, and drop it.
     Early,
-    /// The client has reset the connection, with the exact number that it takes (RFC 5961, section 3).
+    /// The client has reset the connection, with the exact number that it takes (RFC 5961, section
+    /// 3).
     Reset,
 }
 
@@ -249,7 +252,8 @@ impl Front {
         self.phase = Phase::Asked;
     }
 
-    /// Whether another TCP could go on with this connection: nothing was agreed that a replay cannot repeat.
+    /// Whether another TCP could go on with this connection: nothing was agreed that a replay
+    /// cannot repeat.
     #[must_use]
     pub fn is_portable(&self) -> bool {
         let (client, server) = (&self.client.options, &self.server.options);
@@ -276,7 +280,8 @@ impl Front {
         (self.acked, self.window, self.ts)
     }
 
-    /// The clock of TCP's timestamps towards the client, at `now` milliseconds of the clock that [`Front::on_output`] was given.
+    /// The clock of TCP's timestamps towards the client, at `now` milliseconds of the clock that
+    /// [`Front::on_output`] was given.
     #[must_use]
     pub fn ts_now(&self, now: u32) -> u32 {
         let base = self.server.options.ts.map_or(0, |ts| ts.val);
@@ -325,7 +330,8 @@ impl Front {
         Build::rst(source, dest, self.client.isn.add(1))
     }
 
-    /// TCP's: an acknowledgement of what is held, at `now`. The window is what is left of the one that the SYN-ACK offered.
+    /// TCP's: an acknowledgement of what is held, at `now`. The window is what is left of the one
+    /// that the SYN-ACK offered.
     #[must_use]
     pub fn acknowledge(&self, now: u32) -> Build {
         let (client, server) = self.ports();
