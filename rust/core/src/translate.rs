@@ -120,7 +120,8 @@ impl Translation {
         edit.for_options(|edit, opt| match opt.kind {
             // With any other length the receiver ignores it (RFC 2018, section 3).
             option::SACK if opt.len % 8 == 0 => {
-                for at in (opt.data..).step_by(4).take(opt.len / 4) {
+                let end = opt.data.saturating_add(opt.len);
+                for at in (opt.data..end).step_by(4) {
                     edit.map32(at, |seq| seq.wrapping_add(self.seq_delta));
                 }
             }
