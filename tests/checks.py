@@ -59,7 +59,7 @@ def no_flows(cluster: Cluster, timeout: float = 15) -> None:
     for node in cluster.nodes:
         def left():
             return [flow for flow in node.flows()
-                    if flow.get('state') != 'linger']
+                    if flow['state'] != 'lingering']
         try:
             wait_for(lambda: not left(), 'flows are gone',
                      node.kernel.guest.patience(timeout))

@@ -64,7 +64,7 @@ class Lab:
         found = [self._kernel] if self._kernel else []
         for cluster in self.clusters:
             found += [host.kernel for host in cluster.hosts.values()
-                      if host.kernel not in found]
+                      if not host.dead and host.kernel not in found]
         return found
 
     def bare(self) -> Cluster:

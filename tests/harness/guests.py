@@ -4,7 +4,7 @@
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import Sequence
+from typing import Callable, Sequence
 
 from .cluster import ClusterSpec, Host
 from .guest import Guest
@@ -56,6 +56,7 @@ class GuestNode(Node):
         return command
 
     def kill(self) -> None:
+        self.dead = True
         self.kernel.guest.kill()
 
 
@@ -78,13 +79,15 @@ class GuestCluster(Cluster):
         node.kernel.guest.start()
         node.run('\n'.join(['set -e', *self.setup(node.host)]))
 
-    def start(self) -> None:
+    def _all(self, what: Callable[[Node], None]) -> None:
         with ThreadPoolExecutor(len(self.hosts)) as pool:
-            list(pool.map(self._bring_up, self.hosts.values()))
+            list(pool.map(what, self.hosts.values()))
+
+    def start(self) -> None:
+        self._all(self._bring_up)
 
     def stop(self) -> None:
         super().stop()
-        for host in self.hosts.values():
-            host.kernel.guest.stop()
+        self._all(lambda host: host.kernel.guest.stop())
         self._switch.stop()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -74,6 +74,7 @@ class NamespaceNode(Node):
         return ['ip', 'netns', 'exec', self.name, *words]
 
     def kill(self) -> None:
+        self.dead = True
         self.link.cut()
         self.kernel.guest.run(
             f'ip netns pids {self.name} | xargs -r kill -9; '

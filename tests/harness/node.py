@@ -50,6 +50,7 @@ class Node(abc.ABC):
     """A host: a node of the cluster or a client."""
 
     link: Link
+    dead = False
 
     def __init__(self, cluster: ClusterSpec, host: Host, kernel: Kernel
                  ) -> None:
@@ -62,6 +63,7 @@ class Node(abc.ABC):
         self.nginx = Nginx(self, cluster.port)
         self.curl = Curl(self)
         self._sockets: Optional[SocketHolder] = None
+        self._filtered = False
 
     @abc.abstractmethod
     def _inside(self, command: Command) -> Command:
@@ -77,9 +79,9 @@ class Node(abc.ABC):
         return self.kernel.guest.run(
             self._inside(command), timeout=timeout, input=input, check=check)
 
-    def popen(self, command: Command) -> Process:
-        """Start a command that runs on."""
-        return self.kernel.guest.popen(self._inside(command))
+    def popen(self, command: Command, stdin: bool = False) -> Process:
+        """Start a command that runs on; with stdin, one to speak with."""
+        return self.kernel.guest.popen(self._inside(command), stdin=stdin)
 
     def put(self, path: str, data: Union[str, bytes]) -> None:
         """Write a file on the node."""
@@ -104,11 +106,18 @@ class Node(abc.ABC):
             self._sockets = SocketHolder(self)
         return self._sockets.connect(host, port, **options)
 
+    def nft(self, rules: str) -> None:
+        """Replace the host's packet filter by these rules."""
+        self._filtered = bool(rules)
+        self.run(['nft', '-f', '-'], input=f'flush ruleset\n{rules}\n')
+
     def forget(self) -> None:
         """End what tests left behind."""
         if self._sockets is not None:
             self._sockets.stop()
             self._sockets = None
+        if self._filtered:
+            self.nft('')
 
     # What runs on the node.
 

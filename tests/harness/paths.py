@@ -8,4 +8,4 @@ INSIDE = f'{CHECKOUT}/tests/harness/inside'
 BUILD = '/build'
 WORK = '/tmp/carisma'           # of the guest: documents, logs, captures
 RESULTS = os.path.join(BUILD, 'test-results')   # of the host: after a failure
-CARISMACTL = f'{BUILD}/carismactl'
+CARISMACTL = f'{BUILD}/cargo/release/carismactl'

@@ -30,16 +30,20 @@ class Cluster(abc.ABC):
     def __init__(self, spec: ClusterSpec, hosts: Sequence[Node]) -> None:
         self.spec = spec
         self.hosts: Dict[str, Node] = {host.name: host for host in hosts}
-        self.nodes = [self.hosts[node.name] for node in spec.nodes]
-        self.clients = [self.hosts[client.name] for client in spec.clients]
 
     def __getitem__(self, name: str) -> Node:
         return self.hosts[name]
 
     @property
+    def nodes(self) -> List[Node]:
+        """The nodes that are alive."""
+        found = [self.hosts[node.name] for node in self.spec.nodes]
+        return [node for node in found if not node.dead]
+
+    @property
     def client(self) -> Node:
         """The first client."""
-        return self.clients[0]
+        return self.hosts[self.spec.clients[0].name]
 
     @property
     def kernels(self) -> List[Kernel]:
@@ -54,7 +58,8 @@ class Cluster(abc.ABC):
     def stop(self) -> None:
         """End it all."""
         for host in self.hosts.values():
-            host.forget()
+            if not host.dead:
+                host.forget()
 
     def setup(self, host: Host) -> List[str]:
         """The commands that make a host out of a bare network stack."""
@@ -110,6 +115,8 @@ class Cluster(abc.ABC):
     def tidy(self) -> None:
         """Undo what a test did to hosts and links, and unload."""
         for host in self.hosts.values():
+            if host.dead:
+                continue
             host.forget()
             if host.link.touched:
                 host.link.up()
@@ -130,8 +137,8 @@ class Cluster(abc.ABC):
     @staticmethod
     def joined(node: Node) -> bool:
         """Whether a node's control connections are all up."""
-        return all(other['state'] == 'up' for other in node.ask(
-            'node', 'list') if not other['local'])
+        return all(other['state'] in ('up', 'self')
+                   for other in node.ask('node', 'list'))
 
     def drain(self, force: bool = True) -> None:
         """End the handed-off connections of every node."""

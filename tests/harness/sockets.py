@@ -7,13 +7,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
-from .paths import INSIDE, WORK
+from .paths import INSIDE
 
 if TYPE_CHECKING:
     from .node import Node
-
-
-HOLDERS = itertools.count()
 
 
 class SocketError(Exception):
@@ -94,25 +91,18 @@ class SocketHolder:
     """The process in a node that holds its sockets."""
 
     def __init__(self, node: 'Node') -> None:
-        self._node = node
-        self._numbers = itertools.count()
-        # The orders go through a pipe with a name, which `put` writes to.
-        self._orders = f'{WORK}/sockets.{node.name}.{next(HOLDERS)}'
         self._process = node.popen(
-            f'mkdir -p {WORK}; mkfifo {self._orders}; '
-            f'exec python3 {INSIDE}/sockets.py {self._orders}')
-        self._process.wait_for('ready')
+            ['python3', '-S', f'{INSIDE}/sockets.py'], stdin=True)
+        self._numbers = itertools.count()
 
     def order(self, order: str, timeout: float = 20, **arguments: Any
               ) -> Dict[str, Any]:
         """Have one thing done and wait until it is."""
         if order in ('connect', 'receive', 'some', 'response'):
             arguments['timeout'] = timeout
-        ticket = next(self._numbers)
-        line = json.dumps({'do': order, 'ticket': ticket, **arguments})
-        self._node.put(self._orders, line + '\n')
-        answer = json.loads(self._process.wait_for(
-            rf'(?m)^{ticket} (.*)$', timeout + 10).group(1))
+        line = json.dumps({'do': order, **arguments})
+        self._process.write(line.encode() + b'\n')
+        answer = json.loads(self._process.readline(timeout + 10))
         if 'error' in answer:
             raise SocketError(answer['error'], answer['text'])
         return answer

@@ -20,6 +20,8 @@ SIZES = {
     '20m': 20 << 20,
 }
 
+BLOCK = 1 << 20
+
 GREETINGS = {
     'en': 'Welcome to our site.',
     'fr': 'Bienvenue sur notre site.',
@@ -33,7 +35,13 @@ def document(node: str, name: str) -> bytes:
         greeting = GREETINGS.get(node, f'This is {node}.')
         return (f'<!doctype html><html lang="{node}"><title>{node}</title>'
                 f'<p>{greeting}</p></html>\n').encode()
-    return random.Random(f'{node}/{name}').randbytes(SIZES[name])
+    size = SIZES[name]
+    source = random.Random(f'{node}/{name}')
+    # A long document is a block again and again, each time with its number:
+    # quickly made, and still no two parts of it are alike.
+    block = source.randbytes(min(size, BLOCK))
+    blocks = range(size // BLOCK + 1)
+    return b''.join(block + b'%d' % number for number in blocks)[:size]
 
 
 def tree(node: str) -> Dict[str, bytes]:

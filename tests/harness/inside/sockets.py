@@ -2,17 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """Hold TCP connections on behalf of a test, which tells what to do when.
 
-    sockets.py PIPE
-
-Orders come as JSON, a line each, through a named pipe; each is answered by a
-line on standard output that begins with the order's ticket.
-`harness/sockets.py` is the other end.
+Orders come as JSON, a line each, on standard input; each is answered by a
+line on standard output. `harness/sockets.py` is the other end.
 """
 
 import base64
 import hashlib
 import json
-import os
 import re
 import select
 import socket
@@ -148,17 +144,13 @@ ORDERS = {order.__name__: order for order in (
 
 def main() -> None:
     """Carry out orders until there are no more."""
-    # Open for both, the pipe never ends.
-    pipe = os.fdopen(os.open(sys.argv[1], os.O_RDWR), 'rb', buffering=0)
-    print('ready', flush=True)
-    for line in pipe:
+    for line in sys.stdin:
         order = json.loads(line)
-        ticket = order.pop('ticket')
         try:
             answer = ORDERS[order.pop('do')](**order)
         except (OSError, EOFError) as problem:
             answer = {'error': type(problem).__name__, 'text': str(problem)}
-        print(ticket, json.dumps(answer), flush=True)
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Bad links, missing peers, strict packet filters."""
+
+import pytest
+
+from checks import no_flows, request, served, unbroken
+from conftest import Lab
+from harness.running import Cluster, wait_for
+
+CLOSE = '-H "Connection: close"'
+STRICT = '''
+table ip strict {
+    chain in { type filter hook input priority 0; ct state invalid drop; }
+    chain out { type filter hook output priority 0; ct state invalid drop; }
+    chain on { type filter hook forward priority 0; ct state invalid drop; }
+}
+'''
+
+
+@pytest.mark.parametrize('weather', (
+    {'loss': 0.05}, {'delay': 0.05}, {'loss': 0.02, 'delay': 0.02},
+    {'delay': 0.01, 'jitter': 0.01},
+), ids=('loss', 'delay', 'both', 'reordering'))
+def test_clients_link(cluster: Cluster, weather) -> None:
+    """Downloads and uploads over a bad link end, with the right bytes."""
+    client = cluster.client
+    client.run('head -c 300000 /dev/urandom >/tmp/carisma/body')
+    client.link.netem(**weather)
+    with client.capture() as capture:
+        answers = client.curl.fetch(
+            [cluster.url('en', f'/{language}/128k')
+             for language in ('en', 'fr', 'de')], options=CLOSE)
+        posted = client.curl.get(
+            cluster.url('en', '/fr/upload/'),
+            options=f'{CLOSE} --data-binary @/tmp/carisma/body')
+    for answer, language in zip(answers, ('en', 'fr', 'de')):
+        served(answer, language, '128k')
+    assert (posted.status, posted.node) == (200, 'fr')
+    for connection in capture.connections():
+        unbroken(connection, lossy=True)
+
+
+def test_lossy_links_of_the_nodes(cluster: Cluster) -> None:
+    """Loss between the nodes delays a handoff, no more."""
+    for node in cluster.nodes:
+        node.link.netem(loss=0.03)
+    answers = cluster.client.curl.fetch(
+        [cluster.url('en', '/fr/1k')] * 20, options=CLOSE)
+    for answer in answers:
+        served(answer, answer.node, '1k')
+    assert sum(answer.node == 'fr' for answer in answers) >= 15
+
+
+def test_peer_without_carisma(bare: Cluster, lab: Lab) -> None:
+    """A node that nobody configured is not waited for."""
+    bare.start_servers()
+    if not lab.plain:
+        bare.load()
+        for name in ('en', 'de'):
+            bare[name].configure()
+        wait_for(lambda: {other['name']: other['state'] for other in
+                          bare['en'].ask('node', 'list')} == {
+                              'en': 'self', 'fr': 'down', 'de': 'up'},
+                 'en and de know each other')
+    for language, node in (('fr', 'en'), ('de', 'de'), ('en', 'en')):
+        answer = bare.client.curl.get(bare.url('en', f'/{language}/1k'))
+        served(answer, node, '1k')
+        assert answer.time < 1
+    assert bare['en'].stats()['requests_local_peer_down'] == 1
+
+
+def test_control_connection_is_cut(cluster: Cluster) -> None:
+    """Until the loss is noticed each request waits a little, then it is
+    served here; when the link is back, it is handed off again."""
+    front, client = cluster['en'], cluster.client
+    url = cluster.url('en', '/de/1k')
+    served(client.curl.get(url), 'de', '1k')
+    cluster['de'].link.cut()
+    answer = client.curl.get(url)
+    served(answer, 'en', '1k')
+    assert answer.time < 5
+    assert front.stats()['handoffs_timed_out'] == 1
+    wait_for(lambda: not cluster.joined(front), 'the peer is known down', 30)
+    answer = client.curl.get(url)
+    served(answer, 'en', '1k')
+    assert answer.time < 1
+    # The others go on meanwhile.
+    served(client.curl.get(cluster.url('en', '/fr/1k')), 'fr', '1k')
+    cluster['de'].link.heal()
+    wait_for(lambda: cluster.joined(front), 'the peer is back', 30)
+    served(client.curl.get(url), 'de', '1k')
+
+
+def test_peer_without_a_server(cluster: Cluster) -> None:
+    """The peer's refusal is known at once; the request is served here."""
+    cluster['fr'].nginx.stop()
+    try:
+        answer = cluster.client.curl.get(cluster.url('en', '/fr/1k'))
+    finally:
+        cluster['fr'].nginx.start()
+    served(answer, 'en', '1k')
+    assert answer.time < 1
+    assert cluster['en'].stats()['handoffs_rejected'] == 1
+    served(cluster.client.curl.get(cluster.url('en', '/fr/1k')), 'fr', '1k')
+
+
+def test_connection_tracking(bare: Cluster, lab: Lab) -> None:
+    """conntrack sees one consistent connection on either node."""
+    for name in ('en', 'fr'):
+        bare[name].nft(STRICT)
+    bare.start_servers()
+    lab.enable(bare)
+    bare.client.run('head -c 100000 /dev/urandom >/tmp/carisma/body')
+    with bare.client.capture() as capture:
+        answers = bare.client.curl.fetch(
+            [bare.url('en', f'/{language}/{name}')
+             for language in ('en', 'fr') for name in ('1k', '20m')],
+            options=CLOSE)
+        kept = bare.client.curl.fetch([bare.url('en', '/fr/1k')] * 3)
+        posted = bare.client.curl.get(
+            bare.url('en', '/fr/upload/'),
+            options='--data-binary @/tmp/carisma/body')
+    for answer, (language, name) in zip(answers, (
+            ('en', '1k'), ('en', '20m'), ('fr', '1k'), ('fr', '20m'))):
+        served(answer, language, name)
+    for answer in kept:
+        served(answer, 'fr', '1k')
+    assert (posted.status, posted.node) == (200, 'fr')
+    for connection in capture.connections():
+        unbroken(connection)
+
+
+def test_back_end_dies(bare: Cluster, lab: Lab) -> None:
+    """A front end does not forward to the dead for ever."""
+    bare.start_servers()
+    lab.enable(bare)
+    sock = bare.client.connect(bare['en'].vip)
+    sock.send(request('/de/1k'))
+    served(sock.response(), 'de', '1k')
+    bare['de'].kill()
+    no_flows(bare, timeout=40)
+    answer = bare.client.curl.get(bare.url('en', '/de/1k'))
+    served(answer, 'en', '1k')
+
+
+def test_front_end_dies(bare: Cluster, lab: Lab) -> None:
+    """A back end does not keep what can hear nothing any more."""
+    bare.start_servers()
+    lab.enable(bare)
+    sock = bare.client.connect(bare['en'].vip)
+    sock.send(request('/de/1k'))
+    served(sock.response(), 'de', '1k')
+    bare['en'].kill()
+    served(bare.client.curl.get(bare.url('fr', '/de/1k')), 'de', '1k')

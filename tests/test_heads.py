@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The head of a request may come in any shape."""
+
+import pytest
+
+from checks import request, served
+from harness.running import Cluster
+
+BOTH = pytest.mark.parametrize('language', ('en', 'fr'))
+
+
+@BOTH
+@pytest.mark.parametrize('chunk', (1, 7))
+def test_small_pieces(cluster: Cluster, language: str, chunk: int) -> None:
+    """A head in pieces, down to a byte a segment."""
+    sock = cluster.client.connect(cluster['en'].vip)
+    sock.send(request(f'/{language}/1k'), chunk=chunk, delay=0.002)
+    served(sock.response(), language, '1k')
+    sock.close()
+
+
+@BOTH
+@pytest.mark.parametrize('cut', (2, 6, 12, -5, -4, -3, -2, -1))
+def test_two_segments(cluster: Cluster, language: str, cut: int) -> None:
+    """A head whose second half comes later, cut at the awkward places."""
+    raw = request(f'/{language}/1k')
+    sock = cluster.client.connect(cluster['en'].vip)
+    sock.send(raw[:cut], delay=0.1)
+    sock.send(raw[cut:])
+    served(sock.response(), language, '1k')
+    sock.close()
+
+
+@BOTH
+def test_long_head(cluster: Cluster, language: str) -> None:
+    """Several segments' worth of cookies."""
+    sock = cluster.client.connect(cluster['en'].vip)
+    sock.send(request(f'/{language}/1k', Cookie='c' * 6000))
+    served(sock.response(), language, '1k')
+    sock.close()
+
+
+@BOTH
+def test_body_with_the_head(cluster: Cluster, language: str) -> None:
+    """A body that begins in the head's last segment."""
+    body = b'0123456789' * 500
+    sock = cluster.client.connect(cluster['en'].vip)
+    sock.send(request(f'/{language}/upload/', 'POST', body))
+    answer = sock.response()
+    assert (answer.status, answer.node) == (200, language)
+    kept = cluster[language].get(answer.headers['x-body'])
+    assert kept == body
+    sock.close()
+
+
+@BOTH
+def test_pieces_out_of_order(cluster: Cluster, language: str) -> None:
+    """Pieces that overtake each other on the way."""
+    cluster.client.link.netem(delay=0.02, jitter=0.02, directions=('from',))
+    sock = cluster.client.connect(cluster['en'].vip)
+    sock.send(request(f'/{language}/1k'), chunk=5, delay=0.002)
+    served(sock.response(), language, '1k')
+    sock.close()
+
+
+@BOTH
+def test_pieces_sent_again(cluster: Cluster, language: str) -> None:
+    """A client that hears no acknowledgement sends pieces again, put
+    together anew: they overlap what came first."""
+    raw = request(f'/{language}/1k')
+    sock = cluster.client.connect(cluster['en'].vip)
+    cluster.client.nft('table ip t { chain c { '
+                       'type filter hook input priority 0; '
+                       'tcp sport 80 drop; }; }')
+    sock.send(raw[:10], delay=0.3)
+    sock.send(raw[10:20], delay=0.3)
+    sock.send(raw[20:-2], delay=0.8)
+    cluster.client.nft('')
+    sock.send(raw[-2:])
+    served(sock.response(), language, '1k')
+    sock.close()
+
+
+@BOTH
+def test_handshake_ends_with_the_head(cluster: Cluster, language: str
+                                      ) -> None:
+    """The handshake's last ACK is lost; the first data stands in for it."""
+    client = cluster.client
+    client.nft('table ip t { chain c { type filter hook output priority 0; '
+               'tcp dport 80 tcp flags == ack ip length < 60 drop; }; }')
+    sock = client.connect(cluster['en'].vip)
+    sock.send(request(f'/{language}/1k'))
+    client.nft('')
+    served(sock.response(), language, '1k')
+    sock.close()
+
+
+@BOTH
+def test_silence_before_the_head(cluster: Cluster, language: str) -> None:
+    """Browsers connect before they have anything to ask."""
+    sock = cluster.client.connect(cluster['en'].vip)
+    assert not any('/accept' in line for line in cluster['en'].sockets())
+    cluster.client.run('sleep 2')
+    sock.send(request(f'/{language}/1k'))
+    served(sock.response(), language, '1k')
+    sock.close()
+
+
+@BOTH
+def test_half_closed_by_the_client(cluster: Cluster, language: str) -> None:
+    """A client may say that this was its last request."""
+    for pause in (0, 0.2):
+        sock = cluster.client.connect(cluster['en'].vip)
+        sock.send(request(f'/{language}/128k'), delay=pause)
+        sock.shutdown()
+        served(sock.response(), language, '128k')
+        assert sock.receive().size == 0
+        sock.close()
+
+
+def test_absolute_target(cluster: Cluster) -> None:
+    """The path of an absolute target counts."""
+    sock = cluster.client.connect(cluster['en'].vip)
+    sock.send(request('http://www.example/fr/1k'))
+    served(sock.response(), 'fr', '1k')
+    sock.close()
+
+
+@pytest.mark.parametrize('raw', (
+    b'\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03',
+    b'hello\r\n\r\n',
+    b'GET /fr/1k\r\n\r\n',
+), ids=('tls', 'words', 'http-0.9'))
+def test_no_http(cluster: Cluster, raw: bytes) -> None:
+    """What is not a request is left to the server that it came to."""
+    sock = cluster.client.connect(cluster['en'].vip)
+    sock.send(raw)
+    sock.shutdown()
+    assert b'nginx' in (sock.receive().data or b'')
+    sock.close()
+    assert cluster['fr'].stats()['handoffs_in'] == 0
+
+
+def test_too_long_a_head(cluster: Cluster) -> None:
+    """Beyond the limit the local server has its say."""
+    sock = cluster.client.connect(cluster['en'].vip)
+    sock.send(request('/fr/1k', **{
+        f'X-{number}': 'x' * 7000 for number in range(5)}))
+    answer = sock.response()
+    assert (answer.status, answer.node) == (400, 'en')
+    assert cluster['en'].stats()['heads_too_long'] == 1
+    sock.close()

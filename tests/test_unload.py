@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The modules can go at any moment, and come again."""
+
+import pytest
+
+from checks import no_flows, request, served
+from conftest import Lab
+from harness.guest import CommandFailed
+from harness.paths import CARISMACTL
+from harness.running import Cluster, wait_for
+from harness.sockets import Socket, SocketError
+
+URLS = '''
+i=0
+while [ $i -lt {count} ]; do
+    echo 'next'
+    echo 'url = "{url}"'
+    echo 'output = "/dev/null"'
+    echo 'write-out = "%{{http_code}} %header{{x-node}} %{{errormsg}}\\n"'
+    i=$((i + 1))
+done >/tmp/carisma/urls.{name}
+exec curl --silent --no-keepalive -H 'Connection: close' \
+    --config /tmp/carisma/urls.{name}
+'''
+
+
+def hand_off(cluster: Cluster, language: str = 'fr') -> Socket:
+    """An open connection that another node serves."""
+    sock = cluster.client.connect(cluster['en'].vip)
+    sock.send(request(f'/{language}/1k'))
+    served(sock.response(), language, '1k')
+    return sock
+
+
+def test_idle(cluster: Cluster) -> None:
+    """Unload and load again, with servers running."""
+    client = cluster.client
+    for _ in range(3):
+        cluster.unload()
+        for language in ('en', 'fr'):
+            served(client.curl.get(cluster.url('en', f'/{language}/1k')),
+                   'en', '1k')
+        cluster.load()
+        assert not cluster['en'].ask('service', 'list')
+        cluster.configure()
+        for language in ('en', 'fr'):
+            served(client.curl.get(cluster.url('en', f'/{language}/1k')),
+                   language, '1k')
+        no_flows(cluster)
+
+
+def test_under_local_load(cluster: Cluster) -> None:
+    """No local request fails while modules come and go."""
+    load = cluster.client.popen(URLS.format(
+        count=300, url=cluster.url('en', '/en/1k'), name='local'))
+    wait_for(lambda: load.stdout.count('\n') > 5, 'requests run')
+    rounds = 0
+    while load.poll() is None:
+        cluster.unload()
+        cluster.load()
+        cluster.configure()
+        rounds += 1
+    assert rounds > 0
+    assert set(load.stdout.splitlines()) == {'200 en'}, load.stdout
+    assert load.stdout.count('\n') == 300
+
+
+def test_under_mixed_load(cluster: Cluster) -> None:
+    """Handed-off requests keep the modules in use until they are over; none
+    fails when they go."""
+    load = cluster.client.popen(URLS.format(
+        count=200, url=cluster.url('en', '/fr/1k'), name='mixed'))
+    wait_for(lambda: load.stdout.count('200 fr') > 5, 'requests run')
+    rounds = 0
+    while load.poll() is None:
+        for node in cluster.nodes:
+            node.ctl('drain')
+        wait_for(lambda: unloaded(cluster), 'unloaded', 30)
+        cluster.load()
+        cluster.configure()
+        rounds += 1
+    lines = load.stdout.splitlines()
+    assert rounds > 0
+    assert set(lines) <= {'200 en', '200 fr'}, load.stdout
+    assert len(lines) == 200
+
+
+def unloaded(cluster: Cluster) -> bool:
+    """Try to unload."""
+    try:
+        cluster.unload()
+    except CommandFailed as problem:
+        assert 'in use' in str(problem)
+        return False
+    return True
+
+
+def test_withheld_connections_are_released(cluster: Cluster) -> None:
+    """Clients that have not asked yet are served locally afterwards."""
+    client = cluster.client
+    socks = [client.connect(cluster['en'].vip) for _ in range(4)]
+    raw = request('/fr/1k')
+    for sock in socks[:2]:
+        sock.send(raw[:10], delay=0.1)
+    cluster.unload()
+    for number, sock in enumerate(socks):
+        sock.send(raw[10:] if number < 2 else raw)
+        served(sock.response(), 'en', '1k')
+        sock.close()
+
+
+def test_in_use(cluster: Cluster) -> None:
+    """An open handed-off connection is not lost: rmmod refuses."""
+    sock = hand_off(cluster)
+    with pytest.raises(CommandFailed, match='in use'):
+        cluster.unload()
+    for _ in range(2):
+        sock.send(request('/fr/128k'))
+        served(sock.response(), 'fr', '128k')
+    # Local and new remote requests go on as well.
+    served(cluster.client.curl.get(cluster.url('en', '/de/1k')), 'de', '1k')
+    sock.close()
+    no_flows(cluster)
+    wait_for(lambda: unloaded(cluster), 'unloaded', 90)
+
+
+def test_drain(cluster: Cluster) -> None:
+    """Drained, a node hands nothing off, and waits for what was."""
+    sock = hand_off(cluster)
+    front = cluster['en']
+    drain = front.popen([CARISMACTL, 'drain', '--timeout', '60'])
+    wait_for(lambda: drain.poll() is None and cluster.client.curl.get(
+        cluster.url('en', '/fr/1k')).node == 'en', 'en serves by itself')
+    sock.send(request('/fr/1k'))
+    served(sock.response(), 'fr', '1k')
+    sock.close()
+    assert drain.wait(60) == 0, drain.stderr
+    front.ctl('resume')
+    served(cluster.client.curl.get(cluster.url('en', '/fr/1k')), 'fr', '1k')
+
+
+def test_drain_by_force(cluster: Cluster) -> None:
+    """Forced, the handed-off connections end with a reset, at once."""
+    sock = hand_off(cluster)
+    cluster['en'].ctl('drain', '--force')
+    with pytest.raises(SocketError, match='ConnectionResetError'):
+        sock.receive(timeout=5)
+    for node in cluster.nodes[1:]:
+        node.ctl('drain', '--force')
+    wait_for(lambda: unloaded(cluster), 'unloaded')
+
+
+def test_namespace_goes_with_its_flows(bare: Cluster, lab: Lab) -> None:
+    """A namespace may go while it has flows; the others keep theirs."""
+    bare.start_servers()
+    lab.enable(bare)
+    hand_off(bare, 'fr')
+    hand_off(bare, 'de')
+    withheld = bare.client.connect(bare['en'].vip)
+    withheld.send(b'GET /fr')
+    bare['en'].kill()
+    served(bare.client.curl.get(bare.url('fr', '/de/1k')), 'de', '1k')
+    for node in bare.nodes:
+        node.ctl('drain', '--force')
+    wait_for(lambda: unloaded(bare), 'unloaded')
