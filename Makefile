@@ -56,6 +56,7 @@ endif
 .PHONY: tools
 tools: setup ## build the command-line tools
 	@$(chroot) cargo build --quiet --release --workspace --locked
+	@ln -sf cargo/release/carismactl $(BUILD)/carismactl
 
 .PHONY: debug-kernel
 debug-kernel: setup ## build the debug kernel (once, a quarter of an hour)

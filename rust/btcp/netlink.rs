@@ -22,6 +22,7 @@ use super::{
     state::State,
     uapi::*, //
 };
+use carisma_core::rule;
 use carisma_net::{
     genl::{
         At,
@@ -85,9 +86,9 @@ const NAME: &CStr =
 const NODE: &CStr =
     c"node: must be a node's name, 1 to 15 letters, digits, '.', '-' and '_', the first a letter or digit";
 const HOST: &CStr =
-    c"host: must be a host name without port, 1 to 253 letters, digits, '.', '-' and '_'";
-const PATH: &CStr =
-    c"path: must be 1 to 255 visible ASCII characters, the first '/', none '?' or '#'";
+    c"host: must be a host name or address as in a URL, without port, 1 to 253 characters";
+const PATH: &CStr = c"path: must be 1 to 255 characters, decoded, the first '/', \
+without '//', '.' and '..' segments, '%', '?', '#', ';', '\\', spaces and control characters";
 
 /// The state of the namespace that a request is about.
 fn state(net: &Net) -> Result<&State> {
@@ -185,8 +186,7 @@ fn host<'a>(request: &Request<'a>) -> Result<KVec<u8>, Refusal<'a>> {
     };
     let given = attr.text();
     let given = given.strip_suffix(b".").unwrap_or(given);
-    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_".contains(byte);
-    if given.is_empty() || given.len() > CARISMA_HOST_MAX as usize || !given.iter().all(fits) {
+    if given.len() > CARISMA_HOST_MAX as usize || !rule::check_host(given) {
         return Err(invalid(attr, HOST));
     }
     let mut host = copied(given)?;
@@ -200,11 +200,9 @@ fn path<'a>(request: &Request<'a>) -> Result<KVec<u8>, Refusal<'a>> {
         return Ok(KVec::new());
     };
     let given = attr.text();
-    let fits = |byte: &u8| byte.is_ascii_graphic() && !b"?#".contains(byte);
-    if given.first() != Some(&b'/')
-        || given.len() > CARISMA_PATH_MAX as usize
-        || !given.iter().all(fits)
-    {
+    // An empty one would be the same as none.
+    let fits = (1..=CARISMA_PATH_MAX as usize).contains(&given.len());
+    if !fits || !rule::check_prefix(given) {
         return Err(invalid(attr, PATH));
     }
     Ok(copied(given)?)

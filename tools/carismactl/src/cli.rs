@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command line.
+
+use crate::uapi;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::{IpAddr, SocketAddr};
+
+/// Configures CARISMA and shows its state.
+///
+/// Everything is about one network namespace: the one in which carismactl runs. Changes need
+/// CAP_NET_ADMIN.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_long_help = "\
+Exit status: 0 if it was done, 1 if not, 2 if the command line is wrong, 3 if a drain did not end in time.
+
+A site of two nodes, on the first of them:
+
+  carismactl node add en 10.0.0.1
+  carismactl node add fr 10.0.0.2
+  carismactl service add 10.0.0.100:80
+  carismactl rule add 10.0.0.100:80 --path /fr/ --node fr"
+)]
+pub struct Cli {
+    /// Print JSON, errors too
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Virtual services: the addresses and ports that clients connect to
+    #[command(subcommand)]
+    Service(Service),
+
+    /// Nodes of the cluster, this one included
+    #[command(subcommand)]
+    Node(Node),
+
+    /// Rules: which requests of a service go to which node
+    #[command(subcommand)]
+    Rule(Rule),
+
+    /// List the connections that are being handed off or were
+    Flows,
+
+    /// Show what was counted
+    Stats {
+        /// Leave out what is 0
+        #[arg(long, short = 'n')]
+        nonzero: bool,
+    },
+
+    /// Hand nothing off any more, and wait until no handed-off connection is left
+    ///
+    /// Services are served locally from now on, and no connection is taken over. Connections that were
+    /// handed off go on until they end. When none is left the modules can be unloaded, or "resume" takes
+    /// the drain back.
+    Drain(Drain),
+
+    /// Hand off again after a drain
+    Resume,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Service {
+    /// Add a virtual service
+    Add {
+        /// What clients connect to, such as 10.0.0.100:80
+        #[arg(value_name = "VIP:PORT", value_parser = endpoint)]
+        at: SocketAddr,
+
+        /// How connections are handed off
+        #[arg(long, value_enum, default_value_t)]
+        mode: Mode,
+    },
+
+    /// Delete a virtual service and its rules
+    #[command(visible_alias = "delete")]
+    Del {
+        /// What clients connect to
+        #[arg(value_name = "VIP:PORT", value_parser = endpoint)]
+        at: SocketAddr,
+    },
+
+    /// List the virtual services
+    #[command(visible_alias = "ls")]
+    List,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Mode {
+    /// The handshake is taken by this node's own TCP, where most requests are served
+    #[default]
+    Rare,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// Add a node
+    Add(NodeAdd),
+
+    /// Delete a node that no rule names
+    #[command(visible_alias = "delete")]
+    Del {
+        /// The node's name
+        name: String,
+    },
+
+    /// List the nodes, and whether the control connections to them are up
+    #[command(visible_alias = "ls")]
+    List,
+}
+
+#[derive(Args, Debug)]
+pub struct NodeAdd {
+    /// The node's name, the same on all nodes: 1 to 15 letters, digits, '.', '-' and '_'
+    pub name: String,
+
+    /// The node's own address, by which the other nodes reach it
+    #[arg(value_name = "ADDR")]
+    pub addr: IpAddr,
+
+    /// TCP port of the node's control connections
+    #[arg(long, default_value_t = uapi::PORT_DEFAULT)]
+    pub port: u16,
+
+    /// It is this node [without --local and --remote: if this machine has the address]
+    #[arg(long, conflicts_with = "remote")]
+    pub local: bool,
+
+    /// It is another node
+    #[arg(long)]
+    pub remote: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Rule {
+    /// Send requests of a service to a node
+    ///
+    /// Of the rules that fit a request, one with its host goes before one for any host, then one with a
+    /// longer path before one with a shorter. Requests that no rule fits are served by the node that
+    /// accepts them.
+    Add {
+        #[command(flatten)]
+        rule: RuleKey,
+
+        /// The node that serves the requests
+        #[arg(long)]
+        node: String,
+    },
+
+    /// Delete a rule
+    #[command(visible_alias = "delete")]
+    Del {
+        #[command(flatten)]
+        rule: RuleKey,
+    },
+
+    /// List the rules of all services
+    #[command(visible_alias = "ls")]
+    List,
+}
+
+#[derive(Args, Debug)]
+pub struct RuleKey {
+    /// The service
+    #[arg(value_name = "VIP:PORT", value_parser = endpoint)]
+    pub at: SocketAddr,
+
+    /// Host name of the requests, without port [without: any]
+    #[arg(long)]
+    pub host: Option<String>,
+
+    /// What the path of the requests begins with, such as /fr/ [without: any]
+    #[arg(long, value_name = "PREFIX")]
+    pub path: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Drain {
+    /// End the handed-off connections now, with a reset to both ends
+    #[arg(long)]
+    pub force: bool,
+
+    /// Wait no longer than this; 0 does not wait at all [without: until it is done]
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+}
+
+/// An address and a port.
+fn endpoint(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "it must be an address and a port, such as 10.0.0.100:80 or [2001:db8::1]:80".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{error::ErrorKind, CommandFactory};
+
+    fn parse(line: &str) -> Result<Cli, ErrorKind> {
+        let words = ["carismactl"].into_iter().chain(line.split_whitespace());
+        Cli::try_parse_from(words).map_err(|err| err.kind())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_may_stand_anywhere() {
+        for line in ["--json stats", "stats --json"] {
+            assert!(parse(line).unwrap().json);
+        }
+        for line in ["--json rule list", "rule --json list", "rule list --json"] {
+            assert!(parse(line).unwrap().json);
+        }
+        assert!(!parse("stats").unwrap().json);
+    }
+
+    #[test]
+    fn services_need_address_and_port() {
+        let Command::Service(Service::Add { at, .. }) =
+            parse("service add 10.0.0.100:80").unwrap().command
+        else {
+            panic!()
+        };
+        assert_eq!(at, "10.0.0.100:80".parse().unwrap());
+        assert!(parse("service add [2001:db8::1]:80 --mode rare").is_ok());
+        for line in [
+            "service add 10.0.0.100",
+            "service add www.example.com:80",
+            "service add 10.0.0.100:65536",
+            "service del 10.0.0:80",
+        ] {
+            assert_eq!(
+                parse(line).err(),
+                Some(ErrorKind::ValueValidation),
+                "{line}"
+            );
+        }
+        assert_eq!(
+            parse("service add 10.0.0.100:80 --mode always").err(),
+            Some(ErrorKind::InvalidValue)
+        );
+    }
+
+    #[test]
+    fn nodes_are_local_or_remote() {
+        let Command::Node(Node::Add(node)) = parse("node add fr 10.0.0.2").unwrap().command else {
+            panic!()
+        };
+        assert_eq!(node.port, uapi::PORT_DEFAULT);
+        assert!(!node.local && !node.remote);
+        assert!(parse("node add fr 10.0.0.2 --port 99 --local").is_ok());
+        assert_eq!(
+            parse("node add fr 10.0.0.2 --local --remote").err(),
+            Some(ErrorKind::ArgumentConflict)
+        );
+    }
+
+    #[test]
+    fn rules_need_a_node() {
+        assert!(parse("rule add 10.0.0.100:80 --path /fr/ --node fr").is_ok());
+        assert!(parse("rule del 10.0.0.100:80 --host www.example.com").is_ok());
+        assert_eq!(
+            parse("rule add 10.0.0.100:80 --path /fr/").err(),
+            Some(ErrorKind::MissingRequiredArgument)
+        );
+    }
+
+    #[test]
+    fn drains_may_be_hurried() {
+        let Command::Drain(drain) = parse("drain --force --timeout 5").unwrap().command else {
+            panic!()
+        };
+        assert!(drain.force);
+        assert_eq!(drain.timeout, Some(5));
+    }
+}

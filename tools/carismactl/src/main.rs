@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! carismactl: configures CARISMA and shows its state.
+
+mod cli;
+mod netlink;
+mod state;
+mod table;
+mod uapi;
+
+use clap::Parser;
+use cli::{Cli, Command, Mode};
+use netlink::{Attr, Attrs, Connection, Error};
+use nix::ifaddrs::getifaddrs;
+use serde_json::json;
+use state::{Entry, Progress};
+use std::{
+    io::{self, IsTerminal, Write},
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
+use uapi::command;
+
+/// How often a drain is looked at.
+const DRAIN_PERIOD: Duration = Duration::from_millis(200);
+
+/// The exit status of a drain that did not end in time.
+const EXIT_TIMEOUT: u8 = 3;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(status) => status,
+        // A reader that has seen enough is no error.
+        Err(Error::Io(err)) if err.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(err) => {
+            report(&err, cli.json);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says what went wrong.
+fn report(err: &Error, as_json: bool) {
+    if !as_json {
+        eprintln!("carismactl: {err}");
+        return;
+    }
+    let refusal = match err {
+        Error::Refused(refusal) => Some(refusal),
+        _ => None,
+    };
+    let object = json!({
+        "error": err.to_string(),
+        "errno": refusal.map(|it| format!("{:?}", it.errno)),
+        "attribute": refusal.and_then(|it| it.attribute),
+    });
+    eprintln!("{object}");
+}
+
+fn run(cli: &Cli) -> Result<ExitCode, Error> {
+    let kernel = &mut Connection::open()?;
+    let json = cli.json;
+    match &cli.command {
+        Command::Service(cli::Service::Add { at, mode }) => {
+            let mode = match mode {
+                Mode::Rare => uapi::mode::RARE,
+            };
+            let mode = Attr::u32(uapi::service::MODE, mode.into());
+            kernel.ask(
+                command::SERVICE_ADD,
+                service_attrs(*at).into_iter().chain([mode]),
+            )?;
+            done(json)
+        }
+        Command::Service(cli::Service::Del { at }) => {
+            kernel.ask(command::SERVICE_DEL, service_attrs(*at))?;
+            done(json)
+        }
+        Command::Service(cli::Service::List) => {
+            list::<state::Service>(kernel, command::SERVICE_GET, json)
+        }
+
+        Command::Node(cli::Node::Add(node)) => {
+            kernel.ask(command::NODE_ADD, node_attrs(node)?)?;
+            done(json)
+        }
+        Command::Node(cli::Node::Del { name }) => {
+            kernel.ask(command::NODE_DEL, [Attr::text(uapi::node::NAME, name)])?;
+            done(json)
+        }
+        Command::Node(cli::Node::List) => list::<state::Node>(kernel, command::NODE_GET, json),
+
+        Command::Rule(cli::Rule::Add { rule, node }) => {
+            let node = Attr::text(uapi::rule::NODE, node);
+            kernel.ask(
+                command::RULE_ADD,
+                rule_attrs(rule).into_iter().chain([node]),
+            )?;
+            done(json)
+        }
+        Command::Rule(cli::Rule::Del { rule }) => {
+            kernel.ask(command::RULE_DEL, rule_attrs(rule))?;
+            done(json)
+        }
+        Command::Rule(cli::Rule::List) => list::<state::Rule>(kernel, command::RULE_GET, json),
+
+        Command::Flows => list::<state::Flow>(kernel, command::FLOW_GET, json),
+        Command::Stats { nonzero } => stats(kernel, *nonzero, json),
+        Command::Drain(how) => drain(kernel, how, json),
+        Command::Resume => {
+            kernel.ask(command::RESUME, [])?;
+            done(json)
+        }
+    }
+}
+
+/// Says that something was done, to programs only: people see it by the exit status.
+fn done(as_json: bool) -> Result<ExitCode, Error> {
+    if as_json {
+        writeln!(io::stdout(), "{}", json!({ "done": true }))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn service_attrs(at: SocketAddr) -> [Attr; 2] {
+    [
+        Attr::addr(uapi::service::ADDR, at.ip()),
+        Attr::u16(uapi::service::PORT, at.port()),
+    ]
+}
+
+fn node_attrs(node: &cli::NodeAdd) -> Result<Vec<Attr>, Error> {
+    let local = match (node.local, node.remote) {
+        (true, _) => true,
+        (_, true) => false,
+        _ => is_ours(node.addr)?,
+    };
+    let mut attrs = vec![
+        Attr::text(uapi::node::NAME, &node.name),
+        Attr::addr(uapi::node::ADDR, node.addr),
+        Attr::u16(uapi::node::PORT, node.port),
+    ];
+    if local {
+        attrs.push(Attr::flag(uapi::node::LOCAL));
+    }
+    Ok(attrs)
+}
+
+fn rule_attrs(rule: &cli::RuleKey) -> Vec<Attr> {
+    let mut attrs = vec![
+        Attr::addr(uapi::rule::ADDR, rule.at.ip()),
+        Attr::u16(uapi::rule::PORT, rule.at.port()),
+    ];
+    let host = rule.host.as_deref();
+    let path = rule.path.as_deref();
+    attrs.extend(host.map(|host| Attr::text(uapi::rule::HOST, host)));
+    attrs.extend(path.map(|path| Attr::text(uapi::rule::PATH, path)));
+    attrs
+}
+
+/// Whether an interface of this network namespace has the address.
+fn is_ours(addr: IpAddr) -> Result<bool, Error> {
+    let ours = getifaddrs().map_err(io::Error::from)?;
+    Ok(ours
+        .filter_map(|interface| interface.address)
+        .any(|it| match addr {
+            IpAddr::V4(addr) => it.as_sockaddr_in().is_some_and(|it| it.ip() == addr),
+            IpAddr::V6(addr) => it.as_sockaddr_in6().is_some_and(|it| it.ip() == addr),
+        }))
+}
+
+/// Reads a list.
+fn read<E: Entry>(kernel: &mut Connection, command: u16) -> Result<Vec<E>, Error> {
+    kernel
+        .list(command)?
+        .iter()
+        .map(|attrs| E::read(attrs).ok_or_else(|| incomplete(attrs)))
+        .collect()
+}
+
+fn incomplete(attrs: &Attrs) -> Error {
+    Error::Malformed(format!("something is missing in {attrs:?}"))
+}
+
+/// Prints a list.
+fn list<E: Entry>(kernel: &mut Connection, command: u16, as_json: bool) -> Result<ExitCode, Error> {
+    let entries: Vec<E> = read(kernel, command)?;
+    let text = match as_json {
+        true => format!("{}\n", json!(entries)),
+        false => table::table(&entries),
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the counters and gauges; for programs, as one object.
+fn stats(kernel: &mut Connection, nonzero: bool, as_json: bool) -> Result<ExitCode, Error> {
+    let mut stats: Vec<state::Stat> = read(kernel, command::STATS_GET)?;
+    stats.retain(|stat| stat.value != 0 || !nonzero);
+    let text = match as_json {
+        true => {
+            let object: serde_json::Map<_, _> = stats
+                .into_iter()
+                .map(|stat| (stat.name, stat.value.into()))
+                .collect();
+            format!("{}\n", json!(object))
+        }
+        false => table::table(&stats),
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Begins a drain, and waits for its end.
+fn drain(kernel: &mut Connection, how: &cli::Drain, as_json: bool) -> Result<ExitCode, Error> {
+    let begin = Instant::now();
+    let force = how.force.then(|| Attr::flag(uapi::drain::FORCE));
+    kernel.ask(command::DRAIN, force)?;
+
+    // A terminal has one line that changes; elsewhere each change is a line.
+    let terminal = io::stderr().is_terminal();
+    let mut shown = None;
+    let progress = loop {
+        let attrs = kernel.ask(command::DRAIN_GET, [])?;
+        let progress = Progress::read(&attrs).ok_or_else(|| incomplete(&attrs))?;
+        let late = how
+            .timeout
+            .is_some_and(|seconds| begin.elapsed() >= Duration::from_secs(seconds));
+        if progress.is_done() || late {
+            break progress;
+        }
+        if !as_json && shown.as_ref() != Some(&progress) {
+            let (start, end) = if terminal {
+                ("\r\x1b[K", "")
+            } else {
+                ("", "\n")
+            };
+            eprint!("{start}draining: {}{end}", progress.text());
+            shown = Some(progress);
+        }
+        thread::sleep(DRAIN_PERIOD);
+    };
+    if terminal && shown.is_some() {
+        eprint!("\r\x1b[K");
+    }
+
+    let is_done = progress.is_done();
+    if as_json {
+        let object = json!({
+            "done": is_done,
+            "handed_off_out": progress.handed_off_out,
+            "handed_off_in": progress.handed_off_in,
+        });
+        writeln!(io::stdout(), "{object}")?;
+    } else if is_done {
+        writeln!(io::stdout(), "drained: no handed-off connection is left")?;
+    } else {
+        writeln!(io::stdout(), "not drained yet: {}", progress.text())?;
+    }
+    Ok(match is_done {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(EXIT_TIMEOUT),
+    })
+}

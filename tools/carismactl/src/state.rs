@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the kernel tells, as people and programs read it.
+
+use crate::{
+    netlink::Attrs,
+    table::Row,
+    uapi::{self, drain, flow, node, rule, service, stat},
+};
+use serde::Serialize;
+use std::net::{IpAddr, SocketAddr};
+
+/// Something that the kernel lists.
+pub trait Entry: Row + Serialize + Sized {
+    /// Reads it. `None` if something is missing that belongs to every such entry.
+    fn read(attrs: &Attrs) -> Option<Self>;
+}
+
+/// What stands for a value that is not there.
+fn or_any(value: Option<&String>) -> String {
+    value.cloned().unwrap_or_else(|| "*".to_owned())
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Service {
+    pub address: IpAddr,
+    pub port: u16,
+    pub mode: String,
+    pub rules: u64,
+}
+
+impl Entry for Service {
+    fn read(attrs: &Attrs) -> Option<Self> {
+        Some(Self {
+            address: attrs.addr(service::ADDR)?,
+            port: attrs.u16(service::PORT)?,
+            mode: attrs.name_of(service::MODE, uapi::mode::NAMES)?,
+            rules: attrs.uint(service::RULES).unwrap_or(0),
+        })
+    }
+}
+
+impl Row for Service {
+    const HEAD: &'static [&'static str] = &["SERVICE", "MODE", ">RULES"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            SocketAddr::new(self.address, self.port).to_string(),
+            self.mode.clone(),
+            self.rules.to_string(),
+        ]
+    }
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Node {
+    pub name: String,
+    pub address: IpAddr,
+    pub port: u16,
+    pub local: bool,
+    /// Of the control connection.
+    pub state: String,
+    pub epoch: Option<u64>,
+    pub index: u64,
+}
+
+impl Entry for Node {
+    fn read(attrs: &Attrs) -> Option<Self> {
+        Some(Self {
+            name: attrs.text(node::NAME)?,
+            address: attrs.addr(node::ADDR)?,
+            port: attrs.u16(node::PORT)?,
+            local: attrs.flag(node::LOCAL),
+            state: attrs.name_of(node::STATE, uapi::peer_state::NAMES)?,
+            epoch: attrs.uint(node::EPOCH),
+            index: attrs.uint(node::INDEX)?,
+        })
+    }
+}
+
+impl Row for Node {
+    const HEAD: &'static [&'static str] = &["NODE", "ADDRESS", "STATE"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            SocketAddr::new(self.address, self.port).to_string(),
+            self.state.clone(),
+        ]
+    }
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Rule {
+    pub address: IpAddr,
+    pub port: u16,
+    /// Any, if there is none.
+    pub host: Option<String>,
+    /// Any, if there is none.
+    pub path: Option<String>,
+    pub node: String,
+}
+
+impl Entry for Rule {
+    fn read(attrs: &Attrs) -> Option<Self> {
+        Some(Self {
+            address: attrs.addr(rule::ADDR)?,
+            port: attrs.u16(rule::PORT)?,
+            host: attrs.text(rule::HOST),
+            path: attrs.text(rule::PATH),
+            node: attrs.text(rule::NODE)?,
+        })
+    }
+}
+
+impl Row for Rule {
+    const HEAD: &'static [&'static str] = &["SERVICE", "HOST", "PATH", "NODE"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            SocketAddr::new(self.address, self.port).to_string(),
+            or_any(self.host.as_ref()),
+            or_any(self.path.as_ref()),
+            self.node.clone(),
+        ]
+    }
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Flow {
+    pub role: String,
+    pub state: String,
+    pub client: SocketAddr,
+    pub local: SocketAddr,
+    /// At the other end of the handoff.
+    pub node: Option<String>,
+    pub packets: u64,
+}
+
+impl Entry for Flow {
+    fn read(attrs: &Attrs) -> Option<Self> {
+        let end = |addr, port| Some(SocketAddr::new(attrs.addr(addr)?, attrs.u16(port)?));
+        Some(Self {
+            role: attrs.name_of(flow::ROLE, uapi::role::NAMES)?,
+            state: attrs.name_of(flow::STATE, uapi::flow_state::NAMES)?,
+            client: end(flow::CLIENT, flow::CLIENT_PORT)?,
+            local: end(flow::LOCAL, flow::LOCAL_PORT)?,
+            node: attrs.text(flow::NODE),
+            packets: attrs.uint(flow::PACKETS).unwrap_or(0),
+        })
+    }
+}
+
+impl Row for Flow {
+    const HEAD: &'static [&'static str] = &["CLIENT", "LOCAL", "ROLE", "STATE", "NODE", ">PACKETS"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.client.to_string(),
+            self.local.to_string(),
+            self.role.clone(),
+            self.state.clone(),
+            or_dash(self.node.as_ref()),
+            self.packets.to_string(),
+        ]
+    }
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Stat {
+    pub name: String,
+    pub value: u64,
+    pub gauge: bool,
+}
+
+impl Entry for Stat {
+    fn read(attrs: &Attrs) -> Option<Self> {
+        Some(Self {
+            name: attrs.text(stat::NAME)?,
+            value: attrs.uint(stat::VALUE)?,
+            gauge: attrs.flag(stat::GAUGE),
+        })
+    }
+}
+
+impl Row for Stat {
+    const HEAD: &'static [&'static str] = &["NAME", ">VALUE"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.name.clone(), self.value.to_string()]
+    }
+}
+
+/// How far a drain is.
+#[derive(Debug, Default, PartialEq, Serialize)]
+pub struct Progress {
+    pub draining: bool,
+    /// Connections that other nodes serve for this one.
+    pub handed_off_out: u64,
+    /// Connections that this node serves for others.
+    pub handed_off_in: u64,
+}
+
+impl Progress {
+    pub fn read(attrs: &Attrs) -> Option<Self> {
+        Some(Self {
+            draining: attrs.flag(drain::DRAINING),
+            handed_off_out: attrs.uint(drain::HANDED_OFF_OUT)?,
+            handed_off_in: attrs.uint(drain::HANDED_OFF_IN)?,
+        })
+    }
+
+    /// Whether no handed-off connection is left.
+    pub fn is_done(&self) -> bool {
+        self.handed_off_out == 0 && self.handed_off_in == 0
+    }
+
+    pub fn text(&self) -> String {
+        format!(
+            "{} handed off to other nodes, {} from other nodes",
+            self.handed_off_out, self.handed_off_in
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::Attr;
+    use serde_json::json;
+
+    fn addr(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn services_are_read() {
+        let attrs: Attrs = [
+            Attr::addr(service::ADDR, addr("10.0.0.100")),
+            Attr::u16(service::PORT, 80),
+            Attr::u32(service::MODE, 0),
+            Attr::u32(service::RULES, 2),
+        ]
+        .into_iter()
+        .collect();
+        let service = Service::read(&attrs).unwrap();
+        assert_eq!(service.cells(), ["10.0.0.100:80", "rare", "2"]);
+        assert_eq!(
+            serde_json::to_value(service).unwrap(),
+            json!({"address": "10.0.0.100", "port": 80, "mode": "rare", "rules": 2})
+        );
+    }
+
+    #[test]
+    fn what_is_incomplete_is_not_read() {
+        let attrs: Attrs = [Attr::u16(service::PORT, 80)].into_iter().collect();
+        assert_eq!(Service::read(&attrs), None);
+        assert_eq!(Node::read(&attrs), None);
+        assert_eq!(Rule::read(&attrs), None);
+        assert_eq!(Flow::read(&attrs), None);
+        assert_eq!(Stat::read(&attrs), None);
+        assert_eq!(Progress::read(&attrs), None);
+    }
+
+    #[test]
+    fn rules_for_any_host_say_so() {
+        let attrs: Attrs = [
+            Attr::addr(rule::ADDR, addr("10.0.0.100")),
+            Attr::u16(rule::PORT, 80),
+            Attr::text(rule::PATH, "/fr/"),
+            Attr::text(rule::NODE, "fr"),
+        ]
+        .into_iter()
+        .collect();
+        let rule = Rule::read(&attrs).unwrap();
+        assert_eq!(rule.cells(), ["10.0.0.100:80", "*", "/fr/", "fr"]);
+        assert_eq!(serde_json::to_value(rule).unwrap()["host"], json!(null));
+    }
+
+    #[test]
+    fn flows_without_a_node_are_read() {
+        let attrs: Attrs = [
+            Attr::u32(flow::ROLE, 0),
+            Attr::u32(flow::STATE, 1),
+            Attr::addr(flow::CLIENT, addr("10.0.0.9")),
+            Attr::u16(flow::CLIENT_PORT, 40_000),
+            Attr::addr(flow::LOCAL, addr("10.0.0.100")),
+            Attr::u16(flow::LOCAL_PORT, 80),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(
+            Flow::read(&attrs).unwrap().cells(),
+            [
+                "10.0.0.9:40000",
+                "10.0.0.100:80",
+                "front-end",
+                "head",
+                "-",
+                "0"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_drain_is_done_when_nothing_is_left() {
+        let progress = |out, back| Progress {
+            draining: true,
+            handed_off_out: out,
+            handed_off_in: back,
+        };
+        assert!(progress(0, 0).is_done());
+        assert!(!progress(1, 0).is_done());
+        assert!(!progress(0, 1).is_done());
+    }
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The numbers of the netlink family, in the order of `include/uapi/linux/carisma.yaml`. A test
+//! compares them with it.
+
+/// Defines, for each list, a module with the numbers of its entries and their names.
+macro_rules! numbers {
+    ($($(#[$doc:meta])* $list:ident from $first:literal { $($constant:ident = $name:literal,)* })*) => { $(
+        $(#[$doc])*
+        pub mod $list {
+            #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
+            #[repr(u16)]
+            enum Number { $($constant,)* }
+            $(
+                #[doc = concat!("`", $name, "`")]
+                #[allow(dead_code)]
+                pub const $constant: u16 = Number::$constant as u16 + $first;
+            )*
+            /// The number of the first.
+            #[allow(dead_code)] // For the test.
+            pub const FIRST: u16 = $first;
+            /// The names in the order of the numbers.
+            #[allow(dead_code)] // Some are for the test only.
+            pub const NAMES: &[&str] = &[$($name,)*];
+        }
+    )* };
+}
+
+/// The name of the family.
+pub const FAMILY: &str = "carisma";
+/// Its version.
+pub const VERSION: u8 = 1;
+/// The TCP port of control connections, unless another is given.
+pub const PORT_DEFAULT: u16 = 7480;
+
+numbers! {
+    /// Commands.
+    command from 1 {
+        SERVICE_ADD = "service-add",
+        SERVICE_DEL = "service-del",
+        SERVICE_GET = "service-get",
+        NODE_ADD = "node-add",
+        NODE_DEL = "node-del",
+        NODE_GET = "node-get",
+        RULE_ADD = "rule-add",
+        RULE_DEL = "rule-del",
+        RULE_GET = "rule-get",
+        FLOW_GET = "flow-get",
+        STATS_GET = "stats-get",
+        DRAIN = "drain",
+        RESUME = "resume",
+        DRAIN_GET = "drain-get",
+    }
+
+    /// Attributes of a service.
+    service from 1 {
+        ADDR = "addr",
+        PORT = "port",
+        MODE = "mode",
+        RULES = "rules",
+    }
+
+    /// Attributes of a node.
+    node from 1 {
+        NAME = "name",
+        ADDR = "addr",
+        PORT = "port",
+        LOCAL = "local",
+        INDEX = "index",
+        STATE = "state",
+        EPOCH = "epoch",
+    }
+
+    /// Attributes of a rule.
+    rule from 1 {
+        ADDR = "addr",
+        PORT = "port",
+        HOST = "host",
+        PATH = "path",
+        NODE = "node",
+    }
+
+    /// Attributes of a flow.
+    flow from 1 {
+        ROLE = "role",
+        STATE = "state",
+        CLIENT = "client",
+        CLIENT_PORT = "client-port",
+        LOCAL = "local",
+        LOCAL_PORT = "local-port",
+        NODE = "node",
+        PACKETS = "packets",
+    }
+
+    /// Attributes of a counter or gauge.
+    stat from 1 {
+        NAME = "name",
+        VALUE = "value",
+        GAUGE = "gauge",
+    }
+
+    /// Attributes of a drain.
+    drain from 1 {
+        FORCE = "force",
+        DRAINING = "draining",
+        HANDED_OFF_OUT = "handed-off-out",
+        HANDED_OFF_IN = "handed-off-in",
+    }
+
+    /// How a service's connections are handed off.
+    mode from 0 {
+        RARE = "rare",
+        FREQUENT = "frequent",
+        ALWAYS = "always",
+    }
+
+    /// How this node stands to another.
+    peer_state from 0 {
+        SELF = "self",
+        DOWN = "down",
+        UP = "up",
+    }
+
+    /// What this node is to a connection.
+    role from 0 {
+        FRONT_END = "front-end",
+        BACK_END = "back-end",
+    }
+
+    /// How far a handoff is.
+    flow_state from 0 {
+        HANDSHAKE = "handshake",
+        HEAD = "head",
+        REQUESTED = "requested",
+        REPLAY = "replay",
+        ACCEPTED = "accepted",
+        HANDED_OFF = "handed-off",
+        LINGERING = "lingering",
+    }
+}
+
+/// The name of the attribute with this number in the requests of a command.
+pub fn attribute_name(command: u16, attribute: u16) -> Option<&'static str> {
+    let names = match command {
+        command::SERVICE_ADD | command::SERVICE_DEL | command::SERVICE_GET => service::NAMES,
+        command::NODE_ADD | command::NODE_DEL | command::NODE_GET => node::NAMES,
+        command::RULE_ADD | command::RULE_DEL | command::RULE_GET => rule::NAMES,
+        command::FLOW_GET => flow::NAMES,
+        command::STATS_GET => stat::NAMES,
+        _ => drain::NAMES,
+    };
+    names.get(usize::from(attribute.checked_sub(1)?)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use yaml_rust2::{Yaml, YamlLoader};
+
+    const SPEC: &str = include_str!("../../../include/uapi/linux/carisma.yaml");
+
+    fn spec() -> Yaml {
+        YamlLoader::load_from_str(SPEC).unwrap().remove(0)
+    }
+
+    fn names(list: &Yaml) -> Vec<String> {
+        list.as_vec()
+            .unwrap()
+            .iter()
+            .map(|entry| entry["name"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    fn named<'a>(list: &'a Yaml, name: &str) -> &'a Yaml {
+        list.as_vec()
+            .unwrap()
+            .iter()
+            .find(|entry| entry["name"].as_str() == Some(name))
+            .unwrap_or_else(|| panic!("the description lacks {name}"))
+    }
+
+    #[test]
+    fn commands_are_those_of_the_description() {
+        let spec = spec();
+        assert_eq!(names(&spec["operations"]["list"]), command::NAMES);
+        assert_eq!(command::FIRST, 1);
+        assert_eq!(spec["name"].as_str(), Some(FAMILY));
+    }
+
+    #[test]
+    fn attributes_are_those_of_the_description() {
+        let spec = spec();
+        let sets = [
+            ("service", service::FIRST, service::NAMES),
+            ("node", node::FIRST, node::NAMES),
+            ("rule", rule::FIRST, rule::NAMES),
+            ("flow", flow::FIRST, flow::NAMES),
+            ("stat", stat::FIRST, stat::NAMES),
+            ("drain", drain::FIRST, drain::NAMES),
+        ];
+        assert_eq!(spec["attribute-sets"].as_vec().unwrap().len(), sets.len());
+        for (name, first, ours) in sets {
+            let set = named(&spec["attribute-sets"], name);
+            assert_eq!(names(&set["attributes"]), ours, "{name}");
+            assert_eq!(first, 1);
+        }
+    }
+
+    #[test]
+    fn values_are_those_of_the_description() {
+        let spec = spec();
+        let enums = [
+            ("mode", mode::FIRST, mode::NAMES),
+            ("peer-state", peer_state::FIRST, peer_state::NAMES),
+            ("role", role::FIRST, role::NAMES),
+            ("flow-state", flow_state::FIRST, flow_state::NAMES),
+        ];
+        for (name, first, ours) in enums {
+            let list = named(&spec["definitions"], name);
+            assert_eq!(names(&list["entries"]), ours, "{name}");
+            assert_eq!(first, 0);
+        }
+        let port = named(&spec["definitions"], "port-default");
+        assert_eq!(port["value"].as_i64(), Some(i64::from(PORT_DEFAULT)));
+    }
+
+    #[test]
+    fn attributes_are_found_by_number() {
+        assert_eq!(attribute_name(command::RULE_ADD, rule::NODE), Some("node"));
+        assert_eq!(attribute_name(command::RULE_ADD, 0), None);
+        assert_eq!(attribute_name(command::DRAIN, 99), None);
+    }
+}
