@@ -65,6 +65,7 @@ fn any_option() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         3 => Just(vec![1]),
         3 => any::<[u8; 8]>().prop_map(|data| [&[8, 10], &data[..]].concat()),
+        1 => any::<[u8; 4]>().prop_map(|data| [&[8, 10], &data[..], &[0; 4]].concat()),
         1 => any::<[u8; 8]>().prop_map(|data| [&[5, 10], &data[..]].concat()),
         1 => any::<[u8; 16]>().prop_map(|data| [&[5, 18], &data[..]].concat()),
         1 => any::<[u8; 24]>().prop_map(|data| [&[5, 26], &data[..]].concat()),
@@ -244,7 +245,8 @@ proptest! {
         }
         let len = Header::parse(&bytes).map_or(0, |header| header.header_len());
         let bad = Header::parse(&bytes).is_none_or(|header| header.options().is_err());
-        let acts: [&dyn Fn(&mut [u8]) -> Result<(), Malformed>; 4] = [
+        type Act<'a> = &'a dyn Fn(&mut [u8]) -> Result<(), Malformed>;
+        let acts: [Act<'_>; 4] = [
             &|out| t.inbound(out, partial),
             &|out| t.outbound(out, partial),
             &|out| strip_options(out, |opt| opt.kind == 8, partial).map(drop),
