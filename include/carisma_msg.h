@@ -63,7 +63,8 @@ enum carisma_msg_kind {
 	 * CONN_DISCARD: free the withheld child, which has just been reset. Same context.
 	 * RECORD_REQ: copy the record and queue it for "node". Softirq. -ENOTCONN if the peer is
 	 * down, -ENOBUFS at the bound.
-	 * SERVICE_ADD, SERVICE_DEL: tuple.local and tuple.local_port. Process context, may sleep.
+	 * SERVICE_ADD, SERVICE_DEL: connections to tuple.local and tuple.local_port are, or are no
+	 * more, BTCP's business. Process context, may sleep.
 	 * NODE_ADD, NODE_DEL: node (from 1), its name, tuple.local and tuple.local_port of its
 	 * control connection; value is 1 for this node itself. Process context, may sleep.
 	 */

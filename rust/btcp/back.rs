@@ -4,7 +4,7 @@
 
 use crate::{
     counters::{Counter, Gauge},
-    flow::{linger_ms, Flow, FlowRef, InnerGuard, Over, Stage, PARKED_MAX},
+    flow::{linger_ms, Flow, FlowRef, InnerGuard, Over, Stage},
     lower,
     state::State,
 };
@@ -126,12 +126,7 @@ impl State {
         }
         {
             let rcu = rcu::read_lock();
-            if self
-                .config
-                .snapshot(&rcu)
-                .service(&key.local, port)
-                .is_none()
-            {
+            if !self.config.snapshot(&rcu).is_endpoint(&key.local, port) {
                 return Err(Reason::NoService);
             }
         }
@@ -355,12 +350,7 @@ impl State {
     ) -> Option<Skb> {
         let parks = inner.draining || matches!(inner.stage, Stage::Replay(_));
         if parks {
-            let counter = if inner.parked.push(skb, PARKED_MAX) {
-                Counter::PacketsParked
-            } else {
-                Counter::PacketsDroppedStale
-            };
-            self.counters.count(counter);
+            self.park(&mut inner, skb);
             return None;
         }
         let (Stage::Live(live) | Stage::Over(Over::Live(live))) = &inner.stage else {

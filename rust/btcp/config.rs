@@ -8,15 +8,16 @@
 //! Every change is announced, in the order of the changes, to whom it concerns above TCP. That is done
 //! with the mutex held, so an announcement must not call back into a change.
 
+use super::uapi;
 use carisma_core::{
     http,
     rule, //
 };
-use super::uapi;
 use carisma_net::{
     new_published,
     published::{
-        Published, //
+        Published,
+        Writer, //
     },
 };
 use kernel::{
@@ -201,19 +202,57 @@ impl Snapshot {
         }
     }
 
-    /// The service that clients find at this address and port (in the order of the host). Any context.
+    /// The service that clients find at this address and port (in the order of the host). Any
+    /// context.
     pub(crate) fn service(&self, addr: &[u8; 16], port: u16) -> Option<&Service> {
-        let at = Endpoint { addr: *addr, port };
+        let index = self.find(Endpoint { addr: *addr, port })?;
+        self.services.get(usize::from(index)).map(|it| &**it)
+    }
+
+    /// Whether connections to this address and port may be ours: there is a service, or other nodes
+    /// forward to it. Any context.
+    pub(crate) fn is_endpoint(&self, addr: &[u8; 16], port: u16) -> bool {
+        self.find(Endpoint { addr: *addr, port }).is_some()
+    }
+
+    /// What the table has at an endpoint: the index of a service, or [`NO_SERVICE`].
+    fn find(&self, at: Endpoint) -> Option<u16> {
         let mask = self.table.len().checked_sub(1)?;
         let mut place = at.hash() & mask;
         // A place is free somewhere: the table is never full.
         while let Some((found, index)) = self.table.get(place)? {
             if *found == at {
-                return self.services.get(usize::from(*index)).map(|it| &**it);
+                return Some(*index);
             }
             place = (place + 1) & mask;
         }
         None
+    }
+
+    /// Where connections to this node's TCP may be ours: at the services, and, at the ports of
+    /// these, at the node's own address, by which other nodes forward what they hand to it.
+    fn endpoints(&self) -> impl Iterator<Item = Endpoint> + '_ {
+        self.table.iter().flatten().map(|(at, _)| *at)
+    }
+
+    /// The endpoints that another snapshot has not.
+    fn endpoints_beyond(&self, other: &Self) -> Result<KVec<Endpoint>, AllocError> {
+        let mut list = KVec::new();
+        for at in self.endpoints().filter(|at| other.find(*at).is_none()) {
+            list.push(at, GFP_KERNEL)?;
+        }
+        Ok(list)
+    }
+
+    /// The endpoints at this node's own address, as often as there are services at their ports.
+    fn own_endpoints(&self) -> impl Iterator<Item = Endpoint> + '_ {
+        let own = self.local_node();
+        self.services.iter().filter_map(move |service| {
+            Some(Endpoint {
+                addr: own?.at.addr,
+                port: service.at.port,
+            })
+        })
     }
 
     /// All services, in the order in which they were added.
@@ -272,21 +311,28 @@ impl Snapshot {
     fn index(&mut self) -> Result<(), Refused> {
         let size = match self.services.len() {
             0 => 0,
-            services => (2 * services).next_power_of_two(),
+            // Each service may bring an endpoint at the node's own address along.
+            services => (4 * services).next_power_of_two(),
         };
         let mut table = KVec::with_capacity(size, GFP_KERNEL)?;
         for _ in 0..size {
             table.push(None, GFP_KERNEL)?;
         }
-        for (service, index) in self.services.iter().zip(0u16..) {
-            let mask = size.wrapping_sub(1);
-            let mut place = service.at.hash() & mask;
-            // The table has more places than there are services.
-            while let Some(Some(_)) = table.get(place) {
+        let mask = size.wrapping_sub(1);
+        let services = self.services.iter().zip(0u16..);
+        let services = services.map(|(service, index)| (service.at, index));
+        let own = self.own_endpoints().map(|at| (at, NO_SERVICE));
+        for (at, index) in Iterator::chain(services, own) {
+            let mut place = at.hash() & mask;
+            // The table has more places than there are endpoints.
+            while let Some(Some((other, _))) = table.get(place) {
+                if *other == at {
+                    break;
+                }
                 place = (place + 1) & mask;
             }
-            if let Some(free) = table.get_mut(place) {
-                *free = Some((service.at, index));
+            if let Some(free @ None) = table.get_mut(place) {
+                *free = Some((at, index));
             }
         }
         self.table = table;
@@ -306,10 +352,10 @@ fn shared<T>(list: &[Arc<T>], more: usize) -> Result<KVec<Arc<T>>, AllocError> {
 /// A change that those above TCP should know of.
 #[derive(Clone, Copy)]
 pub(crate) enum Event<'a> {
-    /// The service is going to be there.
-    ServiceAdd(&'a Service),
-    /// The service is gone.
-    ServiceDel(&'a Service),
+    /// Connections to it are going to be ours.
+    EndpointAdd(Endpoint),
+    /// They are not any more.
+    EndpointDel(Endpoint),
     /// The node is there.
     NodeAdd(&'a Node),
     /// The node is gone.
@@ -398,7 +444,10 @@ impl From<Error> for Refused {
 // The texts name the limits.
 const _: () = assert!(SERVICES_MAX == 256 && NODES_MAX == 64 && RULES_MAX == 256);
 // Places of services are kept in 16 bits.
-const _: () = assert!(SERVICES_MAX <= 1 << 16);
+const _: () = assert!(SERVICES_MAX <= NO_SERVICE as usize);
+
+/// In the table: an endpoint that is none of a service's.
+const NO_SERVICE: u16 = u16::MAX;
 
 /// What changes need to know of each other.
 struct Changes {
@@ -469,10 +518,7 @@ impl Config {
             }
             Ok(new.services.push(service.clone(), GFP_KERNEL)?)
         })?;
-        // First above TCP: a connection that is asked about before packets know the service is let pass.
-        announce(Event::ServiceAdd(&service))?;
-        writer.replace(new);
-        Ok(())
+        publish(&mut writer, new, &announce)
     }
 
     /// Deletes a service with its rules.
@@ -482,17 +528,12 @@ impl Config {
         announce: impl Fn(Event<'_>) -> Result,
     ) -> Result<(), Refused> {
         let mut writer = self.current.write();
-        let mut gone = None;
         let new = writer.current().changed(|new| {
             let place = new.place(at)?;
-            gone = new.services.remove(place).ok();
+            drop(new.services.remove(place));
             Ok(())
         })?;
-        writer.replace(new);
-        if let Some(service) = gone {
-            announce(Event::ServiceDel(&service))?;
-        }
-        Ok(())
+        publish(&mut writer, new, &announce)
     }
 
     /// Adds a node.
@@ -537,9 +578,9 @@ impl Config {
         // The way back, made before it may be needed.
         let undo = new.changed(|undo| undo.set_node(node.index, None))?;
         // First here: as soon as those above know the node, its control connection may come up.
-        writer.replace(new);
+        publish(&mut writer, new, &announce)?;
         if let Err(err) = announce(Event::NodeAdd(&node)) {
-            writer.replace(undo);
+            publish(&mut writer, undo, &announce)?;
             return Err(err.into());
         }
         writer.last_index = node.index;
@@ -566,7 +607,7 @@ impl Config {
             gone = new.take_node(index);
             Ok(())
         })?;
-        writer.replace(new);
+        publish(&mut writer, new, &announce)?;
         if let Some(node) = gone {
             announce(Event::NodeDel(&node))?;
         }
@@ -633,11 +674,36 @@ impl Config {
         for node in writer.current().nodes() {
             announce(Event::NodeAdd(node))?;
         }
-        for service in writer.current().services() {
-            announce(Event::ServiceAdd(service))?;
+        for at in writer.current().endpoints() {
+            announce(Event::EndpointAdd(at))?;
         }
         Ok(())
     }
+}
+
+/// Publishes a snapshot, and announces which endpoints come and go by it. Those that come are known
+/// above TCP first: a connection that is asked about before packets know of it is let pass.
+fn publish(
+    writer: &mut Writer<'_, Snapshot, Changes>,
+    new: KBox<Snapshot>,
+    announce: &impl Fn(Event<'_>) -> Result,
+) -> Result<(), Refused> {
+    let come = new.endpoints_beyond(writer.current())?;
+    let go = writer.current().endpoints_beyond(&new)?;
+    for (done, at) in come.iter().enumerate() {
+        if let Err(err) = announce(Event::EndpointAdd(*at)) {
+            for at in come.iter().take(done) {
+                // It was known a moment ago.
+                let _ = announce(Event::EndpointDel(*at));
+            }
+            return Err(err.into());
+        }
+    }
+    writer.replace(new);
+    for at in go {
+        announce(Event::EndpointDel(at))?;
+    }
+    Ok(())
 }
 
 /// Edits of a snapshot that is not published yet.

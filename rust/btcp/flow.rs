@@ -66,7 +66,7 @@ pub(crate) struct Inner {
 }
 
 /// How many segments may wait.
-pub(crate) const PARKED_MAX: usize = 64;
+const PARKED_MAX: usize = 64;
 
 /// Where a connection stands.
 pub(crate) enum Stage {
@@ -176,6 +176,16 @@ impl State {
             // CAST: A chunk is small.
             offset = offset.wrapping_add(chunk.len() as u32);
         }
+    }
+
+    /// Lets a segment of the client's wait.
+    pub(crate) fn park(&self, inner: &mut Inner, skb: Skb) {
+        let counter = if inner.parked.push(skb, PARKED_MAX) {
+            Counter::PacketsParked
+        } else {
+            Counter::PacketsDroppedStale
+        };
+        self.counters.count(counter);
     }
 
     /// Queues a record for a node. Any context. An error says that it will not be sent.

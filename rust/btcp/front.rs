@@ -5,7 +5,7 @@
 use crate::{
     config::Target,
     counters::{Counter, Gauge},
-    flow::{Flow, FlowRef, Inner, InnerGuard, Over, Stage, PARKED_MAX},
+    flow::{Flow, FlowRef, Inner, InnerGuard, Over, Stage},
     lower, packet,
     state::State,
 };
@@ -76,7 +76,7 @@ enum Decision {
 impl State {
     /// A client's first segment to a service. Never keeps it from TCP.
     pub(crate) fn front_begin(&self, key: &Tuple, skb: &Skb, layout: &Layout) {
-        if !self.withholding.load(Acquire) {
+        if !self.withholding.load(Acquire) || !self.has_rules(key) {
             return;
         }
         let Some(header) = skb.tcp(layout).and_then(tcp::Header::parse) else {
@@ -101,6 +101,15 @@ impl State {
             Err(Refused::NoMemory) => Counter::FlowsRefusedMemory,
         };
         self.counters.count(refused);
+    }
+
+    /// Whether any request to this service may be another node's.
+    fn has_rules(&self, key: &Tuple) -> bool {
+        let rcu = rcu::read_lock();
+        self.config
+            .snapshot(&rcu)
+            .service(&key.local, key.local_port.get())
+            .is_some_and(|service| !service.rules.is_empty())
     }
 
     fn front_insert(&self, key: &Tuple, deciding: Deciding) -> Result<(), Refused> {
@@ -188,7 +197,7 @@ impl State {
         let deciding = match &mut inner.stage {
             Stage::Deciding(deciding) => &mut **deciding,
             _ => {
-                self.front_park(&mut inner, skb);
+                self.park(&mut inner, skb);
                 return None;
             }
         };
@@ -234,7 +243,7 @@ impl State {
                     whole = self.front_hold(deciding, &skb, layout, skip)?;
                 }
                 if fin || !whole {
-                    self.front_park(&mut inner, skb);
+                    self.park(&mut inner, skb);
                 }
                 self.front_ask(flow, inner, node, to, ctx);
                 None
@@ -270,16 +279,6 @@ impl State {
             self.counters.count(Counter::FlowsRefusedMemory);
         }
         copied.then_some(more == payload)
-    }
-
-    /// Lets a segment wait for the end of the handoff.
-    fn front_park(&self, inner: &mut Inner, skb: Skb) {
-        let counter = if inner.parked.push(skb, PARKED_MAX) {
-            Counter::PacketsParked
-        } else {
-            Counter::PacketsDroppedStale
-        };
-        self.counters.count(counter);
     }
 
     /// Acknowledges what is held, so that a client that waits for that goes on (RFC 896).
@@ -568,7 +567,7 @@ impl State {
             return;
         };
         if inner.draining {
-            self.front_park(&mut inner, skb);
+            self.park(&mut inner, skb);
             return;
         }
         inner.packets = inner.packets.wrapping_add(1);

@@ -18,13 +18,12 @@ use carisma_net::{
 use kernel::sync::rcu;
 
 impl State {
-    /// Whether clients find a service at this address and port.
-    fn is_service(&self, addr: [u8; 4], port: u16) -> bool {
+    /// Whether connections to this address and port may be ours.
+    fn is_endpoint(&self, addr: [u8; 4], port: u16) -> bool {
         let rcu = rcu::read_lock();
         self.config
             .snapshot(&rcu)
-            .service(&v4_mapped(addr), port)
-            .is_some()
+            .is_endpoint(&v4_mapped(addr), port)
     }
 }
 
@@ -34,7 +33,7 @@ impl Hooks for State {
         let Some(ends) = skb.ends() else {
             return Some(skb);
         };
-        if !self.is_service(ends.destination, ends.destination_port) {
+        if !self.is_endpoint(ends.destination, ends.destination_port) {
             return Some(skb);
         }
         let key = Tuple::v4(
@@ -84,7 +83,7 @@ impl Hooks for State {
         let Some(ends) = skb.ends() else {
             return Some(skb);
         };
-        if !self.is_service(ends.source, ends.source_port) {
+        if !self.is_endpoint(ends.source, ends.source_port) {
             return Some(skb);
         }
         let key = Tuple::v4(

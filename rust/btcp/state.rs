@@ -3,7 +3,7 @@
 //! What BTCP knows of one network namespace.
 
 use crate::{
-    config::{Config, Event, Node, Service},
+    config::{Config, Endpoint, Event, Node},
     counters::Counters,
     flow::Flow,
     knobs::Knobs,
@@ -64,10 +64,10 @@ impl State {
 
     /// Tells UTCP of a change.
     fn tell(&self, steady: &Steady, event: Event<'_>) -> Result {
-        let service = |kind: Kind, service: &Service| Msg {
+        let service = |kind: Kind, at: Endpoint| Msg {
             tuple: Tuple {
-                local: service.at.addr,
-                local_port: service.at.port.into(),
+                local: at.addr,
+                local_port: at.port.into(),
                 ..Tuple::default()
             },
             ..Msg::new(kind)
@@ -84,8 +84,8 @@ impl State {
             ..Msg::new(kind)
         };
         let msg = match event {
-            Event::ServiceAdd(it) => service(kind::SERVICE_ADD, it),
-            Event::ServiceDel(it) => service(kind::SERVICE_DEL, it),
+            Event::EndpointAdd(it) => service(kind::SERVICE_ADD, it),
+            Event::EndpointDel(it) => service(kind::SERVICE_DEL, it),
             Event::NodeAdd(it) => node(kind::NODE_ADD, it),
             Event::NodeDel(it) => node(kind::NODE_DEL, it),
         };

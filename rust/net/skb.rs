@@ -202,12 +202,6 @@ impl Skb {
         unsafe { bindings::skb_csum_partial(self.raw()) }
     }
 
-    /// The headers change under a sum that the device has made of the packet: forget that one.
-    pub fn forget_checksum(&mut self) {
-        // SAFETY: The packet is valid and ours.
-        unsafe { bindings::skb_forget_csum(self.raw()) }
-    }
-
     /// A new packet of `len` bytes, all zero, from its IP header on. Any context. Errors: `ENOMEM`.
     pub fn new(len: usize) -> Result<Self> {
         let len = u32::try_from(len).map_err(|_| EINVAL)?;

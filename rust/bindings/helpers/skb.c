@@ -70,13 +70,6 @@ bool carisma_helper_skb_csum_partial(const struct sk_buff *skb)
 	return skb->ip_summed == CHECKSUM_PARTIAL;
 }
 
-/* A COMPLETE sum covers what is about to be rewritten: let TCP verify the segment by itself. */
-void carisma_helper_skb_forget_csum(struct sk_buff *skb)
-{
-	if (skb->ip_summed == CHECKSUM_COMPLETE)
-		skb->ip_summed = CHECKSUM_NONE;
-}
-
 /* A bare IPv4 packet of len bytes, data at the IP header, with room for any link header before it. */
 struct sk_buff *carisma_helper_skb_new(unsigned int len)
 {
