@@ -2,7 +2,7 @@
 
 //! CARISMA below TCP: the module root of `carisma_btcp`.
 
-use carisma_net::{bindings, genl, link, pernet};
+use carisma_net::{bindings, genl, link, pernet, sysfs::RootRegistration};
 use kernel::{
     prelude::*,
     sync::rcu, //
@@ -20,7 +20,6 @@ mod flow;
 mod front;
 #[path = "rust/btcp/hook.rs"]
 mod hook;
-#[expect(dead_code)] // Until sysfs sets them.
 #[path = "rust/btcp/knobs.rs"]
 mod knobs;
 #[path = "rust/btcp/lower.rs"]
@@ -31,6 +30,8 @@ mod netlink;
 mod packet;
 #[path = "rust/btcp/state.rs"]
 mod state;
+#[path = "rust/btcp/sysfs.rs"]
+mod sysfs;
 #[path = "rust/btcp/uapi.rs"]
 mod uapi;
 
@@ -46,6 +47,9 @@ module! {
 struct Btcp {
     /// Requests come in no more before the state goes that they look at.
     _netlink: genl::Registration,
+    /// Nor is it read and written in sysfs.
+    _sysfs: pernet::Registration<sysfs::Namespace>,
+    _sysfs_root: RootRegistration,
     /// Ends every namespace's hooks and flows.
     _state: pernet::Registration<state::State>,
     /// What that puts off until after a grace period is code of this module.
@@ -65,8 +69,12 @@ impl kernel::Module for Btcp {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         lower::init();
         let state = pernet::Registration::new()?;
+        let root = sysfs::create_root()?;
+        let sysfs = pernet::Registration::new()?;
         Ok(Self {
             _netlink: netlink::register()?,
+            _sysfs: sysfs,
+            _sysfs_root: root,
             _state: state,
             _barrier: RcuBarrier,
         })

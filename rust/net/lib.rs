@@ -14,4 +14,5 @@ pub mod percpu;
 pub mod pernet;
 pub mod published;
 pub mod skb;
+pub mod sysfs;
 pub mod table;

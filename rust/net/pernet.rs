@@ -32,6 +32,14 @@ impl Net {
         unsafe { &*net.cast() }
     }
 
+    /// Whether the current task may change what belongs to the namespace. Process context.
+    pub fn may_administrate(&self) -> bool {
+        // CAST: The number of a capability is small.
+        const CAP_NET_ADMIN: c_int = bindings::CAP_NET_ADMIN as c_int;
+        // SAFETY: The namespace is valid and keeps the user namespace that owns it.
+        unsafe { bindings::ns_capable((*self.as_ptr()).user_ns, CAP_NET_ADMIN) }
+    }
+
     /// For calls into C.
     pub fn as_ptr(&self) -> *mut bindings::net {
         self.0.get()
