@@ -173,9 +173,16 @@ impl Front {
         if header.has(flag::RST)
             || !header.has(flag::ACK)
             || header.ack() != self.server.isn.add(1)
-            || header.seq() != self.next
         {
             return Input::Pass;
+        }
+        if header.seq() != self.next {
+            // TCP would keep a payload that came too early, and say so to the client (SACK).
+            return if payload > 0 {
+                Input::Early
+            } else {
+                Input::Pass
+            };
         }
         self.note(header);
         self.ack = Kept::of(header);
@@ -455,6 +462,17 @@ mod tests {
                 fin: false
             }
         );
+    }
+
+    #[test]
+    fn payload_before_the_handshake_s_ack_is_kept_from_tcp() {
+        let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
+            Front::new(h).unwrap()
+        });
+        with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
+        let second = segment(111, flag::ACK | flag::PSH);
+        assert_eq!(with(&second, |h| front.on_input(h, 10)), Input::Early);
+        assert_eq!(with(&second, |h| front.on_input(h, 0)), Input::Pass);
     }
 
     #[test]
