@@ -5,10 +5,22 @@
 //! C header: [`include/net/net_namespace.h`](srctree/include/net/net_namespace.h)
 
 use crate::bindings;
-use core::{ffi::c_uint, marker::PhantomData, ptr::NonNull};
+use core::{
+    ffi::{
+        c_uint,
+        c_void, //
+    },
+    marker::PhantomData,
+    ptr::NonNull, //
+};
 use kernel::{
     error::to_result,
     prelude::*,
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Release, //
+    },
     types::Opaque, //
 };
 
@@ -72,6 +84,14 @@ impl NetRef {
     }
 }
 
+impl Clone for NetRef {
+    /// For another part of the same state.
+    fn clone(&self) -> Self {
+        // INVARIANT: Both live inside the namespace's state.
+        Self(self.0)
+    }
+}
+
 impl core::ops::Deref for NetRef {
     type Target = Net;
 
@@ -81,17 +101,29 @@ impl core::ops::Deref for NetRef {
     }
 }
 
-/// Where a [`PerNet`] type's state is found: the index that the kernel gives it.
-pub struct Slot(Opaque<c_uint>);
+/// Where a [`PerNet`] type's state is found.
+///
+/// # Invariants
+///
+/// When `ready` is set, `id` is the index that the kernel has given the type, every namespace has a
+/// place for it, and `id` does not change any more.
+pub struct Slot {
+    id: Opaque<c_uint>,
+    ready: Atomic<bool>,
+}
 
-// SAFETY: Written by register_pernet_subsys() only, before anybody reads it.
+// SAFETY: `id` is written by register_pernet_subsys() only, before anybody reads it.
 unsafe impl Sync for Slot {}
 
 impl Slot {
     /// A slot that is not registered yet.
     #[expect(clippy::new_without_default)] // A static needs a const.
     pub const fn new() -> Self {
-        Self(Opaque::new(0))
+        // INVARIANT: It is not ready.
+        Self {
+            id: Opaque::new(0),
+            ready: Atomic::new(false),
+        }
     }
 }
 
@@ -117,10 +149,13 @@ pub trait PerNet: Send + Sync + Sized + 'static {
     /// alone: callers run in the namespace's own packet, socket or netlink context, all of which
     /// end before `pre_exit` has returned plus a grace period.
     fn of(net: &Net) -> Option<&Self> {
-        // SAFETY: The slot was written at registration, and the array holds what `pernet_init` put
-        // there, or null.
+        if !Self::slot().ready.load(Acquire) {
+            return None;
+        }
+        // SAFETY: By the type invariant of `Slot` there is a place, which holds what `pernet_init`
+        // put there, or null.
         unsafe {
-            let state = bindings::pernet_state(net.as_ptr(), *Self::slot().0.get());
+            let state = bindings::pernet_state(net.as_ptr(), *Self::slot().id.get());
             state.cast::<Self>().as_ref()
         }
     }
@@ -146,7 +181,7 @@ impl<T: PerNet> Registration<T> {
                 init: Some(pernet_init::<T>),
                 pre_exit: Some(pernet_pre_exit::<T>),
                 exit: Some(pernet_exit::<T>),
-                id: T::slot().0.get(),
+                id: T::slot().id.get(),
                 size: core::mem::size_of::<*mut T>(),
                 ..Default::default()
             }),
@@ -154,10 +189,34 @@ impl<T: PerNet> Registration<T> {
         )?;
         // SAFETY: The operations stay where they are until they are unregistered.
         to_result(unsafe { bindings::register_pernet_subsys(ops.get()) })?;
+        // INVARIANT: The kernel has given an index, and made the places; a new namespace is given
+        // them before anybody can be in it.
+        T::slot().ready.store(true, Release);
         Ok(Self {
             ops,
             _state: PhantomData,
         })
+    }
+}
+
+impl<T: PerNet> Registration<T> {
+    /// Calls `f` for the state of every namespace that is not being made or torn down. Process
+    /// context; `f` may sleep, but must not wait for a namespace to come or go.
+    pub fn for_each(&self, mut f: impl FnMut(&T)) {
+        /// # Safety
+        ///
+        /// `f` must be the closure's own.
+        unsafe extern "C" fn call<T: PerNet>(net: *mut bindings::net, f: *mut c_void) {
+            // SAFETY: The namespace is kept during the call, and so is its state.
+            unsafe {
+                if let Some(state) = T::of(Net::from_raw(net)) {
+                    (*f.cast::<&mut dyn FnMut(&T)>())(state);
+                }
+            }
+        }
+        let mut f: &mut dyn FnMut(&T) = &mut f;
+        // SAFETY: `call` gets the closure back.
+        unsafe { bindings::for_each_net(Some(call::<T>), (&raw mut f).cast()) };
     }
 }
 
@@ -178,7 +237,7 @@ unsafe extern "C" fn pernet_init<T: PerNet>(net: *mut bindings::net) -> kernel::
         match T::init(NetRef::new(Net::from_raw(net))) {
             Ok(state) => {
                 let state = KBox::into_raw(Pin::into_inner_unchecked(state));
-                bindings::pernet_state_set(net, *T::slot().0.get(), state.cast());
+                bindings::pernet_state_set(net, *T::slot().id.get(), state.cast());
                 0
             }
             Err(err) => err.to_errno(),
@@ -190,9 +249,13 @@ unsafe extern "C" fn pernet_init<T: PerNet>(net: *mut bindings::net) -> kernel::
 ///
 /// Called by the namespace core only.
 unsafe extern "C" fn pernet_pre_exit<T: PerNet>(net: *mut bindings::net) {
-    // SAFETY: The core gives a valid namespace.
-    if let Some(state) = T::of(unsafe { Net::from_raw(net) }) {
-        state.pre_exit();
+    // SAFETY: The core gives a valid namespace, with a place that holds what `pernet_init` put
+    // there, or null.
+    unsafe {
+        let state = bindings::pernet_state(net, *T::slot().id.get()).cast::<T>();
+        if let Some(state) = state.as_ref() {
+            state.pre_exit();
+        }
     }
 }
 
@@ -200,17 +263,18 @@ unsafe extern "C" fn pernet_pre_exit<T: PerNet>(net: *mut bindings::net) {
 ///
 /// Called by the namespace core only, a grace period after `pernet_pre_exit`.
 unsafe extern "C" fn pernet_exit<T: PerNet>(net: *mut bindings::net) {
-    // SAFETY: The slot holds what `pernet_init` put there or null. Once `exit` has stopped the
-    // timers, and those that were expiring are done, nobody looks for it any more.
+    // SAFETY: The place holds what `pernet_init` put there or null. `exit` has stopped the timers;
+    // those that were expiring, and whoever else has found the state before it was taken away,
+    // are done a grace period later.
     unsafe {
-        let id = *T::slot().0.get();
+        let id = *T::slot().id.get();
         let state: *mut T = bindings::pernet_state(net, id).cast();
         if state.is_null() {
             return;
         }
         (*state).exit();
-        bindings::synchronize_rcu();
         bindings::pernet_state_set(net, id, core::ptr::null_mut());
+        bindings::synchronize_rcu();
         drop(KBox::from_raw(state));
     }
 }

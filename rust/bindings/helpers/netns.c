@@ -17,6 +17,17 @@ void carisma_helper_pernet_state_set(const struct net *net, unsigned int id, voi
 	*(void **)net_generic(net, id) = value;
 }
 
+/* Call back for every namespace; none comes or goes meanwhile. */
+void carisma_helper_for_each_net(void (*call)(struct net *net, void *data), void *data)
+{
+	struct net *net;
+
+	down_read(&net_rwsem);
+	for_each_net(net)
+		call(net, data);
+	up_read(&net_rwsem);
+}
+
 void carisma_helper_local_bh_disable(void)
 {
 	local_bh_disable();
