@@ -31,4 +31,15 @@ struct carisma_peek {
 	__u8	flags;
 };
 
+struct inet_connection_sock_af_ops;
+struct sock;
+struct tcp_ulp_ops;
+
+/* What of a listener is replaced (rust/net/listener.rs). */
+struct carisma_sock_ops {
+	const struct inet_connection_sock_af_ops	*af_ops;
+	void						(*data_ready)(struct sock *sk);
+	const struct tcp_ulp_ops			*ulp;
+};
+
 #endif /* CARISMA_NET_H */

@@ -8,7 +8,12 @@
 #include "bindings_helper.h"
 
 #include "helpers/genl.c"
+#include "helpers/ksock.c"
+#include "helpers/listener.c"
 #include "helpers/netns.c"
 #include "helpers/percpu.c"
+#include "helpers/procfs.c"
 #include "helpers/skb.c"
+#include "helpers/sock.c"
 #include "helpers/table.c"
+#include "helpers/task.c"

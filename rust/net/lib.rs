@@ -4,15 +4,25 @@
 //!
 //! Only this crate and its [`bindings`] know the kernel's C types.
 
+pub mod below;
 pub mod bindings;
 pub mod connection;
 pub mod genl;
+pub mod ksock;
+pub mod kthread;
 pub mod link;
+pub mod listener;
 pub mod lock;
 pub mod netfilter;
 pub mod percpu;
 pub mod pernet;
+pub mod procfs;
 pub mod published;
+pub mod random;
 pub mod skb;
+pub mod sock;
 pub mod sysfs;
 pub mod table;
+pub mod tracepoint;
+pub mod ulp;
+pub mod work;

@@ -98,7 +98,7 @@ impl<'a> Msg<'a> {
         }
     }
 
-    fn to_raw(self) -> bindings::carisma_msg {
+    pub(crate) fn to_raw(self) -> bindings::carisma_msg {
         bindings::carisma_msg {
             kind: self.kind,
             node: self.node,
@@ -160,7 +160,7 @@ pub unsafe extern "C" fn receive<P: Put>(
     }
 }
 
-fn answer(ret: kernel::ffi::c_int) -> Result<u32> {
+pub(crate) fn answer(ret: kernel::ffi::c_int) -> Result<u32> {
     u32::try_from(ret).map_err(|_| Error::from_errno(ret))
 }
 

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Listeners, their requests and their children. What each of these does to TCP is argued in
+ * rust/net/listener.rs.
+ */
+#include <linux/netdevice.h>
+#include <net/inet_connection_sock.h>
+#include <net/inet_hashtables.h>
+#include <net/mptcp.h>
+#include <net/tcp.h>
+
+#include "carisma_net.h"
+
+#if !IS_ENABLED(CONFIG_MPTCP)
+#error "CONFIG_MPTCP is needed: rsk_drop_req() keeps a child out of the accept queue"
+#endif
+
+/* What of a socket we replace. The socket is locked. */
+void carisma_helper_sock_ops_get(struct sock *sk, struct carisma_sock_ops *ops)
+{
+	ops->af_ops = READ_ONCE(inet_csk(sk)->icsk_af_ops);
+	ops->data_ready = READ_ONCE(sk->sk_data_ready);
+	ops->ulp = READ_ONCE(inet_csk(sk)->icsk_ulp_ops);
+}
+
+/*
+ * Replace each that is as in "from" by that of "to"; whether all three were. The socket is locked.
+ */
+bool carisma_helper_sock_ops_replace(struct sock *sk, const struct carisma_sock_ops *from,
+				     const struct carisma_sock_ops *to)
+{
+	struct inet_connection_sock *icsk = inet_csk(sk);
+	int n = 0;
+
+	if (icsk->icsk_af_ops == from->af_ops && ++n)
+		WRITE_ONCE(icsk->icsk_af_ops, to->af_ops);
+	if (sk->sk_data_ready == from->data_ready && ++n)
+		WRITE_ONCE(sk->sk_data_ready, to->data_ready);
+	if (icsk->icsk_ulp_ops == from->ulp && ++n)
+		WRITE_ONCE(icsk->icsk_ulp_ops, to->ulp);
+	return n == 3;
+}
+
+/* A ULP's clone(): the child has none. */
+void carisma_helper_ulp_forget(struct sock *sk)
+{
+	inet_csk(sk)->icsk_ulp_ops = NULL;
+	rcu_assign_pointer(inet_csk(sk)->icsk_ulp_data, NULL);
+}
+
+bool carisma_helper_acceptq_is_empty(const struct sock *sk)
+{
+	return reqsk_queue_empty(&inet_csk(sk)->icsk_accept_queue);
+}
+
+bool carisma_helper_acceptq_is_full(const struct sock *sk)
+{
+	return sk_acceptq_is_full(sk);
+}
+
+struct sock *carisma_helper_reqsk_listener(const struct request_sock *req)
+{
+	return req->rsk_listener;
+}
+
+struct sock *carisma_helper_reqsk_child(const struct request_sock *req)
+{
+	return req->sk;
+}
+
+/*
+ * Keep the request, whose child has just been made and is still locked, and let rsk_drop_req() say
+ * that the child is not to be queued. Its timer is stopped first: a SYN-ACK that it sent now would
+ * be built as MPTCP's.
+ */
+void carisma_helper_reqsk_withhold(struct request_sock *req, struct sock *child,
+				   const struct sk_buff *skb)
+{
+	refcount_inc(&req->rsk_refcnt);
+	if (timer_delete_sync(&req->rsk_timer))
+		refcount_dec(&req->rsk_refcnt);
+	sock_rps_save_rxhash(child, skb);
+	req->sk = child;
+	tcp_rsk(req)->is_mptcp = true;
+	tcp_rsk(req)->drop_req = true;
+}
+
+static void carisma_reqsk_unmark(struct request_sock *req)
+{
+	tcp_rsk(req)->is_mptcp = false;
+	tcp_rsk(req)->drop_req = false;
+}
+
+/* Undo carisma_helper_reqsk_withhold(), before TCP has seen its effect. */
+void carisma_helper_reqsk_unhold(struct request_sock *req)
+{
+	carisma_reqsk_unmark(req);
+	req->sk = NULL;
+	refcount_dec(&req->rsk_refcnt);
+}
+
+/*
+ * As inet_csk_reqsk_queue_add() does it; false if nobody listens any more. The reference to the
+ * request goes to the queue.
+ */
+bool carisma_helper_acceptq_append(struct request_sock *req)
+{
+	struct sock *sk = req->rsk_listener;
+	struct request_sock_queue *queue = &inet_csk(sk)->icsk_accept_queue;
+	bool listening;
+
+	carisma_reqsk_unmark(req);
+	spin_lock_bh(&queue->rskq_lock);
+	listening = sk->sk_state == TCP_LISTEN;
+	if (listening) {
+		req->dl_next = NULL;
+		if (!queue->rskq_accept_head)
+			WRITE_ONCE(queue->rskq_accept_head, req);
+		else
+			queue->rskq_accept_tail->dl_next = req;
+		queue->rskq_accept_tail = req;
+		sk_acceptq_added(sk);
+	}
+	spin_unlock_bh(&queue->rskq_lock);
+	return listening;
+}
+
+/*
+ * Close the child as a process with SO_LINGER of 0 would, and let go of the request. Process
+ * context.
+ */
+void carisma_helper_reqsk_discard(struct request_sock *req)
+{
+	carisma_reqsk_unmark(req);
+	sock_no_linger(req->sk);
+	tcp_close(req->sk, 0);
+	req->sk = NULL;
+	sock_gen_put(req_to_sk(req));
+}
+
+struct request_sock *carisma_helper_reqsk_next(const struct request_sock *req)
+{
+	return req->dl_next;
+}
+
+void carisma_helper_reqsk_set_next(struct request_sock *req, struct request_sock *next)
+{
+	req->dl_next = next;
+}
+
+unsigned int carisma_helper_lhash2_buckets(const struct net *net)
+{
+	return net->ipv4.tcp_death_row.hashinfo->lhash2_mask + 1;
+}
+
+/*
+ * Up to "max" listeners of the namespace from a bucket of the listeners' table, leaving out the
+ * first "skip", each held.
+ */
+unsigned int carisma_helper_lhash2_get(const struct net *net, unsigned int bucket,
+				       unsigned int skip, struct sock **batch, unsigned int max)
+{
+	struct inet_hashinfo *hashinfo = net->ipv4.tcp_death_row.hashinfo;
+	struct inet_listen_hashbucket *ilb = &hashinfo->lhash2[bucket];
+	struct hlist_nulls_node *node;
+	unsigned int n = 0;
+	struct sock *sk;
+
+	spin_lock(&ilb->lock);
+	sk_nulls_for_each(sk, node, &ilb->nulls_head) {
+		if (!net_eq(sock_net(sk), net))
+			continue;
+		if (skip) {
+			skip--;
+			continue;
+		}
+		if (n == max)
+			break;
+		sock_hold(sk);
+		batch[n++] = sk;
+	}
+	spin_unlock(&ilb->lock);
+	return n;
+}
