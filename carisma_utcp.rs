@@ -2,28 +2,74 @@
 
 //! CARISMA above TCP: the module root of `carisma_utcp`.
 
-use kernel::prelude::*;
+use carisma_net::{
+    below,
+    listener,
+    pernet,
+    tracepoint, //
+};
+use kernel::{
+    prelude::*,
+    sync::rcu, //
+};
+
+#[path = "rust/utcp/mod.rs"]
+mod utcp;
 
 module! {
-    type: Utcp,
+    type: Module,
     name: "carisma_utcp",
     authors: ["The CARISMA developers"],
-    description: "CARISMA above TCP: connections withheld from accept()",
+    description: "CARISMA above TCP: withheld and control connections",
     license: "GPL",
 }
 
-/// What lives as long as the module does.
-struct Utcp;
+/// What lives as long as the module does, in the order in which it ends.
+///
+/// First (in `drop`) BTCP has the children released that it has not decided on, and no more are
+/// withheld. Then TCP has nobody to tell of new listeners, and BTCP nobody to send messages to.
+/// Every namespace detaches its listeners, which appends what is still withheld to the accept
+/// queues, and stops its thread. At last nobody may be left in code of ours, nor anything to be
+/// freed by it.
+struct Module {
+    _states: tracepoint::Registration<utcp::Gate>,
+    _below: below::Attachment,
+    namespaces: pernet::Registration<utcp::Ns>,
+    _hooks: listener::Hooks<utcp::Gate>,
+    _barrier: Barrier,
+}
 
-impl kernel::Module for Utcp {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        pr_info!("loaded\n");
-        Ok(Self)
+impl Drop for Module {
+    fn drop(&mut self) {
+        utcp::close();
+        self.namespaces.for_each(utcp::Ns::leave);
     }
 }
 
-impl Drop for Utcp {
+/// When it is dropped, it waits until all that was put off by RCU has been done.
+struct Barrier;
+
+impl Drop for Barrier {
     fn drop(&mut self) {
-        pr_info!("unloaded\n");
+        rcu::rcu_barrier();
+    }
+}
+
+impl kernel::Module for Module {
+    fn init(module: &'static ThisModule) -> Result<Self> {
+        let barrier = Barrier;
+        let hooks = listener::Hooks::new()?;
+        // The namespaces come last: they are not there yet for what comes before, and ask BTCP for
+        // what they have missed.
+        let below = below::Attachment::new::<utcp::Upper>(module)?;
+        let states = tracepoint::Registration::new()?;
+        let namespaces = pernet::Registration::new()?;
+        Ok(Self {
+            _states: states,
+            _below: below,
+            namespaces,
+            _hooks: hooks,
+            _barrier: barrier,
+        })
     }
 }

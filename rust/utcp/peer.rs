@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The nodes of the cluster, and what waits to be sent to them.
+
+use carisma_core::{
+    tuple::Addr,
+    wire::Name, //
+};
+use carisma_net::{
+    kthread::Bell,
+    link::Msg,
+    lock::{
+        new_spinlock_bh,
+        SpinLockBh, //
+    },
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
+        Arc,
+    },
+};
+
+/// Bytes that may wait for a peer: more than three of the longest records.
+const QUEUE_LEN: usize = 1 << 18;
+
+/// Records that wait to be sent, as one stream of bytes.
+#[derive(Default)]
+struct Queue {
+    /// Empty while the peer is down, else [`QUEUE_LEN`] long.
+    ring: KVVec<u8>,
+    /// Where the first byte is.
+    start: usize,
+    /// How many bytes wait.
+    len: usize,
+}
+
+impl Queue {
+    /// Puts a record in as a whole. Errors: `ENOTCONN` when the peer is down, `ENOBUFS` when there
+    /// is no room.
+    fn put(&mut self, record: &[u8]) -> Result {
+        if self.ring.is_empty() {
+            return Err(ENOTCONN);
+        }
+        if record.len() > self.ring.len().saturating_sub(self.len) {
+            return Err(ENOBUFS);
+        }
+        let size = self.ring.len();
+        // OVERFLOW: Both are at most QUEUE_LEN.
+        let end = (self.start + self.len) % size;
+        let (until_wrap, rest) = record.split_at(record.len().min(size - end));
+        for (at, part) in [(end, until_wrap), (0, rest)] {
+            if let Some(room) = self.ring.get_mut(at..at + part.len()) {
+                room.copy_from_slice(part);
+            }
+        }
+        self.len += record.len();
+        Ok(())
+    }
+
+    /// Takes bytes out, as many as there are or `out` holds.
+    fn take(&mut self, out: &mut [u8]) -> usize {
+        let size = self.ring.len();
+        let n = self.len.min(out.len());
+        let until_wrap = n.min(size - self.start);
+        let (first, rest) = out.split_at_mut(until_wrap);
+        // OVERFLOW: All are at most QUEUE_LEN.
+        if let Some(from) = self.ring.get(self.start..self.start + until_wrap) {
+            first.copy_from_slice(from);
+        }
+        if let (Some(to), Some(from)) = (
+            rest.get_mut(..n - until_wrap),
+            self.ring.get(..n - until_wrap),
+        ) {
+            to.copy_from_slice(from);
+        }
+        if n != 0 {
+            self.start = (self.start + n) % size;
+            self.len -= n;
+        }
+        n
+    }
+}
+
+/// A node.
+#[pin_data]
+pub(crate) struct Peer {
+    /// Its index.
+    pub(crate) node: u32,
+    /// Its name.
+    pub(crate) name: Name,
+    /// The address of its control connections.
+    pub(crate) addr: Addr,
+    /// The port that it takes them at.
+    pub(crate) port: u16,
+    /// Whether it is this node.
+    pub(crate) local: bool,
+    gone: Atomic<bool>,
+    #[pin]
+    queue: SpinLockBh<Queue>,
+}
+
+impl Peer {
+    /// The node that a message tells of. Errors: `EINVAL` when its name cannot be one.
+    pub(crate) fn new(msg: &Msg<'_>) -> Result<Arc<Self>> {
+        let name = Name::from_padded(msg.name).ok_or(EINVAL)?;
+        Arc::pin_init(
+            pin_init!(Self {
+                node: msg.node,
+                name,
+                addr: msg.tuple.local,
+                port: msg.tuple.local_port.get(),
+                local: msg.value == 1,
+                gone: Atomic::new(false),
+                queue <- new_spinlock_bh!(Queue::default(), "carisma_peer"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Whether nothing has changed.
+    fn is_as(&self, other: &Self) -> bool {
+        self.node == other.node
+            && self.name == other.name
+            && self.addr == other.addr
+            && self.port == other.port
+            && self.local == other.local
+    }
+
+    /// Whether the node has been deleted, or changed.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Acquire)
+    }
+
+    /// From now on records are queued. Process context.
+    pub(crate) fn up(&self) -> Result {
+        let ring = KVVec::from_elem(0, QUEUE_LEN, GFP_KERNEL)?;
+        *self.queue.lock() = Queue {
+            ring,
+            start: 0,
+            len: 0,
+        };
+        Ok(())
+    }
+
+    /// From now on none are, and those that wait are dropped. Process context.
+    pub(crate) fn down(&self) {
+        // Freed when the lock has been released: that of a large ring may sleep.
+        let _old = core::mem::take(&mut *self.queue.lock());
+    }
+
+    /// Takes bytes to send.
+    pub(crate) fn take(&self, out: &mut [u8]) -> usize {
+        self.queue.lock().take(out)
+    }
+}
+
+/// The nodes of a namespace's cluster.
+#[pin_data]
+pub(crate) struct Peers {
+    bell: Arc<Bell>,
+    changes: Atomic<u32>,
+    #[pin]
+    list: SpinLockBh<KVec<Arc<Peer>>>,
+}
+
+impl Peers {
+    /// None yet.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        let bell = Bell::new()?;
+        Arc::pin_init(
+            pin_init!(Self {
+                bell,
+                changes: Atomic::new(0),
+                list <- new_spinlock_bh!(KVec::new(), "carisma_peers"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Wakes the thread that keeps the connections.
+    pub(crate) fn bell(&self) -> &Arc<Bell> {
+        &self.bell
+    }
+
+    /// Grows whenever the list is changed.
+    pub(crate) fn changes(&self) -> u32 {
+        self.changes.load(Acquire)
+    }
+
+    fn changed(&self) {
+        self.changes.fetch_add(1, Release);
+        self.bell.ring();
+    }
+
+    /// Adds a node, in the place of one with its index. Process context; callers serialise among
+    /// themselves.
+    pub(crate) fn add(&self, peer: Arc<Peer>) -> Result {
+        let mut next = self.snapshot()?;
+        if let Some(old) = next.iter().position(|old| old.node == peer.node) {
+            if let Ok(old) = next.remove(old) {
+                if old.is_as(&peer) {
+                    return Ok(());
+                }
+                old.gone.store(true, Release);
+            }
+        }
+        next.push(peer, GFP_KERNEL)?;
+        self.replace(next);
+        Ok(())
+    }
+
+    /// Deletes a node. Context as above.
+    pub(crate) fn del(&self, node: u32) -> Result {
+        let mut next = self.snapshot()?;
+        let i = next.iter().position(|old| old.node == node);
+        let old = next.remove(i.ok_or(ENOENT)?).map_err(|_| ENOENT)?;
+        old.gone.store(true, Release);
+        self.replace(next);
+        Ok(())
+    }
+
+    fn replace(&self, next: KVec<Arc<Peer>>) {
+        let _old = core::mem::replace(&mut *self.list.lock(), next);
+        self.changed();
+    }
+
+    /// The nodes as they are now. Process context.
+    pub(crate) fn snapshot(&self) -> Result<KVec<Arc<Peer>>> {
+        let mut copy = KVec::new();
+        loop {
+            let len = self.list.lock().len();
+            copy.reserve(len.saturating_add(1), GFP_KERNEL)?;
+            let list = self.list.lock();
+            if list.len() <= copy.capacity() {
+                for peer in list.iter() {
+                    // There is room.
+                    let _ = copy.push_within_capacity(peer.clone());
+                }
+                return Ok(copy);
+            }
+        }
+    }
+
+    /// Queues a record for a node. Any context. Errors: `ENOTCONN`, `ENOBUFS`.
+    pub(crate) fn send(&self, node: u32, record: &[u8]) -> Result {
+        let peer = {
+            let list = self.list.lock();
+            list.iter().find(|peer| peer.node == node).cloned()
+        };
+        peer.ok_or(ENOTCONN)?.queue.lock().put(record)?;
+        self.bell.ring();
+        Ok(())
+    }
+}
