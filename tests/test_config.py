@@ -15,6 +15,7 @@ from harness.paths import CARISMACTL, CHECKOUT, INSIDE
 from harness.running import Cluster, wait_for
 
 DESCRIPTION = f'{CHECKOUT}/include/uapi/linux/carisma.yaml'
+MANUAL = f'{CHECKOUT}/docs/configuration.md'
 KERNEL_TREE = '/cache/kernel/tree'      # of the Debian tree, not of the guests
 YNL = '/tmp/ynl'
 SYSFS = '/sys/kernel/carisma'
@@ -345,6 +346,11 @@ def test_counters_are_files(node: Node) -> None:
     assert dict(line.split(':') for line in told) == {
         name: str(value) for name, value in node.stats().items()}
     assert node.run(f'echo 1 >{folder}/flows', check=False).rc != 0
+    # The documentation has all of them, and no others.
+    with open(MANUAL, encoding='utf-8') as file:
+        listed = re.findall(r'^\| `(\w+)` \|', file.read().split('## sysfs')[1],
+                            re.MULTILINE)
+    assert sorted(listed) == sorted([*node.stats(), *KNOBS])
 
 
 def test_knobs_are_files(node: Node) -> None:

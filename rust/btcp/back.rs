@@ -548,6 +548,11 @@ impl Replay {
         self.offered
     }
 
+    /// Whether TCP has made its socket.
+    pub(crate) fn has_child(&self) -> bool {
+        self.back.phase() == Phase::Offered
+    }
+
     /// TCP has made a socket: whether it is to be withheld.
     pub(crate) fn on_child(&mut self) -> bool {
         self.back.on_child()

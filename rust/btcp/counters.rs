@@ -123,7 +123,8 @@ named! {
     pub(crate) enum Gauge {
         /// Connections that are known.
         Flows = c"flows",
-        /// Connections whose socket is kept from `accept()`.
+        /// Connections whose socket is kept from `accept()`. They are counted when somebody asks:
+        /// [`State::level`](crate::state::State::level).
         Withheld = c"withheld",
         /// Connections that other nodes serve, with this one as front end.
         HandedOffOut = c"handed_off_out",
@@ -176,7 +177,7 @@ impl Counters {
         }
     }
 
-    /// How many there are.
+    /// How many there are, as [`up`](Self::up) and [`down`](Self::down) have told.
     pub(crate) fn level(&self, gauge: Gauge) -> u64 {
         let level = self.gauges.get(gauge as usize).map(|it| it.load(Relaxed));
         // A reader may see a `down` before the `up` of another CPU.

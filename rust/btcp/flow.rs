@@ -314,6 +314,20 @@ impl State {
         result
     }
 
+    /// How many connections have a socket that UTCP withholds. Process context.
+    pub(crate) fn count_withheld(&self) -> u64 {
+        let mut count = 0u64;
+        self.flows.for_each(|flow| {
+            let withheld = match &flow.inner.lock().stage {
+                Stage::Deciding(deciding) | Stage::Asked(deciding) => deciding.has_child(),
+                Stage::Replay(replay) => replay.has_child(),
+                _ => false,
+            };
+            count = count.wrapping_add(withheld.into());
+        });
+        count
+    }
+
     /// Ends all handed-off connections, with a reset to both ends. Process context, may sleep.
     pub(crate) fn end_handed_off(&self) {
         // What sleeps cannot be done while the table is walked.

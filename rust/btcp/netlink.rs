@@ -314,7 +314,7 @@ fn resume<'a>(request: &Request<'a>) -> Answer<'a> {
 
 fn drain_get<'a>(request: &Request<'a>) -> Answer<'a> {
     let state = state(request.net())?;
-    let level = |gauge| u32::try_from(state.counters.level(gauge)).unwrap_or(u32::MAX);
+    let level = |gauge| u32::try_from(state.level(gauge)).unwrap_or(u32::MAX);
     request.reply(&FAMILY, |message| {
         message.put_flag(CARISMA_A_DRAIN_DRAINING, state.config.is_draining())?;
         message.put_u32(CARISMA_A_DRAIN_HANDED_OFF_OUT, level(Gauge::HandedOffOut))?;
@@ -459,13 +459,13 @@ fn flow_get(dump: &mut Dump<'_>) -> Result {
 }
 
 fn stats_get(dump: &mut Dump<'_>) -> Result {
-    let counters = &state(dump.net())?.counters;
+    let state = state(dump.net())?;
     let counts = Counter::ALL
         .iter()
-        .map(|&it| (it.name(), counters.value(it), false));
+        .map(|&it| (it.name(), state.counters.value(it), false));
     let levels = Gauge::ALL
         .iter()
-        .map(|&it| (it.name(), counters.level(it), true));
+        .map(|&it| (it.name(), state.level(it), true));
     dump_each(
         dump,
         CARISMA_CMD_STATS_GET,

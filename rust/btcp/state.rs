@@ -4,7 +4,7 @@
 
 use crate::{
     config::{Config, Endpoint, Event, Node},
-    counters::Counters,
+    counters::{Counters, Gauge},
     flow::Flow,
     knobs::Knobs,
     lower::{self, Steady},
@@ -99,6 +99,14 @@ impl State {
             .snapshot(&rcu)
             .node(node)
             .is_some_and(|node| node.is_up())
+    }
+
+    /// How many there are. Process context.
+    pub(crate) fn level(&self, gauge: Gauge) -> u64 {
+        match gauge {
+            Gauge::Withheld => self.count_withheld(),
+            _ => self.counters.level(gauge),
+        }
     }
 
     /// The number of a new handoff, never used before.

@@ -140,7 +140,7 @@ impl Files for Values {
         let state = State::of(net).ok_or(ENODEV)?;
         let value = match Value::of(file).ok_or(EIO)? {
             Value::Counter(counter) => state.counters.value(counter),
-            Value::Gauge(gauge) => state.counters.level(gauge),
+            Value::Gauge(gauge) => state.level(gauge),
             Value::Knob(knob) => state.knobs.get(knob).into(),
         };
         writeln!(to, "{value}").map_err(|_| EIO)
