@@ -56,15 +56,11 @@ def gone(node: Node, wanted: str, timeout: float = 15) -> None:
 
 def no_flows(cluster: Cluster, timeout: float = 15) -> None:
     """No node holds a flow any more, but those that linger."""
-    for node in cluster.nodes:
-        def left():
-            return [flow for flow in node.flows()
-                    if flow['state'] != 'lingering']
-        try:
-            wait_for(lambda: not left(), 'flows are gone',
-                     node.kernel.guest.patience(timeout))
-        except TimeoutError:
-            assert not left(), f'left on {node.name}'
+    try:
+        wait_for(lambda: not cluster.live_flows(), 'flows are gone',
+                 cluster.kernels[0].guest.patience(timeout))
+    except TimeoutError:
+        assert not cluster.live_flows()
 
 
 def request(path: str, method: str = 'GET', body: bytes = b'',

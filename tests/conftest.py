@@ -19,6 +19,8 @@ from harness.kernel import Kernel                       # noqa: E402
 from harness.namespaces import NamespaceCluster         # noqa: E402
 from harness.running import Cluster                     # noqa: E402
 
+# Documents, captures and what curl fetches lie in memory.
+MEMORY = {'stock': 1024, 'debug': 2048}         # in MiB
 FAILED = pytest.StashKey[bool]()
 
 
@@ -50,12 +52,14 @@ class Lab:
         self.clusters: List[Cluster] = []       # of the current test
         self._kernel: Optional[Kernel] = None
         self._site: Optional[Cluster] = None    # with servers, to use again
+        self.once = False                       # but not its modules
 
     @property
     def kernel(self) -> Kernel:
         """The guest's kernel, booted when it is first wanted."""
         if self._kernel is None:
-            self._kernel = Kernel(Guest('lab', self.flavour).start())
+            self._kernel = Kernel(
+                Guest('lab', self.flavour, MEMORY[self.flavour]).start())
             self._kernel.messages()     # of the boot: no test caused them
         return self._kernel
 
@@ -87,8 +91,17 @@ class Lab:
 
     def _end_site(self) -> None:
         if self._site is not None:
+            self._site.end()
             self._site.stop()
             self._site = None
+
+    def close(self) -> List[str]:
+        """End everything in good order; what the kernel said to that."""
+        try:
+            self._end_site()
+            return self._kernel.messages() if self._kernel else []
+        finally:
+            self.discard()
 
     def guests(self) -> GuestCluster:
         """A cluster of guests, without servers or modules."""
@@ -100,8 +113,9 @@ class Lab:
         return cluster
 
     def enable(self, cluster: Cluster) -> None:
-        """Load and configure CARISMA, unless the run is to do without."""
-        if not self.plain:
+        """Load and configure CARISMA, unless that is done or the run is to
+        do without."""
+        if not self.plain and not cluster.ready:
             cluster.load()
             cluster.configure()
 
@@ -111,9 +125,14 @@ class Lab:
         for cluster in self.clusters:
             cluster.tidy()
             if cluster is not self._site:
+                cluster.end()
                 cluster.stop()
         if not again:
             self._end_site()
+        elif self._site and (self.once or self._site.ready
+                             and self._site.live_flows()):
+            self._site.end()
+        self.once = False
         self.clusters.clear()
 
     def discard(self) -> None:
@@ -122,6 +141,7 @@ class Lab:
             kernel.guest.kill()
         self.clusters.clear()
         self._site = None
+        self.once = False
         self._kernel = None
 
 
@@ -131,7 +151,8 @@ def session_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     lab = Lab(request.config.getoption('--kernel'),
               request.config.getoption('--plain'))
     yield lab
-    lab.discard()
+    said = lab.close()
+    assert not said, '\n'.join(said)
 
 
 @pytest.fixture(autouse=True)
@@ -164,14 +185,25 @@ def bare(lab: Lab) -> Cluster:
 
 
 @pytest.fixture
-def site(lab: Lab) -> Cluster:
-    """Hosts with servers, no modules loaded."""
-    return lab.site()
+def cluster(lab: Lab) -> Cluster:
+    """The site, ready, maybe not for the first time."""
+    site = lab.site()
+    lab.enable(site)
+    return site
 
 
 @pytest.fixture
-def cluster(site: Cluster, lab: Lab) -> Cluster:
-    """The site, ready: servers first, then the modules."""
+def site(lab: Lab) -> Cluster:
+    """Hosts with servers, no modules loaded."""
+    site = lab.site()
+    site.end()
+    lab.once = True
+    return site
+
+
+@pytest.fixture
+def fresh(site: Cluster, lab: Lab) -> Cluster:
+    """The site, with the modules loaded for this test alone."""
     lab.enable(site)
     return site
 

@@ -69,39 +69,39 @@ def test_peer_without_carisma(bare: Cluster, lab: Lab) -> None:
     assert bare['en'].stats()['requests_local_peer_down'] == 1
 
 
-def test_control_connection_is_cut(cluster: Cluster) -> None:
+def test_control_connection_is_cut(fresh: Cluster) -> None:
     """Until the loss is noticed each request waits a little, then it is
     served here; when the link is back, it is handed off again."""
-    front, client = cluster['en'], cluster.client
-    url = cluster.url('en', '/de/1k')
+    front, client = fresh['en'], fresh.client
+    url = fresh.url('en', '/de/1k')
     served(client.curl.get(url), 'de', '1k')
-    cluster['de'].link.cut()
+    fresh['de'].link.cut()
     answer = client.curl.get(url)
     served(answer, 'en', '1k')
     assert answer.time < 5
     assert front.stats()['handoffs_timed_out'] == 1
-    wait_for(lambda: not cluster.joined(front), 'the peer is known down', 30)
+    wait_for(lambda: not fresh.joined(front), 'the peer is known down', 30)
     answer = client.curl.get(url)
     served(answer, 'en', '1k')
     assert answer.time < 1
     # The others go on meanwhile.
-    served(client.curl.get(cluster.url('en', '/fr/1k')), 'fr', '1k')
-    cluster['de'].link.heal()
-    wait_for(lambda: cluster.joined(front), 'the peer is back', 30)
+    served(client.curl.get(fresh.url('en', '/fr/1k')), 'fr', '1k')
+    fresh['de'].link.heal()
+    wait_for(lambda: fresh.joined(front), 'the peer is back', 30)
     served(client.curl.get(url), 'de', '1k')
 
 
-def test_peer_without_a_server(cluster: Cluster) -> None:
+def test_peer_without_a_server(fresh: Cluster) -> None:
     """The peer's refusal is known at once; the request is served here."""
-    cluster['fr'].nginx.stop()
+    fresh['fr'].nginx.stop()
     try:
-        answer = cluster.client.curl.get(cluster.url('en', '/fr/1k'))
+        answer = fresh.client.curl.get(fresh.url('en', '/fr/1k'))
     finally:
-        cluster['fr'].nginx.start()
+        fresh['fr'].nginx.start()
     served(answer, 'en', '1k')
     assert answer.time < 1
-    assert cluster['en'].stats()['handoffs_rejected'] == 1
-    served(cluster.client.curl.get(cluster.url('en', '/fr/1k')), 'fr', '1k')
+    assert fresh['en'].stats()['handoffs_rejected'] == 1
+    served(fresh.client.curl.get(fresh.url('en', '/fr/1k')), 'fr', '1k')
 
 
 def test_connection_tracking(bare: Cluster, lab: Lab) -> None:

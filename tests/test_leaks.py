@@ -42,18 +42,18 @@ def serve(cluster: Cluster, count: int) -> None:
     no_flows(cluster)
 
 
-def test_many_connections(cluster: Cluster) -> None:
+def test_many_connections(fresh: Cluster) -> None:
     """Sockets, requests and flows are all given back."""
-    serve(cluster, 60)
-    before, sockets = slabs(cluster), allocated(cluster)
-    serve(cluster, 600)
-    wait_for(lambda: allocated(cluster) <= sockets, 'sockets are freed')
-    after = slabs(cluster)
+    serve(fresh, 60)
+    before, sockets = slabs(fresh), allocated(fresh)
+    serve(fresh, 600)
+    wait_for(lambda: allocated(fresh) <= sockets, 'sockets are freed')
+    after = slabs(fresh)
     # The processors' own caches make the figures inexact, but a leak of
     # one object a connection stands out.
     for name, count in after.items():
         assert count - before.get(name, 0) < 100, (name, before, after)
-    for node in cluster.nodes:
+    for node in fresh.nodes:
         stats = node.stats()
         lingering = len(node.flows())
         assert stats['withheld'] == 0

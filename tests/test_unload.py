@@ -32,52 +32,52 @@ def hand_off(cluster: Cluster, language: str = 'fr') -> Socket:
     return sock
 
 
-def test_idle(cluster: Cluster) -> None:
+def test_idle(fresh: Cluster) -> None:
     """Unload and load again, with servers running."""
-    client = cluster.client
+    client = fresh.client
     for _ in range(3):
-        cluster.unload()
+        fresh.unload()
         for language in ('en', 'fr'):
-            served(client.curl.get(cluster.url('en', f'/{language}/1k')),
+            served(client.curl.get(fresh.url('en', f'/{language}/1k')),
                    'en', '1k')
-        cluster.load()
-        assert not cluster['en'].ask('service', 'list')
-        cluster.configure()
+        fresh.load()
+        assert not fresh['en'].ask('service', 'list')
+        fresh.configure()
         for language in ('en', 'fr'):
-            served(client.curl.get(cluster.url('en', f'/{language}/1k')),
+            served(client.curl.get(fresh.url('en', f'/{language}/1k')),
                    language, '1k')
-        no_flows(cluster)
+        no_flows(fresh)
 
 
-def test_under_local_load(cluster: Cluster) -> None:
+def test_under_local_load(fresh: Cluster) -> None:
     """No local request fails while modules come and go."""
-    load = cluster.client.popen(URLS.format(
-        count=300, url=cluster.url('en', '/en/1k'), name='local'))
+    load = fresh.client.popen(URLS.format(
+        count=300, url=fresh.url('en', '/en/1k'), name='local'))
     wait_for(lambda: load.stdout.count('\n') > 5, 'requests run')
     rounds = 0
     while load.poll() is None:
-        cluster.unload()
-        cluster.load()
-        cluster.configure()
+        fresh.unload()
+        fresh.load()
+        fresh.configure()
         rounds += 1
     assert rounds > 0
     assert set(load.stdout.splitlines()) == {'200 en'}, load.stdout
     assert load.stdout.count('\n') == 300
 
 
-def test_under_mixed_load(cluster: Cluster) -> None:
+def test_under_mixed_load(fresh: Cluster) -> None:
     """Handed-off requests keep the modules in use until they are over; none
     fails when they go."""
-    load = cluster.client.popen(URLS.format(
-        count=200, url=cluster.url('en', '/fr/1k'), name='mixed'))
+    load = fresh.client.popen(URLS.format(
+        count=200, url=fresh.url('en', '/fr/1k'), name='mixed'))
     wait_for(lambda: load.stdout.count('200 fr') > 5, 'requests run')
     rounds = 0
     while load.poll() is None:
-        for node in cluster.nodes:
+        for node in fresh.nodes:
             node.ctl('drain')
-        wait_for(lambda: unloaded(cluster), 'unloaded', 30)
-        cluster.load()
-        cluster.configure()
+        wait_for(lambda: unloaded(fresh), 'unloaded', 30)
+        fresh.load()
+        fresh.configure()
         rounds += 1
     lines = load.stdout.splitlines()
     assert rounds > 0
@@ -95,59 +95,59 @@ def unloaded(cluster: Cluster) -> bool:
     return True
 
 
-def test_withheld_connections_are_released(cluster: Cluster) -> None:
+def test_withheld_connections_are_released(fresh: Cluster) -> None:
     """Clients that have not asked yet are served locally afterwards."""
-    client = cluster.client
-    socks = [client.connect(cluster['en'].vip) for _ in range(4)]
+    client = fresh.client
+    socks = [client.connect(fresh['en'].vip) for _ in range(4)]
     raw = request('/fr/1k')
     for sock in socks[:2]:
         sock.send(raw[:10], delay=0.1)
-    cluster.unload()
+    fresh.unload()
     for number, sock in enumerate(socks):
         sock.send(raw[10:] if number < 2 else raw)
         served(sock.response(), 'en', '1k')
         sock.close()
 
 
-def test_in_use(cluster: Cluster) -> None:
+def test_in_use(fresh: Cluster) -> None:
     """An open handed-off connection is not lost: rmmod refuses."""
-    sock = hand_off(cluster)
+    sock = hand_off(fresh)
     with pytest.raises(CommandFailed, match='in use'):
-        cluster.unload()
+        fresh.unload()
     for _ in range(2):
         sock.send(request('/fr/128k'))
         served(sock.response(), 'fr', '128k')
     # Local and new remote requests go on as well.
-    served(cluster.client.curl.get(cluster.url('en', '/de/1k')), 'de', '1k')
+    served(fresh.client.curl.get(fresh.url('en', '/de/1k')), 'de', '1k')
     sock.close()
-    no_flows(cluster)
-    wait_for(lambda: unloaded(cluster), 'unloaded', 90)
+    no_flows(fresh)
+    wait_for(lambda: unloaded(fresh), 'unloaded', 90)
 
 
-def test_drain(cluster: Cluster) -> None:
+def test_drain(fresh: Cluster) -> None:
     """Drained, a node hands nothing off, and waits for what was."""
-    sock = hand_off(cluster)
-    front = cluster['en']
+    sock = hand_off(fresh)
+    front = fresh['en']
     drain = front.popen([CARISMACTL, 'drain', '--timeout', '60'])
-    wait_for(lambda: drain.poll() is None and cluster.client.curl.get(
-        cluster.url('en', '/fr/1k')).node == 'en', 'en serves by itself')
+    wait_for(lambda: drain.poll() is None and fresh.client.curl.get(
+        fresh.url('en', '/fr/1k')).node == 'en', 'en serves by itself')
     sock.send(request('/fr/1k'))
     served(sock.response(), 'fr', '1k')
     sock.close()
     assert drain.wait(60) == 0, drain.stderr
     front.ctl('resume')
-    served(cluster.client.curl.get(cluster.url('en', '/fr/1k')), 'fr', '1k')
+    served(fresh.client.curl.get(fresh.url('en', '/fr/1k')), 'fr', '1k')
 
 
-def test_drain_by_force(cluster: Cluster) -> None:
+def test_drain_by_force(fresh: Cluster) -> None:
     """Forced, the handed-off connections end with a reset, at once."""
-    sock = hand_off(cluster)
-    cluster['en'].ctl('drain', '--force')
+    sock = hand_off(fresh)
+    fresh['en'].ctl('drain', '--force')
     with pytest.raises(SocketError, match='ConnectionResetError'):
         sock.receive(timeout=5)
-    for node in cluster.nodes[1:]:
+    for node in fresh.nodes[1:]:
         node.ctl('drain', '--force')
-    wait_for(lambda: unloaded(cluster), 'unloaded')
+    wait_for(lambda: unloaded(fresh), 'unloaded')
 
 
 def test_namespace_goes_with_its_flows(bare: Cluster, lab: Lab) -> None:

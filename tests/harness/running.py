@@ -27,6 +27,8 @@ def wait_for(what: Callable[[], Any], text: str, timeout: float = 15,
 class Cluster(abc.ABC):
     """The hosts of a description, running."""
 
+    ready = False               # CARISMA is loaded and configured
+
     def __init__(self, spec: ClusterSpec, hosts: Sequence[Node]) -> None:
         self.spec = spec
         self.hosts: Dict[str, Node] = {host.name: host for host in hosts}
@@ -107,13 +109,20 @@ class Cluster(abc.ABC):
 
     def unload(self) -> None:
         """Unload what is loaded of the modules, everywhere."""
+        self.ready = False
         for kernel in self.kernels:
             present = kernel.loaded()
             if present:
                 kernel.unload(*reversed(present))
 
+    def end(self) -> None:
+        """End what is handed off, and unload."""
+        if any(kernel.loaded() for kernel in self.kernels):
+            self.drain()
+            self.unload()
+
     def tidy(self) -> None:
-        """Undo what a test did to hosts and links, and unload."""
+        """Undo what a test did to hosts and links."""
         for host in self.hosts.values():
             if host.dead:
                 continue
@@ -122,9 +131,6 @@ class Cluster(abc.ABC):
                 host.link.up()
                 host.link.heal()
                 host.link.touched = False
-        if any(kernel.loaded() for kernel in self.kernels):
-            self.drain()
-            self.unload()
 
     def configure(self) -> None:
         """Configure every node and wait for the control connections."""
@@ -133,12 +139,20 @@ class Cluster(abc.ABC):
         for node in self.nodes:
             wait_for(lambda: self.joined(node),
                      f"{node.name}'s control connections are up")
+        self.ready = True
 
     @staticmethod
     def joined(node: Node) -> bool:
         """Whether a node's control connections are all up."""
         return all(other['state'] in ('up', 'self')
                    for other in node.ask('node', 'list'))
+
+    def live_flows(self) -> Dict[str, List[Dict[str, Any]]]:
+        """Each node's flows, but those that only linger."""
+        found = {node.name: [flow for flow in node.flows()
+                             if flow['state'] != 'lingering']
+                 for node in self.nodes}
+        return {name: flows for name, flows in found.items() if flows}
 
     def drain(self, force: bool = True) -> None:
         """End the handed-off connections of every node."""

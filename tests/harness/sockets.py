@@ -4,7 +4,7 @@
 import base64
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from .paths import INSIDE
@@ -27,7 +27,7 @@ class Answer:
 
     size: int
     sha256: str
-    data: Optional[bytes]
+    data: Optional[bytes] = field(repr=False)
     status: int = 0
     headers: Optional[Dict[str, str]] = None
 
