@@ -131,9 +131,9 @@ def test_no_socket_at_the_front_end(cluster: Cluster) -> None:
     assert not cluster['en'].sockets(mine)
     assert len(cluster['fr'].sockets(mine)) == 1
     for node, role in (('en', 'front-end'), ('fr', 'back-end')):
-        flow, = cluster[node].flows()
-        assert (flow['role'], flow['state'], flow['client_port']) == (
-            role, 'handed-off', sock.port)
+        flow, = cluster.live_flows()[node]
+        assert (flow['role'], flow['state'], flow['client']) == (
+            role, 'handed-off', f'{sock.address}:{sock.port}')
     sock.close()
     gone(cluster['fr'], mine)
     gone(cluster.client, f'sport = :{sock.port}')

@@ -6,6 +6,7 @@ handoff: a second SYN, a gap or an overlap that differs, a number that leaps,
 a timestamp that goes back or echoes what was never sent, a wrong checksum.
 """
 
+import itertools
 from collections import defaultdict
 from typing import Dict, Iterable, List, Optional
 
@@ -133,6 +134,8 @@ class Connection:
                              f'{side[0].source}')
         found += self._checksums()
         found += self._numbers()
+        if not lossy:
+            found += self._timestamps()
         return found
 
     def _handshake(self, lossy: bool) -> List[str]:
@@ -164,8 +167,6 @@ class Connection:
         client_next = client_isn
         client_ts = {0}
         ts = any(s.options.ts for s in self.of_server() if s.flags & SYN)
-        newest_ts: Optional[int] = None
-        newest_ack = client_isn
         for s in self.segments:
             if s.source == self.client:
                 if distance(s.seq + s.span, client_next) > 0:
@@ -177,22 +178,47 @@ class Connection:
                 continue
             if ts and not s.options.ts:
                 found.append(f'no timestamp: {s}')
-            elif ts and s.options.ts:
-                value, echo = s.options.ts
-                if newest_ts is not None and distance(value, newest_ts) < 0:
-                    found.append(f'timestamp before {newest_ts}: {s}')
-                else:
-                    newest_ts = value
-                if echo not in client_ts:
-                    found.append(f'echoes what was never sent: {s}')
+            elif s.options.ts and s.options.ts[1] not in client_ts:
+                found.append(f'echoes what was never sent: {s}')
             if distance(s.ack, client_next) > 0:
                 found.append(f'acknowledges {client_next} to come: {s}')
-            if distance(s.ack, newest_ack) > 0:
-                newest_ack = s.ack
             for left, right in s.options.sack:
                 if distance(right, client_next) > 0 or distance(
                         left, client_isn) < 0 or distance(right, left) <= 0:
                     found.append(f'SACK of what was never sent: {s}')
+        return found
+
+    def _timestamps(self) -> List[str]:
+        """What is sent later must not have an earlier timestamp.
+
+        Segments may overtake each other on the way to the capture. But what
+        acknowledges more was sent later, and so was, of new data with the
+        same acknowledgement, what stands later in the stream.
+        """
+        client_isn = self.of_client()[0].seq
+        server_isn = self.of_server()[0].seq
+        first = {}              # the first transmission of each data segment
+        stamped = [s for s in self.of_server()
+                   if s.options.ts and not s.flags & RST]
+        for s in stamped:
+            if s.length:
+                first.setdefault(s.seq, s)
+        found = []
+        for order, segments in (
+                (lambda s: distance(s.ack, client_isn), stamped),
+                (lambda s: distance(s.seq, server_isn), first.values())):
+            newest: Optional[int] = None        # of all groups before
+            for _, group in itertools.groupby(
+                    sorted(segments, key=order), order):
+                values = []
+                for s in group:
+                    values.append(s.options.ts[0])
+                    if newest is not None and distance(
+                            values[-1], newest) < 0:
+                        found.append(f'timestamp before {newest}: {s}')
+                if newest is not None:
+                    values.append(newest)
+                newest = max(values, key=lambda v: distance(v, values[0]))
         return found
 
     def __str__(self) -> str:
