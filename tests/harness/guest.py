@@ -264,7 +264,7 @@ class Guest:
     def __init__(self, name, kernel='stock', mem=None, smp=2, nics=(), icount=False):
         self.name = name
         self.kernel = kernel
-        self.mem = mem or {'stock': 512, 'debug': 1024}[kernel]
+        self.mem = mem or {'stock': 1024, 'debug': 2048}[kernel]
         self.smp = 1 if icount else smp
         self.icount = icount
         self.modules = modules_path(kernel)
