@@ -27,6 +27,7 @@ REMARK = re.compile(
     r'.*: \d+ callbacks suppressed)')
 
 VIP = '10.0.0.11:80'
+RULE_GET = 9        # the command's number
 
 
 @pytest.fixture
@@ -118,6 +119,13 @@ def test_long_lists_are_whole(node: Node) -> None:
     assert not [answer for answer in answers if 'error' in answer]
     assert [rule['path'] for rule in answers[-1]['answer']] == paths
     assert [rule['path'] for rule in node.ask('rule', 'list')] == paths
+    # One that changes while it is read says so.
+    listing = ['python3', f'{INSIDE}/genl.py', 'interrupt', 'carisma', str(RULE_GET)]
+    for program, changed in ((['true'], False),
+                             ([CARISMACTL, 'rule', 'del', VIP, '--path', paths[0]], True)):
+        parts, marked = map(int, node.run([*listing, *program]).out.split())
+        assert parts > 2
+        assert (marked > 0) == changed
 
 
 # Refusals
@@ -236,7 +244,7 @@ def test_limits(node: Node, kind: str, limit: int) -> None:
 def test_fuzzed_requests(node: Node) -> None:
     """Messages of any kind are answered; what is listed can be read."""
     for seed in range(4):
-        answer = node.run(['python3', f'{INSIDE}/genl_fuzz.py', 'carisma', str(seed), '1500'],
+        answer = node.run(['python3', f'{INSIDE}/genl.py', 'fuzz', 'carisma', str(seed), '1500'],
                           timeout=120)
         taken, refused = map(int, answer.out.split())
         assert taken + refused == 1500 and taken > 10 and refused > 10

@@ -1,18 +1,25 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Send nonsense to a generic netlink family.
+"""Do to a generic netlink family what no ordinary client does.
 
-    genl_fuzz.py FAMILY SEED COUNT
+    genl.py fuzz FAMILY SEED COUNT
 
-Every message is a command of the family, or one that it lacks, with attributes
+sends nonsense: a command of the family, or one that it lacks, with attributes
 of any number, size and content, or with bytes that are no attributes. Prints
-how many were taken and how many refused.
+how many messages were taken and how many refused.
+
+    genl.py interrupt FAMILY COMMAND PROGRAM [ARGUMENT...]
+
+reads a list, of which COMMAND is the number, and runs a program when a part of
+it is there. Prints how many parts there were, and how many entries were marked
+as being of a list that changed.
 """
 
 import errno
 import random
 import socket
 import struct
+import subprocess
 import sys
 
 NETLINK_GENERIC = 16
@@ -20,8 +27,9 @@ GENL_ID_CTRL = 16
 CTRL_CMD_GETFAMILY = 3
 CTRL_ATTR_FAMILY_ID = 1
 CTRL_ATTR_FAMILY_NAME = 2
-REQUEST, ACK, DUMP = 1, 4, 0x300
+REQUEST, ACK, INTERRUPTED, DUMP = 1, 4, 16, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+BUFFER = 1 << 13        # the kernel makes the parts of a list no larger
 
 WORDS = [b'', b'\0', b'fr\0', b'en\0', b'/', b'/fr/\0', b'www.example\0',
          b'x' * 15 + b'\0', b'y' * 16 + b'\0', b'z' * 300 + b'\0', b'/' * 400 + b'\0',
@@ -46,7 +54,7 @@ def message(kind: int, flags: int, seq: int, command: int, body: bytes) -> bytes
 def replies(sock: socket.socket, seq: int):
     """The messages that answer a request, up to the one that ends it."""
     while True:
-        data = sock.recv(1 << 17)
+        data = sock.recv(BUFFER)
         while data:
             length, kind, flags, number, _ = struct.unpack_from('=IHHII', data)
             if number == seq:
@@ -68,14 +76,8 @@ def nonsense(rng: random.Random) -> bytes:
     return body
 
 
-def main() -> None:
-    """Find the family and bother it."""
-    family, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    rng = random.Random(seed)
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC)
-    sock.bind((0, 0))
-    sock.settimeout(20)
-
+def find(sock: socket.socket, family: str) -> int:
+    """The number of a family."""
     sock.send(message(GENL_ID_CTRL, REQUEST | ACK, 1, CTRL_CMD_GETFAMILY,
                       attribute(CTRL_ATTR_FAMILY_NAME, family.encode() + b'\0')))
     found = 0
@@ -88,11 +90,16 @@ def main() -> None:
             at += (length + 3) & ~3
     if not found:
         sys.exit(f'there is no family {family}')
+    return found
 
+
+def fuzz(sock: socket.socket, family: int, seed: int, count: int) -> None:
+    """Send nonsense."""
+    rng = random.Random(seed)
     taken = refused = 0
     for seq in range(2, 2 + count):
         flags = REQUEST | ACK | (DUMP if rng.random() < 0.2 else 0)
-        sock.send(message(found, flags, seq, rng.randrange(18), nonsense(rng)))
+        sock.send(message(family, flags, seq, rng.randrange(18), nonsense(rng)))
         for kind, data in replies(sock, seq):
             error = -struct.unpack_from('=i', data)[0] if len(data) >= 4 else 0
             if kind == NLMSG_ERROR and error:
@@ -101,6 +108,37 @@ def main() -> None:
             elif kind in (NLMSG_ERROR, NLMSG_DONE):
                 taken += 1
     print(taken, refused)
+
+
+def interrupt(sock: socket.socket, family: int, command: int, program) -> None:
+    """Read a list that changes meanwhile."""
+    sock.send(message(family, REQUEST | DUMP, 2, command, b''))
+    parts = marked = 0
+    ended = False
+    while not ended:
+        data = sock.recv(BUFFER)
+        if parts == 0:
+            subprocess.run(program, check=True)
+        parts += 1
+        while data:
+            length, kind, flags = struct.unpack_from('=IHH', data)
+            marked += bool(flags & INTERRUPTED)
+            ended = ended or kind in (NLMSG_ERROR, NLMSG_DONE)
+            data = data[(length + 3) & ~3:]
+    print(parts, marked)
+
+
+def main() -> None:
+    """Find the family and bother it."""
+    what, family, *more = sys.argv[1:]
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC)
+    sock.bind((0, 0))
+    sock.settimeout(20)
+    number = find(sock, family)
+    if what == 'fuzz':
+        fuzz(sock, number, *map(int, more))
+    else:
+        interrupt(sock, number, int(more[0]), more[1:])
 
 
 if __name__ == '__main__':
