@@ -19,7 +19,8 @@ MANUAL = f'{CHECKOUT}/docs/configuration.md'
 KERNEL_TREE = '/cache/kernel/tree'      # of the Debian tree, not of the guests
 YNL = '/tmp/ynl'
 SYSFS = '/sys/kernel/carisma'
-KNOBS = {'head_timeout_ms', 'handoff_timeout_ms', 'head_max', 'flows_max'}
+KNOBS = {'head_timeout_ms', 'handoff_timeout_ms', 'head_max', 'flows_max',
+         'peer_timeout_ms'}
 
 # What the kernel says of malformed netlink messages.
 REMARK = re.compile(

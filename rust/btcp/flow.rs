@@ -213,6 +213,8 @@ impl State {
             Stage::Deciding(_) | Stage::Asked(_) => self.front_timer(flow, inner, &ctx),
             Stage::Replay(_) | Stage::Live(_) => self.back_timer(flow, inner, &ctx),
             Stage::Over(_) => self.end(flow, inner),
+            // Its node has been out of reach for long; if not, this timer was stopped too late.
+            Stage::Forward(forward) if !self.is_up(forward.node) => self.front_lose(flow, inner),
             Stage::Forward(_) | Stage::Gone => {}
         }
     }

@@ -609,8 +609,8 @@ impl State {
         lower::release_modules();
     }
 
-    /// Ends a connection whose back end is gone, without a word to the client, which it cannot name
-    /// the right number.
+    /// Ends a connection whose back end is gone. The client's next segment goes to TCP here, which
+    /// knows of no such connection and resets it, with the number that the segment names.
     pub(crate) fn front_lose(&self, flow: &FlowRef, inner: InnerGuard<'_>) {
         self.end(flow, inner);
         self.counters.count(Counter::FlowsReset);

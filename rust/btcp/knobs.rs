@@ -19,6 +19,9 @@ pub(crate) enum Knob {
     HeadMax,
     /// How many flows there may be.
     FlowsMax,
+    /// How long a node may be out of reach before the connections that it serves are given up, in
+    /// milliseconds.
+    PeerTimeoutMs,
 }
 
 /// What is known of a knob.
@@ -34,7 +37,7 @@ pub(crate) struct Range {
 }
 
 impl Knob {
-    const COUNT: usize = 4;
+    const COUNT: usize = 5;
 
     /// All of them.
     pub(crate) const ALL: [Self; Self::COUNT] = [
@@ -42,6 +45,7 @@ impl Knob {
         Self::HandoffTimeoutMs,
         Self::HeadMax,
         Self::FlowsMax,
+        Self::PeerTimeoutMs,
     ];
 
     /// Its name and range.
@@ -51,6 +55,7 @@ impl Knob {
             Self::HandoffTimeoutMs => (c"handoff_timeout_ms", 10, 60_000, 1_000),
             Self::HeadMax => (c"head_max", 256, 32_768, 16_384),
             Self::FlowsMax => (c"flows_max", 0, 16_777_216, 262_144),
+            Self::PeerTimeoutMs => (c"peer_timeout_ms", 1_000, 3_600_000, 30_000),
         };
         Range {
             name,
@@ -100,6 +105,10 @@ impl Knobs {
 
     pub(crate) fn head_max(&self) -> usize {
         self.get(Knob::HeadMax) as usize
+    }
+
+    pub(crate) fn peer_timeout_ms(&self) -> u32 {
+        self.get(Knob::PeerTimeoutMs)
     }
 
     pub(crate) fn flows_max(&self) -> usize {

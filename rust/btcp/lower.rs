@@ -4,7 +4,7 @@
 
 use crate::{
     counters::Counter,
-    flow::{Over, Stage},
+    flow::{FlowRef, Over, Stage},
     state::State,
 };
 use carisma_core::{
@@ -207,16 +207,31 @@ impl State {
         };
         if anew {
             self.lose_peer(index);
+        } else {
+            self.forwards_of(index, |flow| flow.disarm());
         }
     }
 
-    /// The control connection to a node is down. Its connections go on: what they need does not
-    /// pass through it.
+    /// The control connection to a node is down. Its connections go on for a while: what they need
+    /// does not pass through it. Process context.
     fn on_peer_down(&self, index: u32) {
-        let rcu = rcu::read_lock();
-        if let Some(node) = self.config.snapshot(&rcu).node(index) {
-            node.set_down();
+        {
+            let rcu = rcu::read_lock();
+            if let Some(node) = self.config.snapshot(&rcu).node(index) {
+                node.set_down();
+            }
         }
+        self.forwards_of(index, |flow| flow.arm(self.knobs.peer_timeout_ms()));
+    }
+
+    /// Calls `f` for the connections that a node serves, with their lock held.
+    fn forwards_of(&self, index: u32, f: impl Fn(&FlowRef)) {
+        self.flows.for_each(|flow| {
+            let inner = flow.inner.lock();
+            if matches!(&inner.stage, Stage::Forward(forward) if forward.node == index) {
+                f(flow);
+            }
+        });
     }
 
     /// Ends what a node served that does not know of it any more.
