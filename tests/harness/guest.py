@@ -395,6 +395,8 @@ class Guest:
             'tsc=reliable rcupdate.rcu_cpu_stall_timeout=120',
             'sysctl.kernel.watchdog_thresh=60',
             f'carisma.name={self.name}',
+            # What takes the longest of all where every access is checked.
+            *(['cryptomgr.notests', 'mitigations=off'] if self.kernel == 'debug' else []),
         ])
         argv = [
             'qemu-system-x86_64', '-M', 'q35', *accel, '-smp', str(self.smp),
