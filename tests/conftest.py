@@ -21,7 +21,7 @@ from harness.running import Cluster                     # noqa: E402
 
 # Documents, captures and what curl fetches lie in memory.
 MEMORY = {'stock': 1024, 'debug': 2048}         # in MiB
-FAILED = pytest.StashKey[bool]()
+FAILED = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,7 +39,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     """Let fixtures know that their test failed."""
     report = yield
     if report.failed:
-        item.stash[FAILED] = True
+        item.stash[FAILED] = report.longreprtext
     return report
 
 
@@ -163,9 +163,9 @@ def lab(session_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
     said: List[str] = []
     capture.KEPT.clear()
     yield session_lab
-    failed = request.node.stash.get(FAILED, False)
+    failed = request.node.stash.get(FAILED, '')
     if failed:
-        diagnose(session_lab, request.node.name)
+        diagnose(session_lab, request.node.name, failed)
     try:
         session_lab.dismiss(again=not failed)
         for kernel in session_lab.kernels():
@@ -219,12 +219,14 @@ cat {folder}/error.log 2>&1
 '''
 
 
-def diagnose(lab: Lab, name: str) -> None:
+def diagnose(lab: Lab, name: str, failure: str) -> None:
     """Keep what can tell why a test failed."""
     folder = os.path.join(
         paths.RESULTS, re.sub(r'[^\w.-]+', '-', name).strip('-'))
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
+    with open(f'{folder}/failure', 'w') as out:
+        out.write(failure)
     for cluster in lab.clusters:
         for host in cluster.hosts.values():
             with open(f'{folder}/{host.name}', 'w') as out:
