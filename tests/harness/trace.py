@@ -125,7 +125,7 @@ class Connection:
         if found:
             return found
         if not reset:
-            found += [f'RST: {s}' for s in self.segments if s.flags & RST]
+            found += [f'RST: {s}' for s in self._resets(lossy)]
         for side in (self.of_client(), self.of_server()):
             stream = self.stream(side)
             found += stream.faults
@@ -153,6 +153,18 @@ class Connection:
                              '; '.join(map(str, syns)))
             elif len(syns) > 1 and not lossy:
                 found.append(f'{who} sent {len(syns)} SYNs')
+        return found
+
+    def _resets(self, lossy: bool) -> List[Segment]:
+        """The RSTs; after bad weather without those of a client that had
+        closed: TIME_WAIT answers a late segment, and it answers that."""
+        found = []
+        closed = False
+        for s in self.segments:
+            closed |= s.source == self.client and bool(s.flags & FIN)
+            if s.flags & RST and not (
+                    lossy and closed and s.source == self.client):
+                found.append(s)
         return found
 
     def _checksums(self) -> List[str]:
