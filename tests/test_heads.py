@@ -5,7 +5,7 @@ import pytest
 
 from checks import request, served
 from harness.inside.documents import document
-from harness.running import Cluster
+from harness.running import Cluster, wait_for
 
 BOTH = pytest.mark.parametrize('language', ('en', 'fr'))
 
@@ -150,3 +150,30 @@ def test_too_long_a_head(fresh: Cluster) -> None:
     assert (answer.status, answer.node) == (400, 'en')
     assert fresh['en'].stats()['heads_too_long'] == 1
     sock.close()
+
+
+def test_head_that_stops(fresh: Cluster) -> None:
+    """A head that is not whole in time is left to the local server, which
+    still gets every byte of it."""
+    front = fresh['en']
+    front.knob('head_timeout_ms', 1000)
+    raw = request('/fr/1k')
+    sock = fresh.client.connect(front.vip)
+    sock.send(raw[:9], delay=0.1)
+    sock.send(raw[9:20])
+    wait_for(lambda: front.stats()['heads_timed_out'] == 1, 'it is too late')
+    sock.send(raw[20:])
+    served(sock.response(), 'en', '1k')
+    sock.close()
+
+
+def test_too_many_flows(fresh: Cluster) -> None:
+    """Beyond the limit, connections are served as if nothing were there."""
+    front = fresh['en']
+    front.knob('flows_max', 1)
+    idle = fresh.client.connect(front.vip)
+    served(fresh.client.curl.get(fresh.url('en', '/fr/1k')), 'en', '1k')
+    assert front.stats()['flows_refused_limit'] == 1
+    idle.send(request('/fr/1k'))
+    served(idle.response(), 'fr', '1k')
+    idle.close()

@@ -160,6 +160,10 @@ class Node(abc.ABC):
         """The modules' flows."""
         return self.ask('flows')
 
+    def knob(self, name: str, value: int) -> None:
+        """Write one of the knobs below sysfs."""
+        self.run(f'echo {value} >/sys/kernel/carisma/net/{name}')
+
     def configuration(self) -> List[List[str]]:
         """The words of each carismactl call that configures this node."""
         calls = [['service', 'add', self.service, '--mode', 'rare']]
