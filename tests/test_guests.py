@@ -87,5 +87,5 @@ def death_is_noticed(guests: Cluster) -> None:
     sock.send(request('/de/1k'))
     served(sock.response(), 'de', '1k')
     guests['de'].kill()
-    no_flows(guests, timeout=40)
+    wait_for(lambda: not guests.joined(guests['en']), 'it is known down', 30)
     served(guests.client.curl.get(guests.url('en', '/de/1k')), 'en', '1k')

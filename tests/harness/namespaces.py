@@ -76,8 +76,10 @@ class NamespaceNode(Node):
     def kill(self) -> None:
         self.dead = True
         self.link.cut()
+        # A socket that is left would keep the namespace alive.
         self.kernel.guest.run(
             f'ip netns pids {self.name} | xargs -r kill -9; '
+            f'ip netns exec {self.name} ss -K state all >/dev/null; '
             f'ip netns del {self.name}')
 
 
