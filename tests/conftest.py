@@ -19,8 +19,6 @@ from harness.kernel import Kernel                       # noqa: E402
 from harness.namespaces import NamespaceCluster         # noqa: E402
 from harness.running import Cluster                     # noqa: E402
 
-# Documents, captures and what curl fetches lie in memory.
-MEMORY = {'stock': 1024, 'debug': 2048}         # in MiB
 FAILED = pytest.StashKey[str]()
 
 
@@ -58,8 +56,7 @@ class Lab:
     def kernel(self) -> Kernel:
         """The guest's kernel, booted when it is first wanted."""
         if self._kernel is None:
-            self._kernel = Kernel(
-                Guest('lab', self.flavour, MEMORY[self.flavour]).start())
+            self._kernel = Kernel(Guest('lab', self.flavour).start())
             self._kernel.messages()     # of the boot: no test caused them
         return self._kernel
 

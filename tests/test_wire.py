@@ -7,6 +7,7 @@ from checks import bypassed, gone, no_flows, request, served, unbroken
 from conftest import Lab
 from harness.pcap import Checksum
 from harness.running import Cluster, wait_for
+from harness.sockets import SocketError
 
 BOTH = pytest.mark.parametrize('language', ('en', 'fr'))
 
@@ -156,6 +157,28 @@ def test_ways_to_close(cluster: Cluster, language: str, way: str) -> None:
             gone(node, f'dport = :{sock.port}')
         gone(cluster.client, f'sport = :{sock.port}')
     unbroken(capture.connection(sock.port), reset=way == 'reset')
+    no_flows(cluster)
+
+
+@BOTH
+def test_reset_by_the_server(cluster: Cluster, language: str) -> None:
+    """A server that crashes with unread bytes resets the connection, in the
+    name of the address that the client knows."""
+    node = cluster[language]
+    with cluster.client.capture() as capture:
+        sock = cluster.client.connect(cluster['en'].vip)
+        sock.send(request(f'/{language}/1k'))
+        served(sock.response(), language, '1k')
+        node.nginx.freeze()
+        sock.send(request(f'/{language}/1k'), delay=0.1)
+        node.nginx.crash()
+        node.nginx.start()
+        with pytest.raises(SocketError, match='ConnectionResetError'):
+            sock.receive()
+        gone(node, f'dport = :{sock.port}')
+    assert {s.source for s in capture.segments
+            if s.destination[1] == sock.port} == {(cluster['en'].vip, 80)}
+    unbroken(capture.connection(sock.port), reset=True)
     no_flows(cluster)
 
 

@@ -103,6 +103,15 @@ class Nginx:
             f'kill -{"TERM" if quick else "QUIT"} $pid; '
             'while kill -0 $pid 2>/dev/null; do sleep 0.05; done')
 
+    def freeze(self) -> None:
+        """Read and write nothing any more."""
+        self._node.run(f'kill -STOP $(pgrep -P $(cat {self.folder}/pid))')
+
+    def crash(self) -> None:
+        """End at once; what clients sent and nobody read is lost."""
+        self._node.run(f'pid=$(cat {self.folder}/pid); '
+                       'kill -KILL $pid $(pgrep -P $pid)')
+
     def log(self) -> List[LogLine]:
         """The access log."""
         out = self._node.run(['cat', f'{self.folder}/access.log']).out
