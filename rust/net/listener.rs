@@ -49,7 +49,6 @@ use kernel::{
     ffi::c_int,
     prelude::*,
     sync::{
-        aref::ARef,
         rcu,
         SetOnce, //
     },
@@ -57,9 +56,8 @@ use kernel::{
 
 /// Who decides about children.
 pub trait Gate: 'static {
-    /// TCP has made a child of an attached listener; `Some` of what [`Candidate::hold`] gave
-    /// withholds it, and is for
-    /// [`Gate::held`] then.
+    /// TCP has made a child of an attached listener. [`Candidate::hold`] withholds it; if the
+    /// candidate is dropped, the child passes.
     ///
     /// Softirq context, with the child's lock held and RCU read-locked.
     fn child(listener: &Sock, candidate: Candidate<'_>);
@@ -490,9 +488,4 @@ unsafe extern "C" fn data_ready<G: Gate>(sk: *mut bindings::sock) {
     } else {
         listener.wake();
     }
-}
-
-/// The listener of a [`Held`], kept beyond it.
-pub fn keep(sk: &Sock) -> ARef<Sock> {
-    sk.into()
 }

@@ -412,7 +412,11 @@ impl Control {
             let Ok(Some(mut sock)) = listener.accept() else {
                 return;
             };
-            if sock.watch(self.peers.bell()).is_err() {
+            // Only nodes may wait here, so that nobody else can take their places.
+            let addr = sock.peer();
+            let known = self.links.iter().any(|link| link.peer.addr == addr);
+            if !known || sock.watch(self.peers.bell()).is_err() {
+                self.counters.count(Counter::PeerStranger);
                 continue;
             }
             sock.tune(&TUNING);
