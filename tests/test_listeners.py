@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What UTCP does to listeners, and to the connections that it withholds."""
+
+from typing import Callable, Dict, Iterator, List
+
+import pytest
+
+from checks import gone, request, served
+from harness.node import Node
+from harness.running import Cluster, wait_for
+from harness.sockets import Socket, SocketError
+
+PORT = 8080
+ANSWER = b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi'
+
+# Listens, says so, and does what it is told to line by line.
+SERVER = '''
+import socket, sys
+family, protocol, address, backlog = sys.argv[1:]
+s = socket.socket(getattr(socket, family), socket.SOCK_STREAM, int(protocol))
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+if family == 'AF_INET6':
+    s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+s.bind((address, 8080))
+s.listen(int(backlog))
+s.settimeout(0.2)
+print('listening', flush=True)
+taken = []
+for line in sys.stdin:
+    if line == 'accept\\n':
+        try:
+            while True:
+                taken.append(s.accept()[0])
+        except OSError:
+            print(len(taken), flush=True)
+    elif line == 'answer\\n':
+        for c in taken:
+            c.recv(1000)
+            c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nhi')
+        print('answered', flush=True)
+    elif line == 'close\\n':
+        s.close()
+        print('closed', flush=True)
+'''
+
+
+class Server:
+    """A server on a node that accepts when it is told to."""
+
+    def __init__(self, node: Node, family: str = 'AF_INET',
+                 protocol: int = 6, address: str = '', backlog: int = 64
+                 ) -> None:
+        self._process = node.popen(
+            ['python3', '-uSc', SERVER, family, str(protocol), address,
+             str(backlog)], stdin=True)
+        assert self._process.readline(30) == b'listening\n'
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.kill()
+
+    def tell(self, word: str) -> str:
+        """Have it do something; what it says to that."""
+        self._process.write(word.encode() + b'\n')
+        return self._process.readline(30).decode().strip()
+
+    def accepted(self) -> int:
+        """How many connections it has accepted, now that it has tried."""
+        return int(self.tell('accept'))
+
+
+def counters(node: Node) -> Dict[str, int]:
+    """What UTCP has counted on a node."""
+    told = node.run(['cat', '/proc/net/carisma_utcp']).out
+    return {name: int(value) for name, value in
+            map(str.split, told.splitlines())}
+
+
+def listeners(node: Node, port: int) -> str:
+    """The listeners of a port, as ss shows them."""
+    return node.run(f'ss -tlnieH sport = :{port}').out
+
+
+@pytest.fixture
+def node(fresh: Cluster) -> Node:
+    """A node with a second service, to which nobody listens yet."""
+    found = fresh['en']
+    service = f'{found.vip}:{PORT}'
+    found.ctl('service', 'add', service)
+    found.ctl('rule', 'add', service, '--path', '/fr/', '--node', 'fr')
+    return found
+
+
+@pytest.fixture
+def serve(node: Node) -> Iterator[Callable[..., Server]]:
+    """Makes servers on that node, which end with the test."""
+    servers = []
+
+    def make(**options) -> Server:
+        servers.append(Server(node, **options))
+        return servers[-1]
+    yield make
+    for server in servers:
+        server.end()
+
+
+def connect(cluster: Cluster, count: int) -> List[Socket]:
+    """Connections of the client's to the second service."""
+    return [cluster.client.connect(cluster['en'].vip, port=PORT)
+            for _ in range(count)]
+
+
+def withheld(node: Node, count: int) -> None:
+    """So many are withheld."""
+    wait_for(lambda: node.stats()['withheld'] == count, f'{count} withheld')
+
+
+def test_label(fresh: Cluster) -> None:
+    """An attached listener says so, until the module goes."""
+    assert 'tcp-ulp-carisma' in listeners(fresh['en'], 80)
+    fresh.unload()
+    assert 'tcp-ulp-carisma' not in listeners(fresh['en'], 80)
+
+
+def test_listener_that_comes_later(
+        fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
+    """A listener is attached as it begins to listen; a connection is accepted
+    when its first request is to be served here, and not before."""
+    server = serve()
+    assert 'tcp-ulp-carisma' in listeners(node, PORT)
+    sock, = connect(fresh, 1)
+    withheld(node, 1)
+    assert server.accepted() == 0
+    sock.send(request('/en/'))
+    withheld(node, 0)
+    assert server.accepted() == 1
+    assert server.tell('answer') == 'answered'
+    assert sock.some(len(ANSWER)).data == ANSWER
+
+
+def test_dual_stack(
+        fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
+    """A listener of IPv6 that takes IPv4 as well is no exception."""
+    server = serve(family='AF_INET6', address='::')
+    sock, = connect(fresh, 1)
+    withheld(node, 1)
+    assert server.accepted() == 0
+    sock.send(request('/en/'))
+    withheld(node, 0)
+    assert server.accepted() == 1
+
+
+def test_mptcp(
+        fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
+    """A listener of MPTCP is left alone, and serves."""
+    server = serve(protocol=262)
+    assert 'tcp-ulp-carisma' not in listeners(node, PORT)
+    assert counters(node)['ListenerMptcp'] == 1
+    sock, = connect(fresh, 1)
+    sock.send(request('/en/'))
+    wait_for(lambda: server.accepted() == 1, 'accepted')
+
+
+def test_client_gives_up(
+        fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
+    """A client that resets a withheld connection leaves nothing."""
+    server = serve()
+    for sock in connect(fresh, 5):
+        sock.reset()
+    wait_for(lambda: counters(node)['Died'] == 5, 'all are dead')
+    withheld(node, 0)
+    assert server.accepted() == 0
+    gone(node, f'sport = :{PORT}')
+
+
+def test_client_closes(
+        fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
+    """A client that closes a withheld connection without a request."""
+    serve()
+    for sock in connect(fresh, 5):
+        sock.close()
+    wait_for(lambda: not fresh.live_flows(), 'flows are gone', 30)
+    withheld(node, 0)
+
+
+def test_backlog(
+        fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
+    """More are released than the backlog allows: the rest waits, in order."""
+    server = serve(backlog=2)
+    socks = connect(fresh, 12)
+    withheld(node, 12)
+    for sock in socks:
+        sock.send(request('/en/'))
+    wait_for(lambda: counters(node)['Released'] == 12, 'released')
+    queued = int(listeners(node, PORT).split()[1])
+    assert queued == 3, 'TCP takes one more than the backlog says'
+    assert counters(node)['ReleasedLate'] == 9
+    wait_for(lambda: server.accepted() == 12, 'accepted')
+    assert server.tell('answer') == 'answered'
+    for sock in socks:
+        assert sock.some(len(ANSWER)).data == ANSWER
+
+
+def test_listener_closes(
+        fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
+    """Withheld connections end as TCP ends those that wait for accept()."""
+    server = serve()
+    socks = connect(fresh, 5)
+    withheld(node, 5)
+    assert server.tell('close') == 'closed'
+    withheld(node, 0)
+    for sock in socks:
+        with pytest.raises(SocketError) as problem:
+            sock.some(1, timeout=10)
+        assert problem.value.kind == 'ConnectionResetError'
+    assert counters(node)['GivenBack'] == 5
+
+
+def test_unload(
+        fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
+    """Withheld connections are accepted when the module goes, whatever the
+    backlog."""
+    server = serve(backlog=2)
+    socks = connect(fresh, 12)
+    withheld(node, 12)
+    fresh.unload()
+    assert server.accepted() == 12
+    for sock in socks:
+        sock.send(request('/en/'))
+    assert server.tell('answer') == 'answered'
+    for sock in socks:
+        assert sock.some(len(ANSWER)).data == ANSWER
+
+
+def test_syn_cookies(fresh: Cluster) -> None:
+    """Connections that come by SYN cookies are not withheld, but served."""
+    node = fresh['en']
+    before = counters(node)['PassedNoRequest']
+    node.run('sysctl -qw net.ipv4.tcp_syncookies=2')
+    try:
+        for answer in fresh.client.curl.fetch(
+                [fresh.url('en', '/en/1k')] * 5):
+            served(answer, 'en', '1k')
+    finally:
+        node.run('sysctl -qw net.ipv4.tcp_syncookies=1')
+    assert counters(node)['PassedNoRequest'] > before
