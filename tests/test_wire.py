@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """What passes on the wires, and which sockets there are."""
 
+from typing import Tuple
+
 import pytest
 
 from checks import bypassed, gone, no_flows, request, served, unbroken
@@ -80,28 +82,31 @@ def test_offloads(bare: Cluster, lab: Lab, features) -> None:
             'TcpInCsumErrors', 'IpInHdrErrors').values()), host.name
 
 
-@pytest.mark.parametrize('sysctls', (
-    'net.ipv4.tcp_timestamps=0',
-    'net.ipv4.tcp_sack=0',
-    'net.ipv4.tcp_window_scaling=0',
-    'net.ipv4.tcp_timestamps=0 net.ipv4.tcp_sack=0 '
-    'net.ipv4.tcp_window_scaling=0',
-    'net.ipv4.tcp_ecn=1',
-))
-def test_options_of_the_client(bare: Cluster, lab: Lab, sysctls: str
+@pytest.mark.parametrize('without', (
+    ('timestamps',), ('sack',), ('window_scaling',),
+    ('timestamps', 'sack', 'window_scaling')), ids='-'.join)
+def test_options_of_the_client(cluster: Cluster, without: Tuple[str, ...]
                                ) -> None:
     """Clients differ in the options that they know."""
-    bare.client.run(f'sysctl -qw {sysctls}')
-    bare.start_servers()
-    lab.enable(bare)
-    with bare.client.capture() as capture:
-        answers = bare.client.curl.fetch(
-            [bare.url('en', f'/{language}/128k')
+    for option in without:
+        cluster.client.sysctl(f'net.ipv4.tcp_{option}', '0')
+    with cluster.client.capture() as capture:
+        answers = cluster.client.curl.fetch(
+            [cluster.url('en', f'/{language}/128k')
              for language in ('en', 'fr')],
             options='-H "Connection: close"')
     for answer, language in zip(answers, ('en', 'fr')):
         served(answer, language, '128k')
         unbroken(capture.connection(answer.port))
+
+
+def test_congestion_notification(cluster: Cluster) -> None:
+    """A client that offers ECN is served where it should be."""
+    cluster.client.sysctl('net.ipv4.tcp_ecn', '1')
+    with cluster.client.capture() as capture:
+        answer = cluster.client.curl.get(cluster.url('en', '/fr/128k'))
+    served(answer, 'fr', '128k')
+    unbroken(capture.connection(answer.port))
 
 
 def test_other_windows_at_the_back_end(bare: Cluster, lab: Lab) -> None:

@@ -64,6 +64,7 @@ class Node(abc.ABC):
         self.curl = Curl(self)
         self._sockets: Optional[SocketHolder] = None
         self._filtered = False
+        self._sysctls: Dict[str, str] = {}
 
     @abc.abstractmethod
     def _inside(self, command: Command) -> Command:
@@ -111,13 +112,31 @@ class Node(abc.ABC):
         self._filtered = bool(rules)
         self.run(['nft', '-f', '-'], input=f'flush ruleset\n{rules}\n')
 
-    def forget(self) -> None:
-        """End what tests left behind."""
+    def sysctl(self, name: str, value: str) -> None:
+        """Set a kernel parameter until the end of the test."""
+        self._sysctls.setdefault(
+            name, self.run(['sysctl', '-n', name]).out.strip())
+        self.run(['sysctl', '-qw', f'{name}={value}'])
+
+    def tidy(self) -> None:
+        """Undo what a test did here."""
+        if self._sockets is not None:
+            self._sockets.clear()
+        if self._filtered:
+            self.nft('')
+        for name, value in self._sysctls.items():
+            self.run(['sysctl', '-qw', f'{name}={value}'])
+        self._sysctls.clear()
+        if self.link.touched:
+            self.link.up()
+            self.link.heal()
+            self.link.touched = False
+
+    def stop(self) -> None:
+        """End what the harness runs here."""
         if self._sockets is not None:
             self._sockets.stop()
             self._sockets = None
-        if self._filtered:
-            self.nft('')
 
     # What runs on the node.
 

@@ -61,7 +61,7 @@ class Cluster(abc.ABC):
         """End it all."""
         for host in self.hosts.values():
             if not host.dead:
-                host.forget()
+                host.stop()
 
     def setup(self, host: Host) -> List[str]:
         """The commands that make a host out of a bare network stack."""
@@ -124,13 +124,8 @@ class Cluster(abc.ABC):
     def tidy(self) -> None:
         """Undo what a test did to hosts and links."""
         for host in self.hosts.values():
-            if host.dead:
-                continue
-            host.forget()
-            if host.link.touched:
-                host.link.up()
-                host.link.heal()
-                host.link.touched = False
+            if not host.dead:
+                host.tidy()
 
     def configure(self) -> None:
         """Configure every node and wait for the control connections."""

@@ -114,6 +114,10 @@ class SocketHolder:
             'connect', number=number, host=host, port=port, **options)
         return Socket(self, number, told['local'])
 
-    def stop(self) -> None:
+    def clear(self) -> None:
         """Close everything."""
+        self.order('clear')
+
+    def stop(self) -> None:
+        """End the process."""
         self._process.kill()

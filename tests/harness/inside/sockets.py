@@ -138,8 +138,16 @@ def reset(number: int) -> Dict[str, Any]:
     return close(number)
 
 
+def clear() -> Dict[str, Any]:
+    """Close everything."""
+    while sockets:
+        sockets.popitem()[1].close()
+    buffers.clear()
+    return {}
+
+
 ORDERS = {order.__name__: order for order in (
-    connect, send, receive, some, response, shutdown, close, reset)}
+    connect, send, receive, some, response, shutdown, close, reset, clear)}
 
 
 def main() -> None:
