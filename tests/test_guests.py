@@ -51,7 +51,8 @@ def wires_are_clean(guests: Cluster) -> None:
     for answer, name in zip(answers, ('1k', '20m', '128k')):
         served(answer, 'fr', name)
     bypassed(front, answers[0].port)
-    unbroken(client.connection(answers[0].port))
+    # A guest that does not keep up loses frames.
+    unbroken(client.connection(answers[0].port), lossy=True)
     for host in guests.hosts.values():
         assert not any(host.counter('TcpInCsumErrors').values())
     for node in guests.nodes:

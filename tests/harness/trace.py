@@ -204,8 +204,8 @@ class Connection:
         """What is sent later must not have an earlier timestamp.
 
         Segments may overtake each other on the way to the capture. But what
-        acknowledges more was sent later, and so was, of new data with the
-        same acknowledgement, what stands later in the stream.
+        acknowledges more was sent later, and so was, if nothing had to be
+        sent again, what stands later in the stream.
         """
         client_isn = self.of_client()[0].seq
         server_isn = self.of_server()[0].seq
@@ -215,6 +215,8 @@ class Connection:
         for s in stamped:
             if s.length:
                 first.setdefault(s.seq, s)
+        if any(s.options.sack for s in self.of_client()):
+            first.clear()
         found = []
         for order, segments in (
                 (lambda s: distance(s.ack, client_isn), stamped),
