@@ -170,9 +170,7 @@ impl Front {
 
     fn on_handshake(&mut self, header: &Header<'_>, payload: u32) -> Input {
         let fin = header.has(flag::FIN);
-        if header.has(flag::RST)
-            || !header.has(flag::ACK)
-            || header.ack() != self.server.isn.add(1)
+        if header.has(flag::RST) || !header.has(flag::ACK) || header.ack() != self.server.isn.add(1)
         {
             return Input::Pass;
         }
