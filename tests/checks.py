@@ -48,8 +48,7 @@ def gone(node: Node, wanted: str, timeout: float = 15) -> None:
         return [line for line in node.sockets(wanted)
                 if not line.startswith('TIME-WAIT')]
     try:
-        wait_for(lambda: not left(), 'sockets are gone',
-                 node.kernel.guest.patience(timeout))
+        wait_for(lambda: not left(), 'sockets are gone', timeout)
     except TimeoutError:
         assert not left(), f'left on {node.name}'
 
@@ -57,8 +56,7 @@ def gone(node: Node, wanted: str, timeout: float = 15) -> None:
 def no_flows(cluster: Cluster, timeout: float = 15) -> None:
     """No node holds a flow any more, but those that linger."""
     try:
-        wait_for(lambda: not cluster.live_flows(), 'flows are gone',
-                 cluster.kernels[0].guest.patience(timeout))
+        wait_for(lambda: not cluster.live_flows(), 'flows are gone', timeout)
     except TimeoutError:
         assert not cluster.live_flows()
 

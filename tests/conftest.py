@@ -13,11 +13,11 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 from harness import capture, paths                      # noqa: E402
 from harness.cluster import SITE                        # noqa: E402
-from harness.guest import Guest                         # noqa: E402
+from harness.guest import SLOWNESS, Guest               # noqa: E402
 from harness.guests import GuestCluster                 # noqa: E402
 from harness.kernel import Kernel                       # noqa: E402
 from harness.namespaces import NamespaceCluster         # noqa: E402
-from harness.running import Cluster                     # noqa: E402
+from harness.running import Cluster, Patience           # noqa: E402
 
 FAILED = pytest.StashKey[str]()
 
@@ -145,6 +145,7 @@ class Lab:
 @pytest.fixture(scope='session')
 def session_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """The guest of the whole run."""
+    Patience.factor = SLOWNESS[request.config.getoption('--kernel')]
     lab = Lab(request.config.getoption('--kernel'),
               request.config.getoption('--plain'))
     yield lab

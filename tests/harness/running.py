@@ -11,9 +11,21 @@ from .node import Node
 from .paths import INSIDE, WORK
 
 
+class Patience:
+    """How much longer than usual things take in this run."""
+
+    factor = 1
+
+
+def patient(seconds: float) -> float:
+    """How long to allow for what usually takes no more than `seconds`."""
+    return seconds * Patience.factor
+
+
 def wait_for(what: Callable[[], Any], text: str, timeout: float = 15,
              pause: float = 0.1) -> Any:
     """Wait until `what` gives something true, and return it."""
+    timeout = patient(timeout)
     deadline = time.monotonic() + timeout
     while True:
         found = what()
