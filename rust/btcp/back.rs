@@ -442,10 +442,10 @@ impl State {
     /// may sleep.
     pub(crate) fn back_reset(&self, flow: &FlowRef) {
         self.counters.count(Counter::FlowsReset);
-        if connection::abort(&self.net, flow.key()).is_err() {
-            // There is no socket whose end could be told.
-            self.back_closed(flow, false);
-        }
+        // Without a socket there is nobody to be told.
+        let _ = connection::abort(&self.net, flow.key());
+        // It has told of its end already, unless there was none or UTCP did not hear it.
+        self.back_closed(flow, false);
     }
 
     /// A socket with the flow's connection was closed. Any context, the socket's lock may be held.

@@ -332,7 +332,8 @@ impl State {
 
     /// Ends all handed-off connections, with a reset to both ends. Process context, may sleep.
     pub(crate) fn end_handed_off(&self) {
-        // What sleeps cannot be done while the table is walked.
+        // What sleeps cannot be done while the table is walked. Every flow that was found is one
+        // less, and a draining namespace gets no new ones.
         loop {
             let mut some = KVec::new();
             self.flows.for_each(|flow| {
