@@ -204,11 +204,6 @@ impl Upper {
         rcu::synchronize_rcu();
     }
 
-    /// Whether UTCP is attached.
-    pub fn is_attached(&self) -> bool {
-        !self.0.load(Acquire).is_null()
-    }
-
     /// Sends a message that does not sleep. Errors: `ENOTCONN` without UTCP, and UTCP's own.
     pub fn put(&self, net: &Net, msg: Msg<'_>) -> Result<u32> {
         let _rcu = rcu::read_lock();

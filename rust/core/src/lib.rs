@@ -29,6 +29,3 @@ pub mod tcp;
 pub mod translate;
 pub mod tuple;
 pub mod wire;
-
-/// The version of what the two modules say to each other; both must have been built with it.
-pub const MODULE_ABI: u32 = 1;
