@@ -17,7 +17,7 @@ struct net;
 #define CARISMA_NAME_LEN	16	/* bytes of a node's name, padded with zeroes */
 
 /* Changes whenever this file does; both modules must come from one build. */
-#define CARISMA_MSG_ABI		1
+#define CARISMA_MSG_ABI		2
 
 /*
  * A connection, as the TCP of this node sees it. IPv4 addresses are v4-mapped (RFC 4291, section
@@ -44,6 +44,8 @@ enum carisma_msg_kind {
 	 * CONFIG_REQ: tell the namespace's configuration again. It comes up as SERVICE_ADD and
 	 * NODE_ADD before this returns; what UTCP knows already may be among it. Process context,
 	 * may sleep.
+	 * COUNT_IND: something happened that UTCP counts; value is the number of the counter
+	 * (rust/core/src/counters.rs). Any context.
 	 * LEAVE_REQ: UTCP is about to leave the namespace. Connections that are not decided come up
 	 * as CONN_RES before this returns, and none is withheld any more. Process context.
 	 */
@@ -53,6 +55,7 @@ enum carisma_msg_kind {
 	CARISMA_PEER_UP,
 	CARISMA_PEER_DOWN,
 	CARISMA_CONFIG_REQ,
+	CARISMA_COUNT_IND,
 	CARISMA_LEAVE_REQ,
 
 	/*

@@ -283,11 +283,13 @@ def test_ynl_drives_the_family(node: Node) -> None:
         {'index': 2, 'name': 'fr', 'addr': '10.0.0.2', 'port': 7481, 'state': 'down'}]
     assert found['rule-get'] == [rule]
     assert found['flow-get'] == []
-    assert {stat['name']: stat['value'] for stat in found['stats-get']} == node.stats()
+    assert {stat['name'] for stat in found['stats-get']} == set(node.stats())
     nothing = {'handed-off-out': 0, 'handed-off-in': 0}
     assert answers[10]['answer'] == {**nothing, 'draining': True}
     assert answers[12]['answer'] == nothing
     assert everything(node) == {'service': [], 'node': [], 'rule': []}
+    stats = ynl(node, [['dump', 'stats-get', {}]])[0]['answer']
+    assert {stat['name']: stat['value'] for stat in stats} == node.stats()
 
 
 # Who may, and where
@@ -355,11 +357,40 @@ def test_counters_are_files(node: Node) -> None:
     assert dict(line.split(':') for line in told) == {
         name: str(value) for name, value in node.stats().items()}
     assert node.run(f'echo 1 >{folder}/flows', check=False).rc != 0
-    # The documentation has all of them, and no others.
+    # The documentation has all knobs, and no others.
     with open(MANUAL, encoding='utf-8') as file:
         listed = re.findall(r'^\| `(\w+)` \|', file.read().split('## sysfs')[1],
                             re.MULTILINE)
-    assert sorted(listed) == sorted([*node.stats(), *KNOBS])
+    assert sorted(listed) == sorted(KNOBS)
+
+
+def test_counters_are_explained(node: Node) -> None:
+    """Each has a name of its own and a line that says what it means, of both
+    modules, in netlink as in what people read."""
+    explained = node.ask('stats', '--explain')
+    assert {stat['name']: stat['value'] for stat in explained} == node.stats()
+    assert len({stat['name'] for stat in explained}) == len(explained)
+    assert len({stat['meaning'] for stat in explained}) == len(explained)
+    head, *lines = node.ctl('stats', '--explain').out.splitlines()
+    assert head.split() == ['NAME', 'VALUE', 'MEANING']
+    for stat, line in zip(explained, lines, strict=True):
+        assert re.fullmatch(r'[a-z][a-z0-9_]*', stat['name'])
+        assert re.fullmatch(r'[A-Z`].*[.]', stat['meaning'])
+        assert line.split(maxsplit=2) == [stat['name'], str(stat['value']), stat['meaning']]
+    assert 'listeners_attached' in {stat['name'] for stat in explained}
+
+
+def test_upper_counters_stay(node: Node) -> None:
+    """What UTCP has counted is still there when it has gone, and goes on when
+    it is back."""
+    node.ctl('service', 'add', VIP)         # to which nginx listens
+    wait_for(lambda: node.stats()['listeners_attached'] > 0, 'a listener is attached')
+    before = node.stats()['listeners_attached']
+    node.kernel.unload('carisma_utcp')
+    after = node.stats()
+    assert (after['listeners_attached'], after['listeners_detached']) == (before, before)
+    node.kernel.load('carisma_utcp')
+    wait_for(lambda: node.stats()['listeners_attached'] == 2 * before, 'it is attached again')
 
 
 def test_knobs_are_files(node: Node) -> None:

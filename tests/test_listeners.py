@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """What UTCP does to listeners, and to the connections that it withholds."""
 
-from typing import Callable, Dict, Iterator, List
+from typing import Callable, Iterator, List
 
 import pytest
 
@@ -67,13 +67,6 @@ class Server:
     def accepted(self) -> int:
         """How many connections it has accepted, now that it has tried."""
         return int(self.tell('accept'))
-
-
-def counters(node: Node) -> Dict[str, int]:
-    """What UTCP has counted on a node."""
-    told = node.run(['cat', '/proc/net/carisma_utcp']).out
-    return {name: int(value) for name, value in
-            map(str.split, told.splitlines())}
 
 
 def listeners(node: Node, port: int) -> str:
@@ -155,7 +148,7 @@ def test_mptcp(
     """A listener of MPTCP is left alone, and serves."""
     server = serve(protocol=262)
     assert 'tcp-ulp-carisma' not in listeners(node, PORT)
-    assert counters(node)['ListenerMptcp'] == 1
+    assert node.stats()['listeners_skipped_mptcp'] == 1
     sock, = connect(fresh, 1)
     sock.send(request('/en/'))
     wait_for(lambda: server.accepted() == 1, 'accepted')
@@ -167,7 +160,7 @@ def test_client_gives_up(
     server = serve()
     for sock in connect(fresh, 5):
         sock.reset()
-    wait_for(lambda: counters(node)['Died'] == 5, 'all are dead')
+    wait_for(lambda: node.stats()['connections_died'] == 5, 'all are dead')
     withheld(node, 0)
     assert server.accepted() == 0
     gone(node, f'sport = :{PORT}')
@@ -191,10 +184,10 @@ def test_backlog(
     withheld(node, 12)
     for sock in socks:
         sock.send(request('/en/'))
-    wait_for(lambda: counters(node)['Released'] == 12, 'released')
+    wait_for(lambda: node.stats()['connections_released'] == 12, 'released')
     queued = int(listeners(node, PORT).split()[1])
     assert queued == 3, 'TCP takes one more than the backlog says'
-    assert counters(node)['ReleasedLate'] == 9
+    assert node.stats()['connections_released_late'] == 9
     wait_for(lambda: server.accepted() == 12, 'accepted')
     assert server.tell('answer') == 'answered'
     for sock in socks:
@@ -213,7 +206,7 @@ def test_listener_closes(
         with pytest.raises(SocketError) as problem:
             sock.some(1, timeout=10)
         assert problem.value.kind == 'ConnectionResetError'
-    assert counters(node)['GivenBack'] == 5
+    assert node.stats()['connections_given_back'] == 5
 
 
 def test_unload(
@@ -235,7 +228,7 @@ def test_unload(
 def test_syn_cookies(fresh: Cluster) -> None:
     """Connections that come by SYN cookies are not withheld, but served."""
     node = fresh['en']
-    before = counters(node)['PassedNoRequest']
+    before = node.stats()['connections_passed_no_request']
     node.run('sysctl -qw net.ipv4.tcp_syncookies=2')
     try:
         for answer in fresh.client.curl.fetch(
@@ -243,4 +236,4 @@ def test_syn_cookies(fresh: Cluster) -> None:
             served(answer, 'en', '1k')
     finally:
         node.run('sysctl -qw net.ipv4.tcp_syncookies=1')
-    assert counters(node)['PassedNoRequest'] > before
+    assert node.stats()['connections_passed_no_request'] > before

@@ -12,7 +12,6 @@
 #include "helpers/listener.c"
 #include "helpers/netns.c"
 #include "helpers/percpu.c"
-#include "helpers/procfs.c"
 #include "helpers/skb.c"
 #include "helpers/sock.c"
 #include "helpers/table.c"

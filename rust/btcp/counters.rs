@@ -2,52 +2,26 @@
 
 //! What BTCP counts, per network namespace: one counter per outcome, and gauges of what there is.
 //!
-//! The names are those of the files in `/sys/kernel/carisma/net/counters` and of `carismactl stats`.
+//! The names are those of the files in `/sys/kernel/carisma/net/counters` and of `carismactl stats`;
+//! the documentation of a counter is what `carismactl stats --explain` says of it. What UTCP counts
+//! is kept here, too ([`Upper`]).
 
+use carisma_core::counters;
+use carisma_core::counters::{
+    is_presentable, //
+    Upper,
+};
 use carisma_net::percpu::PerCpuCounters;
+use core::ffi::CStr;
 use kernel::{
     prelude::*,
-    str::CStr,
     sync::atomic::{
         Atomic,
         Relaxed, //
     },
 };
 
-/// Defines an enum whose variants have the names of files, and an array of these names.
-macro_rules! named {
-    (
-        $(#[$meta:meta])*
-        $vis:vis enum $enum:ident {
-            $( $(#[$doc:meta])* $variant:ident = $name:literal, )*
-        }
-    ) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, PartialEq, Eq)]
-        #[repr(usize)]
-        $vis enum $enum {
-            $( $(#[$doc])* $variant, )*
-        }
-
-        impl $enum {
-            /// All of them, in the order of their numbers.
-            $vis const ALL: &'static [Self] = &[$(Self::$variant),*];
-
-            /// How many there are.
-            $vis const COUNT: usize = Self::ALL.len();
-
-            /// The name that users know.
-            $vis const fn name(self) -> &'static CStr {
-                match self {
-                    $(Self::$variant => $name,)*
-                }
-            }
-        }
-    };
-}
-pub(crate) use named;
-
-named! {
+counters! {
     /// An outcome.
     pub(crate) enum Counter {
         /// A SYN of a client began a flow.
@@ -73,7 +47,7 @@ named! {
         HandoffsAccepted = c"handoffs_accepted",
         /// A back end refused a connection. The request was served locally.
         HandoffsRejected = c"handoffs_rejected",
-        /// One of these, because its TCP did not agree to what this node's had.
+        /// One of `handoffs_rejected`, because its TCP did not agree to what this node's had.
         HandoffsRejectedOptions = c"handoffs_rejected_options",
         /// A back end did not answer within `handoff_timeout_ms`. The request was served locally.
         HandoffsTimedOut = c"handoffs_timed_out",
@@ -118,13 +92,13 @@ named! {
     }
 }
 
-named! {
+counters! {
     /// What there is at the moment.
     pub(crate) enum Gauge {
         /// Connections that are known.
         Flows = c"flows",
-        /// Connections whose socket is kept from `accept()`. They are counted when somebody asks:
-        /// [`State::level`](crate::state::State::level).
+        // Counted when somebody asks: `State::level`.
+        /// Connections whose socket is kept from `accept()`.
         Withheld = c"withheld",
         /// Connections that other nodes serve, with this one as front end.
         HandedOffOut = c"handed_off_out",
@@ -133,9 +107,72 @@ named! {
     }
 }
 
+/// Everything that is counted: one counter, or gauge, after the other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stat {
+    /// An outcome.
+    Counter(Counter),
+    /// An outcome at UTCP.
+    Upper(Upper),
+    /// What there is at the moment.
+    Gauge(Gauge),
+}
+
+impl Stat {
+    /// How many there are.
+    pub(crate) const COUNT: usize = Counter::COUNT + Upper::COUNT + Gauge::COUNT;
+
+    /// The one of this number.
+    pub(crate) const fn of(number: usize) -> Option<Self> {
+        const FIRST_GAUGE: usize = Counter::COUNT + Upper::COUNT;
+        if number < Counter::COUNT {
+            Some(Self::Counter(Counter::ALL[number]))
+        } else if number < FIRST_GAUGE {
+            Some(Self::Upper(Upper::ALL[number - Counter::COUNT]))
+        } else if number < Self::COUNT {
+            Some(Self::Gauge(Gauge::ALL[number - FIRST_GAUGE]))
+        } else {
+            None
+        }
+    }
+
+    /// All of them.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..Self::COUNT).filter_map(Self::of)
+    }
+
+    /// The name that users know.
+    pub(crate) const fn name(self) -> &'static CStr {
+        match self {
+            Self::Counter(it) => it.name(),
+            Self::Upper(it) => it.name(),
+            Self::Gauge(it) => it.name(),
+        }
+    }
+
+    /// What it means, in one line.
+    pub(crate) const fn meaning(self) -> &'static str {
+        match self {
+            Self::Counter(it) => it.meaning(),
+            Self::Upper(it) => it.meaning(),
+            Self::Gauge(it) => it.meaning(),
+        }
+    }
+}
+
+// Users see all of them.
+const _: () = {
+    let mut number = 0;
+    while let Some(it) = Stat::of(number) {
+        assert!(is_presentable(it.name(), it.meaning()));
+        number += 1;
+    }
+};
+
 /// The counters and gauges of a namespace. Any context.
 pub(crate) struct Counters {
     counters: PerCpuCounters<{ Counter::COUNT }>,
+    uppers: PerCpuCounters<{ Upper::COUNT }>,
     gauges: [Atomic<i64>; Gauge::COUNT],
 }
 
@@ -144,6 +181,7 @@ impl Counters {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             counters: PerCpuCounters::new()?,
+            uppers: PerCpuCounters::new()?,
             gauges: [const { Atomic::new(0) }; Gauge::COUNT],
         })
     }
@@ -161,6 +199,16 @@ impl Counters {
     /// What a counter came to.
     pub(crate) fn value(&self, counter: Counter) -> u64 {
         self.counters.sum(counter as usize)
+    }
+
+    /// Counts one at UTCP, by the number of its counter.
+    pub(crate) fn count_upper(&self, number: usize) {
+        self.uppers.add(number, 1);
+    }
+
+    /// What a counter of UTCP's came to.
+    pub(crate) fn upper(&self, upper: Upper) -> u64 {
+        self.uppers.sum(upper as usize)
     }
 
     /// There is one more.

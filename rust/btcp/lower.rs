@@ -147,6 +147,11 @@ impl link::Put for Lower {
                 state.on_peer_down(msg.node);
                 Ok(0)
             }
+            kind::COUNT_IND => {
+                // CAST: A number that is too large is no counter's.
+                state.counters.count_upper(msg.value as usize);
+                Ok(0)
+            }
             _ => Err(EOPNOTSUPP),
         }
     }

@@ -16,8 +16,8 @@ use super::{
         Refused, //
     },
     counters::{
-        Counter,
-        Gauge, //
+        Gauge,
+        Stat, //
     },
     state::State,
     uapi::*, //
@@ -460,20 +460,15 @@ fn flow_get(dump: &mut Dump<'_>) -> Result {
 
 fn stats_get(dump: &mut Dump<'_>) -> Result {
     let state = state(dump.net())?;
-    let counts = Counter::ALL
-        .iter()
-        .map(|&it| (it.name(), state.counters.value(it), false));
-    let levels = Gauge::ALL
-        .iter()
-        .map(|&it| (it.name(), state.level(it), true));
     dump_each(
         dump,
         CARISMA_CMD_STATS_GET,
-        Iterator::chain(counts, levels),
-        |message, &(name, value, gauge)| {
-            message.put_text(CARISMA_A_STAT_NAME, name.to_bytes())?;
-            message.put_uint(CARISMA_A_STAT_VALUE, value)?;
-            message.put_flag(CARISMA_A_STAT_GAUGE, gauge)
+        Stat::all(),
+        |message, &stat| {
+            message.put_text(CARISMA_A_STAT_NAME, stat.name().to_bytes())?;
+            message.put_uint(CARISMA_A_STAT_VALUE, state.value(stat))?;
+            message.put_flag(CARISMA_A_STAT_GAUGE, matches!(stat, Stat::Gauge(_)))?;
+            message.put_text(CARISMA_A_STAT_MEANING, stat.meaning().as_bytes())
         },
     )
 }

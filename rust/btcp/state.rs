@@ -4,7 +4,7 @@
 
 use crate::{
     config::{Config, Endpoint, Event, Node},
-    counters::{Counters, Gauge},
+    counters::{Counters, Gauge, Stat},
     flow::Flow,
     knobs::Knobs,
     lower::{self, Steady},
@@ -106,6 +106,15 @@ impl State {
         match gauge {
             Gauge::Withheld => self.count_withheld(),
             _ => self.counters.level(gauge),
+        }
+    }
+
+    /// What a counter came to, or how many there are. Process context.
+    pub(crate) fn value(&self, stat: Stat) -> u64 {
+        match stat {
+            Stat::Counter(counter) => self.counters.value(counter),
+            Stat::Upper(upper) => self.counters.upper(upper),
+            Stat::Gauge(gauge) => self.level(gauge),
         }
     }
 

@@ -4,14 +4,7 @@
 //!
 //! The folder shows the namespace in which sysfs was mounted.
 
-use crate::{
-    counters::{
-        Counter,
-        Gauge, //
-    },
-    knobs::Knob,
-    state::State,
-};
+use crate::{counters::Stat, knobs::Knob, state::State};
 use carisma_net::{
     pernet::{
         Net,
@@ -48,20 +41,14 @@ pub(crate) fn create_root() -> Result<RootRegistration> {
     ROOT.create(c"carisma")
 }
 
-/// Files have the numbers of the counters, then those of the gauges.
-const FIRST_GAUGE: usize = Counter::COUNT;
-/// Then come those of the knobs.
-const FIRST_KNOB: usize = FIRST_GAUGE + Gauge::COUNT;
+/// Files have the numbers of what is counted, then those of the knobs.
+const FIRST_KNOB: usize = Stat::COUNT;
 
 static COUNTERS: [File; FIRST_KNOB] = {
     let mut files = [const { File::readable(c"", 0) }; FIRST_KNOB];
     let mut number = 0;
-    while number < files.len() {
-        let name = match number < FIRST_GAUGE {
-            true => Counter::ALL[number].name(),
-            false => Gauge::ALL[number - FIRST_GAUGE].name(),
-        };
-        files[number] = File::readable(name, number);
+    while let Some(stat) = Stat::of(number) {
+        files[number] = File::readable(stat.name(), number);
         number += 1;
     }
     files
@@ -87,19 +74,16 @@ static GROUPS: Groups<3> = Groups::new(&GROUP_ARRAY);
 
 /// What a file is about.
 enum Value {
-    Counter(Counter),
-    Gauge(Gauge),
+    Stat(Stat),
     Knob(Knob),
 }
 
 impl Value {
     /// What the file of this number is about.
     fn of(file: usize) -> Option<Self> {
-        let counter = Counter::ALL.get(file).copied().map(Self::Counter);
-        let gauge = || Gauge::ALL.get(file.checked_sub(FIRST_GAUGE)?).copied();
         let knob = || Knob::ALL.get(file.checked_sub(FIRST_KNOB)?).copied();
-        counter
-            .or_else(|| gauge().map(Self::Gauge))
+        Stat::of(file)
+            .map(Self::Stat)
             .or_else(|| knob().map(Self::Knob))
     }
 }
@@ -139,8 +123,7 @@ impl Files for Values {
     fn show(net: &Net, file: usize, to: &mut Page<'_>) -> Result {
         let state = State::of(net).ok_or(ENODEV)?;
         let value = match Value::of(file).ok_or(EIO)? {
-            Value::Counter(counter) => state.counters.value(counter),
-            Value::Gauge(gauge) => state.level(gauge),
+            Value::Stat(stat) => state.value(stat),
             Value::Knob(knob) => state.knobs.get(knob).into(),
         };
         writeln!(to, "{value}").map_err(|_| EIO)

@@ -16,7 +16,6 @@ pub mod lock;
 pub mod netfilter;
 pub mod percpu;
 pub mod pernet;
-pub mod procfs;
 pub mod published;
 pub mod random;
 pub mod skb;

@@ -29,6 +29,7 @@ pub mod kind {
         carisma_msg_kind_CARISMA_CONN_DISCARD as CONN_DISCARD,
         carisma_msg_kind_CARISMA_CONN_IND as CONN_IND,
         carisma_msg_kind_CARISMA_CONN_RES as CONN_RES,
+        carisma_msg_kind_CARISMA_COUNT_IND as COUNT_IND,
         carisma_msg_kind_CARISMA_DISCON_IND as DISCON_IND,
         carisma_msg_kind_CARISMA_LEAVE_REQ as LEAVE_REQ,
         carisma_msg_kind_CARISMA_NODE_ADD as NODE_ADD,

@@ -267,7 +267,7 @@ struct Stranger {
 pub(crate) struct Control {
     net: NetRef,
     peers: Arc<Peers>,
-    counters: Arc<Counters>,
+    counters: Counters,
     epoch: u64,
     changes: Option<u32>,
     /// This node.
@@ -281,7 +281,7 @@ pub(crate) struct Control {
 
 impl Control {
     /// For a namespace that has nodes.
-    pub(crate) fn new(net: NetRef, peers: Arc<Peers>, counters: Arc<Counters>) -> Result<Self> {
+    pub(crate) fn new(net: NetRef, peers: Arc<Peers>, counters: Counters) -> Result<Self> {
         Ok(Self {
             net,
             peers,
@@ -357,10 +357,10 @@ impl Control {
             return;
         };
         self.counters.count(match why {
-            End::Stranger => Counter::PeerStranger,
-            End::Malformed => Counter::PeerMalformed,
-            End::Lost | End::NoMemory if conn.stage == Stage::Up => Counter::PeerDown,
-            End::Lost | End::NoMemory => Counter::PeerRefused,
+            End::Stranger => Counter::PeersStrange,
+            End::Malformed => Counter::PeersMalformed,
+            End::Lost | End::NoMemory if conn.stage == Stage::Up => Counter::PeersLost,
+            End::Lost | End::NoMemory => Counter::PeersUnreachable,
         });
         link.next = Deadline::after(link.backoff);
         link.backoff = link.backoff.saturating_mul(2).min(BACKOFF_MS.1);
@@ -416,7 +416,7 @@ impl Control {
             let addr = sock.peer();
             let known = self.links.iter().any(|link| link.peer.addr == addr);
             if !known || sock.watch(self.peers.bell()).is_err() {
-                self.counters.count(Counter::PeerStranger);
+                self.counters.count(Counter::PeersStrange);
                 continue;
             }
             sock.tune(&TUNING);
@@ -453,7 +453,7 @@ impl Control {
                 return;
             };
             if stranger.len != HELLO_LEN || self.admit(stranger).is_err() {
-                self.counters.count(Counter::PeerStranger);
+                self.counters.count(Counter::PeersStrange);
             }
         }
     }
@@ -493,7 +493,7 @@ impl Control {
         }
         link.backoff = BACKOFF_MS.0;
         let node = link.peer.node;
-        self.counters.count(Counter::PeerUp);
+        self.counters.count(Counter::PeersConnected);
         self.tell(Msg {
             value: epoch,
             ..Msg::record(kind::PEER_UP, node, &[])
@@ -577,7 +577,7 @@ impl Control {
             if header.kind == Kind::Hello {
                 return Err(End::Malformed);
             }
-            counters.count(Counter::RecordRx);
+            counters.count(Counter::RecordsReceived);
             // What BTCP makes of it is its business.
             let _ = below::put(net, Msg::record(kind::RECORD_IND, peer.node, record));
             Ok(())
@@ -636,7 +636,7 @@ impl Control {
     fn fail(&mut self, i: usize, why: End) {
         match self.links.get_mut(i) {
             Some(link) if link.conn.is_none() => {
-                self.counters.count(Counter::PeerRefused);
+                self.counters.count(Counter::PeersUnreachable);
                 link.next = Deadline::after(link.backoff);
                 link.backoff = link.backoff.saturating_mul(2).min(BACKOFF_MS.1);
             }

@@ -15,7 +15,6 @@ mod control;
 mod counters;
 mod listener;
 mod peer;
-mod proc;
 mod service;
 mod withheld;
 
@@ -137,7 +136,7 @@ pub(crate) struct Ns {
     work: Work<Self>,
     todo: [Atomic<bool>; 4],
     net: NetRef,
-    counters: Arc<Counters>,
+    counters: Counters,
     #[pin]
     services: Published<Services, Config>,
     #[pin]
@@ -147,7 +146,6 @@ pub(crate) struct Ns {
     #[pin]
     discards: SpinLockBh<HeldQueue>,
     peers: Arc<Peers>,
-    _proc: proc::File,
 }
 
 impl_has_work!(Ns { work: run });
@@ -160,7 +158,6 @@ impl PerNet for Ns {
     }
 
     fn init(net: NetRef) -> Result<Pin<KBox<Self>>> {
-        let counters = Arc::new(Counters::new()?, GFP_KERNEL)?;
         let ns = KBox::pin_init(
             try_pin_init!(Self {
                 work <- Work::new(),
@@ -177,8 +174,7 @@ impl PerNet for Ns {
                 withheld <- Table::new(&net),
                 discards <- new_spinlock_bh!(HeldQueue::new(), "carisma_discards"),
                 peers: Peers::new()?,
-                _proc: proc::file(&net, counters.clone())?,
-                counters,
+                counters: Counters::new(net.clone()),
                 net,
             }? Error),
             GFP_KERNEL,
@@ -301,7 +297,7 @@ impl Ns {
                 listener.sk.wake();
             }
             while let Some(held) = orphans.pop() {
-                self.counters.count(Counter::Orphaned);
+                self.counters.count(Counter::ConnectionsOrphaned);
                 self.discard(held);
             }
             again |= rest;
@@ -351,20 +347,20 @@ impl Ns {
         }
         if let Err(why) = Hooks::<Gate>::attach(sk) {
             self.counters.count(match why {
-                Foreign::Mptcp => Counter::ListenerMptcp,
-                Foreign::Kernel => Counter::ListenerKernel,
-                Foreign::Ulp => Counter::ListenerUlp,
-                Foreign::Ops => Counter::ListenerOps,
+                Foreign::Mptcp => Counter::ListenersSkippedMptcp,
+                Foreign::Kernel => Counter::ListenersSkippedKernel,
+                Foreign::Ulp => Counter::ListenersSkippedUlp,
+                Foreign::Ops => Counter::ListenersSkippedOps,
             });
             return;
         }
         let listed = Listener::new(sk)
             .and_then(|listener| Ok(self.listeners.lock().push(listener, GFP_ATOMIC)?));
         match listed {
-            Ok(()) => self.counters.count(Counter::ListenerAttached),
+            Ok(()) => self.counters.count(Counter::ListenersAttached),
             Err(_) => {
                 Hooks::<Gate>::detach(sk);
-                self.counters.count(Counter::ListenerNoMemory);
+                self.counters.count(Counter::ListenersSkippedMemory);
             }
         }
     }
@@ -395,9 +391,9 @@ impl Ns {
 
     fn restore(&self, sk: &Locked<'_>) {
         if !Hooks::<Gate>::detach(sk) {
-            self.counters.count(Counter::ListenerOverridden);
+            self.counters.count(Counter::ListenersOverridden);
         }
-        self.counters.count(Counter::ListenerDetached);
+        self.counters.count(Counter::ListenersDetached);
     }
 
     /// Appends a listener's withheld children to its accept queue, whatever the backlog: it has
@@ -419,9 +415,9 @@ impl Ns {
         });
         while let Some(held) = queue.pop() {
             match held.append() {
-                Ok(()) => self.counters.count(Counter::GivenBack),
+                Ok(()) => self.counters.count(Counter::ConnectionsGivenBack),
                 Err(held) => {
-                    self.counters.count(Counter::Orphaned);
+                    self.counters.count(Counter::ConnectionsOrphaned);
                     self.discard(held);
                 }
             }
@@ -458,22 +454,22 @@ impl Ns {
             GFP_ATOMIC,
         );
         let Ok(entry) = entry else {
-            self.counters.count(Counter::PassedNoMemory);
+            self.counters.count(Counter::ConnectionsPassedMemory);
             return;
         };
         if let Err(why) = self.withheld.insert(&entry, WITHHELD_MAX) {
             self.counters.count(match why {
-                Refused::Full => Counter::PassedFull,
-                Refused::Exists | Refused::NoMemory => Counter::PassedNoMemory,
+                Refused::Full => Counter::ConnectionsPassedLimit,
+                Refused::Exists | Refused::NoMemory => Counter::ConnectionsPassedMemory,
             });
             return;
         }
         if below::put(&self.net, Msg::about(kind::CONN_IND, &tuple)) != Ok(1) {
             self.withheld.remove(&entry);
-            self.counters.count(Counter::PassedByBtcp);
+            self.counters.count(Counter::ConnectionsPassedDecided);
             return;
         }
-        self.counters.count(Counter::Withheld);
+        self.counters.count(Counter::ConnectionsWithheld);
 
         let mut held = Some(candidate.hold());
         let outcome = listener.unless_closing(|| match held.take() {
@@ -487,11 +483,11 @@ impl Ns {
                 match fate {
                     Fate::Release => {
                         held.pass();
-                        self.counters.count(Counter::Released);
+                        self.counters.count(Counter::ConnectionsReleased);
                     }
                     Fate::Discard => {
                         self.discard(held);
-                        self.counters.count(Counter::Discarded);
+                        self.counters.count(Counter::ConnectionsDiscarded);
                     }
                 }
             }
@@ -500,7 +496,7 @@ impl Ns {
                 if let Some(held) = held {
                     held.pass();
                 }
-                self.counters.count(Counter::PassedClosing);
+                self.counters.count(Counter::ConnectionsPassedClosing);
             }
         }
     }
@@ -535,12 +531,12 @@ impl Ns {
             // Its owner frees it after it has had the lock.
             if let Some((held, _)) = entry.take_anyhow() {
                 self.withheld.remove(&entry);
-                self.counters.count(Counter::Died);
+                self.counters.count(Counter::ConnectionsDied);
                 self.discard(held);
             }
         }
         if self.has(&tuple) {
-            self.counters.count(Counter::Closed);
+            self.counters.count(Counter::ConnectionsClosed);
             let waits = old == State::Closing && !sk.has_error();
             let msg = Msg {
                 value: u64::from(waits),
@@ -554,15 +550,15 @@ impl Ns {
     /// Appends a child, which has just been taken, to the accept queue. Any context.
     fn release(&self, entry: &Entry<Withheld>, held: Held) {
         self.withheld.remove(entry);
-        self.counters.count(Counter::Released);
+        self.counters.count(Counter::ConnectionsReleased);
         match entry.listener.append(held) {
             Appended::Now => entry.listener.sk.wake(),
             Appended::Later => {
-                self.counters.count(Counter::ReleasedLate);
+                self.counters.count(Counter::ConnectionsReleasedLate);
                 self.put_off(Todo::Retry, Some(RETRY_MS));
             }
             Appended::Never(held) => {
-                self.counters.count(Counter::Orphaned);
+                self.counters.count(Counter::ConnectionsOrphaned);
                 self.discard(held);
             }
         }
@@ -578,7 +574,7 @@ impl Ns {
                 Fate::Release => self.release(&entry, held),
                 Fate::Discard => {
                     self.withheld.remove(&entry);
-                    self.counters.count(Counter::Discarded);
+                    self.counters.count(Counter::ConnectionsDiscarded);
                     self.discard(held);
                 }
             },
@@ -661,9 +657,9 @@ impl Ns {
     fn record(&self, msg: &Msg<'_>) -> Result<u32> {
         let sent = self.peers.send(msg.node, msg.data);
         self.counters.count(match sent {
-            Ok(()) => Counter::RecordTx,
-            Err(ENOBUFS) => Counter::RecordFull,
-            Err(_) => Counter::RecordDown,
+            Ok(()) => Counter::RecordsSent,
+            Err(ENOBUFS) => Counter::RecordsUnsentFull,
+            Err(_) => Counter::RecordsUnsentDown,
         });
         sent.map(|()| 0)
     }
@@ -702,8 +698,8 @@ impl carisma_net::listener::Gate for Gate {
     fn passed(listener: &Sock, why: Passed) {
         if let Some(ns) = Ns::of(listener.net()) {
             ns.counters.count(match why {
-                Passed::NoRequest => Counter::PassedNoRequest,
-                Passed::Migrated => Counter::PassedMigrated,
+                Passed::NoRequest => Counter::ConnectionsPassedNoRequest,
+                Passed::Migrated => Counter::ConnectionsPassedMigrated,
             });
         }
     }
@@ -711,7 +707,7 @@ impl carisma_net::listener::Gate for Gate {
     fn quiet(listener: &Sock) {
         let _rcu = rcu::read_lock();
         if let Some(ns) = Ns::of(listener.net()) {
-            ns.counters.count(Counter::Quiet);
+            ns.counters.count(Counter::WakeupsSpared);
         }
     }
 }

@@ -18,6 +18,7 @@
 extern crate std;
 
 pub mod back;
+pub mod counters;
 pub mod csum;
 pub mod front;
 pub mod http;

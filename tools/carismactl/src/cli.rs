@@ -55,6 +55,10 @@ pub enum Command {
         /// Leave out what is 0
         #[arg(long, short = 'n')]
         nonzero: bool,
+
+        /// Say what each of them means
+        #[arg(long)]
+        explain: bool,
     },
 
     /// Hand nothing off any more, and wait until no handed-off connection is left

@@ -108,7 +108,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
         Command::Rule(cli::Rule::List) => list::<state::Rule>(kernel, command::RULE_GET, json),
 
         Command::Flows => list::<state::Flow>(kernel, command::FLOW_GET, json),
-        Command::Stats { nonzero } => stats(kernel, *nonzero, json),
+        Command::Stats { nonzero, explain } => stats(kernel, *nonzero, *explain, json),
         Command::Drain(how) => drain(kernel, how, json),
         Command::Resume => {
             kernel.ask(command::RESUME, [])?;
@@ -196,11 +196,20 @@ fn list<E: Entry>(kernel: &mut Connection, command: u16, as_json: bool) -> Resul
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints the counters and gauges; for programs, as one object.
-fn stats(kernel: &mut Connection, nonzero: bool, as_json: bool) -> Result<ExitCode, Error> {
+/// Prints the counters and gauges; for programs, as one object of numbers, or what each is about.
+fn stats(
+    kernel: &mut Connection,
+    nonzero: bool,
+    explain: bool,
+    as_json: bool,
+) -> Result<ExitCode, Error> {
     let mut stats: Vec<state::Stat> = read(kernel, command::STATS_GET)?;
     stats.retain(|stat| stat.value != 0 || !nonzero);
     let text = match as_json {
+        true if explain => format!("{}\n", json!(stats)),
+        false if explain => {
+            table::table(&stats.into_iter().map(state::Explained).collect::<Vec<_>>())
+        }
         true => {
             let object: serde_json::Map<_, _> = stats
                 .into_iter()

@@ -175,6 +175,8 @@ pub struct Stat {
     pub name: String,
     pub value: u64,
     pub gauge: bool,
+    /// In one line of English.
+    pub meaning: String,
 }
 
 impl Entry for Stat {
@@ -183,6 +185,7 @@ impl Entry for Stat {
             name: attrs.text(stat::NAME)?,
             value: attrs.uint(stat::VALUE)?,
             gauge: attrs.flag(stat::GAUGE),
+            meaning: attrs.text(stat::MEANING)?,
         })
     }
 }
@@ -192,6 +195,19 @@ impl Row for Stat {
 
     fn cells(&self) -> Vec<String> {
         vec![self.name.clone(), self.value.to_string()]
+    }
+}
+
+/// The same, with its meaning.
+pub struct Explained(pub Stat);
+
+impl Row for Explained {
+    const HEAD: &'static [&'static str] = &["NAME", ">VALUE", "MEANING"];
+
+    fn cells(&self) -> Vec<String> {
+        let mut cells = self.0.cells();
+        cells.push(self.0.meaning.clone());
+        cells
     }
 }
 

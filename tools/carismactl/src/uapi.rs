@@ -97,6 +97,7 @@ numbers! {
         NAME = "name",
         VALUE = "value",
         GAUGE = "gauge",
+        MEANING = "meaning",
     }
 
     /// Attributes of a drain.
