@@ -32,6 +32,8 @@ mod packet;
 mod state;
 #[path = "rust/btcp/sysfs.rs"]
 mod sysfs;
+#[path = "rust/btcp/trace.rs"]
+mod trace;
 #[path = "rust/btcp/uapi.rs"]
 mod uapi;
 

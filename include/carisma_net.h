@@ -42,4 +42,37 @@ struct carisma_sock_ops {
 	const struct tcp_ulp_ops			*ulp;
 };
 
+/* What a tracepoint of carisma_btcp tells of (rust/net/trace.rs). */
+enum carisma_event_kind {
+	CARISMA_FLOW_BEGIN,
+	CARISMA_FLOW_HANDED_OFF,
+	CARISMA_FLOW_CLOSED,
+	CARISMA_FLOW_RESET,
+	CARISMA_FLOW_END,
+	CARISMA_HEAD_DECIDED,
+	CARISMA_REPLAY_STEP,
+	CARISMA_RECORD_SENT,
+	CARISMA_RECORD_UNSENT,
+	CARISMA_RECORD_RECEIVED,
+	CARISMA_TRACE_PEER_UP,
+	CARISMA_TRACE_PEER_DOWN,
+};
+
+struct carisma_event {
+	struct carisma_tuple	tuple;
+	__u32			role;	/* CARISMA_ROLE_... */
+	__u64			id;	/* of the handoff */
+	__u64			value;	/* bytes of a record, or the epoch of a peer */
+	const char		*what;	/* outcome of a step, or kind of a record */
+	const char		*why;	/* reason of a REJECT */
+	char			node[CARISMA_NAME_LEN];	/* padded with zeroes */
+};
+
+struct net;
+
+/* Only in carisma_btcp. */
+bool carisma_trace_is_on(void);
+void carisma_trace(const struct net *net, enum carisma_event_kind kind,
+		   const struct carisma_event *event);
+
 #endif /* CARISMA_NET_H */

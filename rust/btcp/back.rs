@@ -3,10 +3,12 @@
 //! The back end's side: connections that other nodes hand to this one.
 
 use crate::{
+    config::Endpoint,
     counters::{Counter, Gauge},
     flow::{linger_ms, Flow, FlowRef, InnerGuard, Over, Stage},
     lower,
     state::State,
+    trace::{event, reason_name, BACK},
 };
 use carisma_core::{
     back::{Back, Phase},
@@ -168,6 +170,7 @@ impl State {
     }
 
     fn back_insert(&self, key: &Tuple, replay: Replay) -> Result<FlowRef, Reason> {
+        let origin = replay.origin;
         let replay = KBox::new(replay, GFP_ATOMIC).map_err(|_| Reason::NoRoom)?;
         let flow = Flow::new(key, Stage::Replay(replay)).map_err(|_| Reason::NoRoom)?;
         let inner = flow.inner.lock();
@@ -179,6 +182,7 @@ impl State {
             })?;
         self.counters.up(Gauge::Flows);
         self.counters.up(Gauge::HandedOffIn);
+        self.trace_flow(event::FLOW_BEGIN, key, BACK, origin.node, origin.id);
         flow.arm(RETRY_MS);
         drop(inner);
         Ok(flow)
@@ -207,15 +211,18 @@ impl State {
                 },
             };
             last = Some(phase);
+            let origin = replay.origin;
             match step {
                 Step::Wait => return,
                 Step::Inject(build) => {
+                    let what = if phase == Phase::Syn { c"syn" } else { c"ack" };
+                    self.trace_replay(flow, &origin, what);
                     drop(inner);
                     self.to_tcp(flow, &build, &[], ctx);
                 }
                 Step::Offer => {
                     replay.offered = true;
-                    let origin = replay.origin;
+                    self.trace_replay(flow, &origin, c"offer");
                     // If it cannot be told, the front end's time runs out, and so does ours.
                     let _ = self.record(origin.node, origin.id, origin.theirs(flow), Body::Accept);
                     return;
@@ -226,6 +233,10 @@ impl State {
                 }
             }
         }
+    }
+
+    fn trace_replay(&self, flow: &FlowRef, origin: &Origin, what: &'static CStr) {
+        self.trace_step(event::REPLAY_STEP, flow.key(), origin.node, origin.id, what);
     }
 
     /// Gives a replay up. TCP and UTCP forget it, and the front end is told `reason`, if there is
@@ -242,6 +253,7 @@ impl State {
         self.forget(flow);
         if let Stage::Replay(replay) = was {
             let origin = replay.origin;
+            self.trace_replay(flow, &origin, reason.map_or(c"abort", reason_name));
             self.counters.count(match reason {
                 Some(_) => Counter::HandoffsInRefused,
                 None => Counter::HandoffsInAborted,
@@ -294,6 +306,14 @@ impl State {
         inner.draining = true;
         flow.arm(RETRY_MS);
         drop(inner);
+        let origin = replay.origin;
+        self.trace_flow(
+            event::FLOW_HANDED_OFF,
+            flow.key(),
+            BACK,
+            origin.node,
+            origin.id,
+        );
         self.counters.count(Counter::HandoffsIn);
         let _ = lower::put(&self.net, kind::CONN_RES, flow.key());
         self.stream_to_tcp(&flow, data.bytes, |offset| back.segment(offset), &ctx);
@@ -441,6 +461,13 @@ impl State {
     /// Ends a live connection by force: both the client and the server are told. Process context,
     /// may sleep.
     pub(crate) fn back_reset(&self, flow: &FlowRef) {
+        let origin = match &flow.inner.lock().stage {
+            Stage::Live(live) => Some(live.origin),
+            _ => None,
+        };
+        if let Some(origin) = origin {
+            self.trace_flow(event::FLOW_RESET, flow.key(), BACK, origin.node, origin.id);
+        }
         self.counters.count(Counter::FlowsReset);
         // Without a socket there is nobody to be told.
         let _ = connection::abort(&self.net, flow.key());
@@ -461,6 +488,7 @@ impl State {
                 }));
                 flow.arm(linger_ms(time_wait));
                 drop(inner);
+                self.trace_flow(event::FLOW_CLOSED, flow.key(), BACK, origin.node, origin.id);
                 let closed = Body::Closed { linger: time_wait };
                 if self
                     .record(origin.node, origin.id, origin.theirs(flow), closed)
@@ -534,6 +562,14 @@ impl Origin {
     fn theirs(&self, flow: &FlowRef) -> Tuple {
         flow.key()
             .with_local(carisma_core::tuple::v4_mapped(self.vip), self.vip_port)
+    }
+
+    /// What the client connected to.
+    pub(crate) fn vip(&self) -> Endpoint {
+        Endpoint {
+            addr: carisma_core::tuple::v4_mapped(self.vip),
+            port: self.vip_port,
+        }
     }
 
     /// Whether a record is about this handoff.

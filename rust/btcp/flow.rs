@@ -17,6 +17,7 @@ use crate::{
     front::{Deciding, Forward},
     lower, packet,
     state::State,
+    trace::{event, FRONT},
     uapi::{
         carisma_flow_state_CARISMA_FLOW_STATE_ACCEPTED as STATE_ACCEPTED,
         carisma_flow_state_CARISMA_FLOW_STATE_HANDED_OFF as STATE_HANDED_OFF,
@@ -35,14 +36,16 @@ use carisma_core::{
     wire::{Body, Handoff, Record},
 };
 use carisma_net::{
-    genl::Cursor,
     lock::SpinLockBh,
     netfilter::{self, PacketContext},
     new_spinlock_bh,
     skb::{Queue, Skb},
     table::{Entry, Value},
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    time::{Instant, Monotonic}, //
+};
 
 /// A flow of the table.
 pub(crate) type FlowRef = Entry<Flow>;
@@ -63,6 +66,8 @@ pub(crate) struct Inner {
     pub(crate) draining: bool,
     /// Packets that were forwarded or translated.
     pub(crate) packets: u64,
+    /// When it began.
+    since: Instant<Monotonic>,
 }
 
 /// How many segments may wait.
@@ -112,6 +117,7 @@ impl Flow {
             parked: Queue::new(),
             draining: false,
             packets: 0,
+            since: Instant::now(),
         };
         FlowRef::new(
             key,
@@ -138,6 +144,7 @@ impl State {
         flow.disarm();
         if self.flows.remove(flow) {
             self.counters.down(Gauge::Flows);
+            self.trace_flow(event::FLOW_END, flow.key(), FRONT, 0, 0);
         }
     }
 
@@ -190,10 +197,17 @@ impl State {
 
     /// Queues a record for a node. Any context. An error says that it will not be sent.
     pub(crate) fn record(&self, node: u32, id: u64, tuple: Tuple, body: Body<'_>) -> Result {
-        let sent = self.try_record(node, &Record::Handoff(Handoff { id, tuple, body }));
-        if sent.is_err() {
-            self.counters.count(Counter::RecordsUnsent);
-        }
+        let handoff = Handoff { id, tuple, body };
+        let record = Record::Handoff(handoff);
+        let sent = self.try_record(node, &record);
+        let event = match sent {
+            Ok(()) => event::RECORD_SENT,
+            Err(_) => {
+                self.counters.count(Counter::RecordsUnsent);
+                event::RECORD_UNSENT
+            }
+        };
+        self.trace_record(event, node, &handoff, record.encoded_len());
         sent
     }
 
@@ -259,63 +273,60 @@ pub(crate) struct FlowInfo {
     pub(crate) node: u32,
     /// Packets of the client that were forwarded or translated.
     pub(crate) packets: u64,
+    /// What the client connected to.
+    pub(crate) vip: Endpoint,
+    /// The number of the handoff, or 0.
+    pub(crate) id: u64,
+    /// Milliseconds since this node knows of it.
+    pub(crate) age_ms: u64,
 }
 
 impl FlowInfo {
     /// What there is to be seen; `None` of a flow that is no more.
-    fn of(flow: &FlowRef) -> Option<Self> {
+    pub(crate) fn of(flow: &FlowRef) -> Option<Self> {
         let inner = flow.inner.lock();
-        let (role, state, node) = match &inner.stage {
-            Stage::Deciding(it) if it.has_child() => (ROLE_FRONT, STATE_HEAD, 0),
-            Stage::Deciding(_) => (ROLE_FRONT, STATE_HANDSHAKE, 0),
-            Stage::Asked(it) => (ROLE_FRONT, STATE_REQUESTED, it.node()),
-            Stage::Forward(it) => (ROLE_FRONT, STATE_HANDED_OFF, it.node),
-            Stage::Over(Over::Forward(it)) => (ROLE_FRONT, STATE_LINGERING, it.node),
-            Stage::Replay(it) if it.is_offered() => (ROLE_BACK, STATE_ACCEPTED, it.origin.node),
-            Stage::Replay(it) => (ROLE_BACK, STATE_REPLAY, it.origin.node),
-            Stage::Live(it) => (ROLE_BACK, STATE_HANDED_OFF, it.origin.node),
-            Stage::Over(Over::Live(it)) => (ROLE_BACK, STATE_LINGERING, it.origin.node),
+        let (role, state, node, id) = match &inner.stage {
+            Stage::Deciding(it) if it.has_child() => (ROLE_FRONT, STATE_HEAD, 0, 0),
+            Stage::Deciding(_) => (ROLE_FRONT, STATE_HANDSHAKE, 0, 0),
+            Stage::Asked(it) => (ROLE_FRONT, STATE_REQUESTED, it.node(), it.id()),
+            Stage::Forward(it) => (ROLE_FRONT, STATE_HANDED_OFF, it.node, it.id),
+            Stage::Over(Over::Forward(it)) => (ROLE_FRONT, STATE_LINGERING, it.node, it.id),
+            Stage::Replay(it) => {
+                let state = match it.is_offered() {
+                    true => STATE_ACCEPTED,
+                    false => STATE_REPLAY,
+                };
+                (ROLE_BACK, state, it.origin.node, it.origin.id)
+            }
+            Stage::Live(it) => (ROLE_BACK, STATE_HANDED_OFF, it.origin.node, it.origin.id),
+            Stage::Over(Over::Live(it)) => {
+                (ROLE_BACK, STATE_LINGERING, it.origin.node, it.origin.id)
+            }
             Stage::Gone => return None,
         };
         let key = flow.key();
         let endpoint = |addr: [u8; 16], port: u16| Endpoint { addr, port };
+        let local = endpoint(key.local, key.local_port.get());
+        let vip = match &inner.stage {
+            Stage::Replay(it) => it.origin.vip(),
+            Stage::Live(it) | Stage::Over(Over::Live(it)) => it.origin.vip(),
+            _ => local,
+        };
         Some(Self {
             role,
             state,
             client: endpoint(key.client, key.client_port.get()),
-            local: endpoint(key.local, key.local_port.get()),
+            local,
             node,
             packets: inner.packets,
+            vip,
+            id,
+            age_ms: u64::try_from(inner.since.elapsed().as_millis()).unwrap_or(0),
         })
     }
 }
 
 impl State {
-    /// Calls `emit` for the flows from the cursor on, and moves the cursor past each that it took.
-    /// The table may change meanwhile: then a flow may come twice or not at all. Process context.
-    pub(crate) fn visit_flows(
-        &self,
-        cursor: &mut Cursor,
-        emit: &mut dyn FnMut(&FlowInfo) -> Result,
-    ) -> Result {
-        let [taken, ..] = cursor;
-        let mut place = 0;
-        let mut result = Ok(());
-        self.flows.for_each(|flow| {
-            place += 1;
-            if result.is_err() || place <= *taken {
-                return;
-            }
-            if let Some(info) = FlowInfo::of(flow) {
-                result = emit(&info);
-            }
-            if result.is_ok() {
-                *taken = place;
-            }
-        });
-        result
-    }
-
     /// How many connections have a socket that UTCP withholds. Process context.
     pub(crate) fn count_withheld(&self) -> u64 {
         let mut count = 0u64;

@@ -8,6 +8,7 @@ use crate::{
     flow::{Flow, FlowRef, Inner, InnerGuard, Over, Stage},
     lower, packet,
     state::State,
+    trace::{event, FRONT},
 };
 use carisma_core::{
     front::{Front, Input, Phase},
@@ -94,7 +95,10 @@ impl State {
             to: ([0; 4], 0),
         };
         let refused = match self.front_insert(key, deciding) {
-            Ok(()) => Counter::FlowsCreated,
+            Ok(()) => {
+                self.trace_flow(event::FLOW_BEGIN, key, FRONT, 0, 0);
+                Counter::FlowsCreated
+            }
             Err(Refused::Full) => Counter::FlowsRefusedLimit,
             // Another CPU was faster with the same SYN.
             Err(Refused::Exists) => return,
@@ -158,7 +162,7 @@ impl State {
                     if !connection::is_live(&self.net, flow.key()) {
                         return None;
                     }
-                    self.counters.count(Counter::RequestsLocal);
+                    self.front_decided(flow, Counter::RequestsLocal);
                     self.end(flow, inner);
                     return Some(skb);
                 }
@@ -233,12 +237,13 @@ impl State {
                 None
             }
             Decision::Local(counter) => {
-                self.counters.count(counter);
+                self.front_decided(flow, counter);
                 self.front_local(flow, inner, ctx);
                 // TCP gets the segment itself, unless all that it brings was held.
                 (fin || !whole).then_some(skb)
             }
             Decision::Remote(node, to) => {
+                self.trace_decided(flow, node, Counter::RequestsRemote);
                 if deciding.held.is_empty() {
                     whole = self.front_hold(deciding, &skb, layout, skip)?;
                 }
@@ -249,6 +254,16 @@ impl State {
                 None
             }
         }
+    }
+
+    /// Counts what was decided about a request that is to be served here.
+    fn front_decided(&self, flow: &FlowRef, counter: Counter) {
+        self.counters.count(counter);
+        self.trace_decided(flow, 0, counter);
+    }
+
+    fn trace_decided(&self, flow: &FlowRef, node: u32, counter: Counter) {
+        self.trace_step(event::HEAD_DECIDED, flow.key(), node, 0, counter.name());
     }
 
     /// Appends a segment's payload, as far as there is room, to what is held; says whether it was
@@ -531,6 +546,13 @@ impl State {
         });
         inner.draining = true;
         drop(inner);
+        self.trace_flow(
+            event::FLOW_HANDED_OFF,
+            flow.key(),
+            FRONT,
+            deciding.node,
+            deciding.id,
+        );
         self.counters.count(Counter::HandoffsAccepted);
         self.counters.up(Gauge::HandedOffOut);
         self.front_discard(flow, &deciding, ctx);
@@ -604,6 +626,13 @@ impl State {
         inner.stage = Stage::Over(Over::Forward(forward));
         flow.arm(crate::flow::linger_ms(linger));
         drop(inner);
+        self.trace_flow(
+            event::FLOW_CLOSED,
+            flow.key(),
+            FRONT,
+            forward.node,
+            forward.id,
+        );
         self.counters.count(Counter::ClosedHeard);
         self.counters.down(Gauge::HandedOffOut);
         lower::release_modules();
@@ -612,6 +641,15 @@ impl State {
     /// Ends a connection whose back end is gone. The client's next segment goes to TCP here, which
     /// knows of no such connection and resets it, with the number that the segment names.
     pub(crate) fn front_lose(&self, flow: &FlowRef, inner: InnerGuard<'_>) {
+        if let Stage::Forward(forward) = &inner.stage {
+            self.trace_flow(
+                event::FLOW_RESET,
+                flow.key(),
+                FRONT,
+                forward.node,
+                forward.id,
+            );
+        }
         self.end(flow, inner);
         self.counters.count(Counter::FlowsReset);
         self.counters.down(Gauge::HandedOffOut);
@@ -622,7 +660,7 @@ impl State {
     pub(crate) fn front_timer(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
         match &inner.stage {
             Stage::Deciding(deciding) if deciding.front.phase() == Phase::Head => {
-                self.counters.count(Counter::HeadsTimedOut);
+                self.front_decided(flow, Counter::HeadsTimedOut);
                 self.front_local(flow, inner, ctx);
             }
             Stage::Asked(deciding) => {
@@ -684,6 +722,11 @@ impl Deciding {
     /// Whether TCP has made its socket.
     pub(crate) fn has_child(&self) -> bool {
         matches!(self.front.phase(), Phase::Head | Phase::Asked)
+    }
+
+    /// The number of the handoff.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// Index of the node that was asked.

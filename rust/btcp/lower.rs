@@ -6,6 +6,7 @@ use crate::{
     counters::Counter,
     flow::{FlowRef, Over, Stage},
     state::State,
+    trace::event,
 };
 use carisma_core::{
     tuple::Tuple,
@@ -194,6 +195,7 @@ impl State {
             self.counters.count(Counter::RecordsBad);
             return;
         };
+        self.trace_record(event::RECORD_RECEIVED, node, &handoff, bytes.len());
         match handoff.body {
             Body::Req(_) | Body::Data(_) | Body::Abort => self.back_record(node, &handoff),
             Body::Accept | Body::Reject(_) | Body::Closed { .. } => {
@@ -205,6 +207,7 @@ impl State {
     /// The control connection to a node is up. If its module was loaded anew, it has forgotten our
     /// connections. Process context.
     fn on_peer_up(&self, index: u32, epoch: u64) {
+        self.trace_peer(true, index, epoch);
         let anew = {
             let rcu = rcu::read_lock();
             let node = self.config.snapshot(&rcu).node(index);
@@ -220,6 +223,7 @@ impl State {
     /// The control connection to a node is down. Its connections go on for a while: what they need
     /// does not pass through it. Process context.
     fn on_peer_down(&self, index: u32) {
+        self.trace_peer(false, index, 0);
         {
             let rcu = rcu::read_lock();
             if let Some(node) = self.config.snapshot(&rcu).node(index) {

@@ -13,11 +13,16 @@ use super::{
         Endpoint,
         Mode,
         Name,
-        Refused, //
+        Refused,
+        Snapshot, //
     },
     counters::{
         Gauge,
         Stat, //
+    },
+    flow::{
+        Flow,
+        FlowInfo, //
     },
     state::State,
     uapi::*, //
@@ -28,16 +33,18 @@ use carisma_net::{
         At,
         Attr,
         Dump,
+        DumpState,
         Message,
         Refusal,
         Registration,
         Request, //
     },
-    genl_doit, genl_dumpit, genl_family,
+    genl_doit, genl_dump, genl_dumpit, genl_family,
     pernet::{
         Net,
         PerNet, //
     },
+    table::Walk,
 };
 use kernel::{
     prelude::*,
@@ -66,8 +73,11 @@ genl_dumpit! {
     carisma_nl_service_get_dumpit => service_get;
     carisma_nl_node_get_dumpit => node_get;
     carisma_nl_rule_get_dumpit => rule_get;
-    carisma_nl_flow_get_dumpit => flow_get;
     carisma_nl_stats_get_dumpit => stats_get;
+}
+
+genl_dump! {
+    carisma_nl_flow_get_start, carisma_nl_flow_get_dumpit, carisma_nl_flow_get_done => Flows;
 }
 
 /// Makes the family known. The state of all namespaces must be there, and stay as long as the result.
@@ -435,27 +445,47 @@ fn rule_get(dump: &mut Dump<'_>) -> Result {
     )
 }
 
-fn flow_get(dump: &mut Dump<'_>) -> Result {
-    let state = state(dump.net())?;
-    let rcu = rcu::read_lock();
-    let snapshot = state.config.snapshot(&rcu);
-    let mut cursor = *dump.cursor();
-    let result = state.visit_flows(&mut cursor, &mut |flow| {
-        dump.entry(&FAMILY, CARISMA_CMD_FLOW_GET, |message| {
-            message.put_u32(CARISMA_A_FLOW_ROLE, flow.role)?;
-            message.put_u32(CARISMA_A_FLOW_STATE, flow.state)?;
-            put_addr(message, CARISMA_A_FLOW_CLIENT, &flow.client.addr)?;
-            message.put_u16(CARISMA_A_FLOW_CLIENT_PORT, flow.client.port)?;
-            put_addr(message, CARISMA_A_FLOW_LOCAL, &flow.local.addr)?;
-            message.put_u16(CARISMA_A_FLOW_LOCAL_PORT, flow.local.port)?;
-            if let Some(node) = snapshot.node(flow.node) {
-                message.put_text(CARISMA_A_FLOW_NODE, name_text(&node.name))?;
-            }
-            message.put_uint(CARISMA_A_FLOW_PACKETS, flow.packets)
+/// The list of the connections.
+struct Flows;
+
+impl DumpState for Flows {
+    type Of<'a> = Walk<'a, Flow>;
+
+    fn begin(net: &Net) -> Result<Self::Of<'_>> {
+        state(net)?.flows.walk()
+    }
+
+    fn fill(walk: &mut Self::Of<'_>, dump: &mut Dump<'_>) -> Result {
+        let state = state(dump.net())?;
+        let rcu = rcu::read_lock();
+        let snapshot = state.config.snapshot(&rcu);
+        walk.go_on(|flow| match FlowInfo::of(flow) {
+            Some(flow) => dump.entry(&FAMILY, CARISMA_CMD_FLOW_GET, |message| {
+                put_flow(message, &flow, snapshot)
+            }),
+            None => Ok(()),
         })
-    });
-    *dump.cursor() = cursor;
-    result
+    }
+}
+
+/// Puts a connection.
+fn put_flow(message: &mut Message<'_>, flow: &FlowInfo, snapshot: &Snapshot) -> Result {
+    message.put_u32(CARISMA_A_FLOW_ROLE, flow.role)?;
+    message.put_u32(CARISMA_A_FLOW_STATE, flow.state)?;
+    put_addr(message, CARISMA_A_FLOW_CLIENT, &flow.client.addr)?;
+    message.put_u16(CARISMA_A_FLOW_CLIENT_PORT, flow.client.port)?;
+    put_addr(message, CARISMA_A_FLOW_LOCAL, &flow.local.addr)?;
+    message.put_u16(CARISMA_A_FLOW_LOCAL_PORT, flow.local.port)?;
+    if let Some(node) = snapshot.node(flow.node) {
+        message.put_text(CARISMA_A_FLOW_NODE, name_text(&node.name))?;
+    }
+    message.put_uint(CARISMA_A_FLOW_PACKETS, flow.packets)?;
+    put_addr(message, CARISMA_A_FLOW_VIP, &flow.vip.addr)?;
+    message.put_u16(CARISMA_A_FLOW_VIP_PORT, flow.vip.port)?;
+    if flow.id != 0 {
+        message.put_uint(CARISMA_A_FLOW_ID, flow.id)?;
+    }
+    message.put_uint(CARISMA_A_FLOW_AGE_MS, flow.age_ms)
 }
 
 fn stats_get(dump: &mut Dump<'_>) -> Result {

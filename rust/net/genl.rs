@@ -499,6 +499,128 @@ pub unsafe fn dumpit(
     }
 }
 
+/// A dump that keeps something from its first buffer to its last.
+pub trait DumpState {
+    /// What it keeps.
+    type Of<'a>: Send;
+
+    /// Makes it, for a dump of this namespace. Process context.
+    fn begin(net: &Net) -> Result<Self::Of<'_>>;
+
+    /// Fills a buffer. Process context.
+    fn fill(state: &mut Self::Of<'_>, dump: &mut Dump<'_>) -> Result;
+}
+
+/// What [`genl_dump!`](crate::genl_dump) expands to.
+///
+/// # Safety
+///
+/// `cb` must be what netlink passed to a `start` callback.
+#[doc(hidden)]
+pub unsafe fn dump_start<D: DumpState>(cb: *mut bindings::netlink_callback) -> c_int {
+    let begin = || {
+        // SAFETY: The callback is valid. The socket keeps its namespace, and netlink the module,
+        // until `done` has been called, which drops what is made here.
+        let net: &'static Net = unsafe { Net::from_raw(bindings::netlink_callback_net(cb)) };
+        Ok(KBox::new(D::begin(net)?, GFP_KERNEL)?)
+    };
+    match begin() {
+        Ok(state) => {
+            // SAFETY: The callback is valid, and has room for a pointer that is nobody else's.
+            unsafe {
+                ptr::addr_of_mut!((*cb).__bindgen_anon_1)
+                    .cast::<*mut D::Of<'static>>()
+                    .write(KBox::into_raw(state));
+            }
+            0
+        }
+        Err(err) => Error::to_errno(err),
+    }
+}
+
+/// What [`genl_dump!`](crate::genl_dump) expands to.
+///
+/// # Safety
+///
+/// The pointers must be what netlink passed to a `dumpit` callback whose `start` was
+/// [`dump_start`] of the same `D`, and succeeded.
+#[doc(hidden)]
+pub unsafe fn dump_fill<D: DumpState>(
+    skb: *mut c_void,
+    cb: *mut bindings::netlink_callback,
+) -> c_int {
+    // SAFETY: `start` put the pointer there, and netlink fills one buffer of a dump at a time.
+    let state =
+        unsafe { &mut **ptr::addr_of_mut!((*cb).__bindgen_anon_1).cast::<*mut D::Of<'static>>() };
+    // SAFETY: The caller says so.
+    unsafe { dumpit(skb, cb.cast(), |dump| D::fill(state, dump)) }
+}
+
+/// What [`genl_dump!`](crate::genl_dump) expands to.
+///
+/// # Safety
+///
+/// `cb` must be what netlink passed to a `done` callback whose `start` was [`dump_start`] of the
+/// same `D`, and succeeded.
+#[doc(hidden)]
+pub unsafe fn dump_done<D: DumpState>(cb: *mut bindings::netlink_callback) -> c_int {
+    // SAFETY: `start` put the pointer there, which came from a box; nobody uses it after this.
+    drop(unsafe {
+        KBox::from_raw(
+            ptr::addr_of_mut!((*cb).__bindgen_anon_1)
+                .cast::<*mut D::Of<'static>>()
+                .read(),
+        )
+    });
+    0
+}
+
+/// Defines the callbacks `$start`, `$dumpit` and `$done` of a dump that is a [`DumpState`].
+#[macro_export]
+macro_rules! genl_dump {
+    ($($start:ident, $dumpit:ident, $done:ident => $dump:ty;)*) => { $(
+        /// Begins a dump.
+        ///
+        /// # Safety
+        ///
+        /// Only called by generic netlink.
+        #[no_mangle]
+        pub unsafe extern "C" fn $start(
+            cb: *mut $crate::bindings::netlink_callback,
+        ) -> ::kernel::ffi::c_int {
+            // SAFETY: The pointer is netlink's.
+            unsafe { $crate::genl::dump_start::<$dump>(cb) }
+        }
+
+        /// Fills a buffer of a dump.
+        ///
+        /// # Safety
+        ///
+        /// Only called by generic netlink.
+        #[no_mangle]
+        pub unsafe extern "C" fn $dumpit(
+            skb: *mut ::kernel::ffi::c_void,
+            cb: *mut $crate::bindings::netlink_callback,
+        ) -> ::kernel::ffi::c_int {
+            // SAFETY: The pointers are netlink's, which has called `$start` before.
+            unsafe { $crate::genl::dump_fill::<$dump>(skb, cb) }
+        }
+
+        /// Ends a dump.
+        ///
+        /// # Safety
+        ///
+        /// Only called by generic netlink.
+        #[no_mangle]
+        pub unsafe extern "C" fn $done(
+            cb: *mut $crate::bindings::netlink_callback,
+        ) -> ::kernel::ffi::c_int {
+            // SAFETY: The pointer is netlink's, which has called `$start` before.
+            unsafe { $crate::genl::dump_done::<$dump>(cb) }
+        }
+    )* };
+}
+
 /// Declares the generated family `$symbol` as the static `$name`.
 #[macro_export]
 macro_rules! genl_family {

@@ -22,6 +22,7 @@ pub mod skb;
 pub mod sock;
 pub mod sysfs;
 pub mod table;
+pub mod trace;
 pub mod tracepoint;
 pub mod ulp;
 pub mod work;

@@ -323,6 +323,19 @@ impl<T: Value> Table<T> {
         }
     }
 
+    /// Begins a walk over the entries that can pause. Process context.
+    pub fn walk(&self) -> Result<Walk<'_, T>> {
+        let iter = KBox::new(Opaque::zeroed(), GFP_KERNEL)?;
+        // SAFETY: The table is initialised, and lives as long as the walk. The iterator does not
+        // move.
+        unsafe { bindings::rhashtable_walk_enter(self.raw.get(), iter.get()) };
+        // INVARIANT: It was just entered.
+        Ok(Walk {
+            iter,
+            _table: PhantomData,
+        })
+    }
+
     /// Takes every entry out, stops its timer and gives it to `f`, which must not sleep. Process
     /// context.
     ///
@@ -337,6 +350,57 @@ impl<T: Value> Table<T> {
                 }
             });
         }
+    }
+}
+
+/// A walk over the entries of a table. What comes or goes meanwhile may be met or not, and an entry
+/// twice when the table is resized.
+///
+/// # Invariants
+///
+/// The iterator is between `rhashtable_walk_enter()` and `rhashtable_walk_exit()`, and not started.
+pub struct Walk<'a, T: Value> {
+    iter: KBox<Opaque<bindings::rhashtable_iter>>,
+    _table: PhantomData<&'a Table<T>>,
+}
+
+// SAFETY: The iterator is tied to no task, and locks what it shares with the table.
+unsafe impl<T: Value> Send for Walk<'_, T> {}
+
+impl<T: Value> Walk<'_, T> {
+    /// Calls `f` for the entries from where the walk is, until one is refused: with that the walk
+    /// goes on the next time. Answers that refusal. Under the RCU lock: `f` must not sleep. Process
+    /// context.
+    pub fn go_on(&mut self, mut f: impl FnMut(&Entry<T>) -> Result) -> Result {
+        let iter = self.iter.get();
+        // SAFETY: By the type invariant; it is used as rhashtable.h says, from start to stop.
+        unsafe {
+            // -EAGAIN here and below only says that the table is being resized.
+            bindings::rhashtable_walk_start_check(iter);
+            // The entry that was refused the last time, if it is still there.
+            let mut head: *mut bindings::carisma_node = bindings::rhashtable_walk_peek(iter).cast();
+            let mut result = Ok(());
+            while !head.is_null() {
+                let is_error = (head as isize) < 0 && (head as isize) > -4096;
+                if !is_error && bindings::node_get_live(head) {
+                    // INVARIANT: The reference was just taken.
+                    result = f(&Entry(NonNull::new_unchecked(head.cast())));
+                    if result.is_err() {
+                        break;
+                    }
+                }
+                head = bindings::rhashtable_walk_next(iter).cast();
+            }
+            bindings::rhashtable_walk_stop(iter);
+            result
+        }
+    }
+}
+
+impl<T: Value> Drop for Walk<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::rhashtable_walk_exit(self.iter.get()) };
     }
 }
 

@@ -48,7 +48,7 @@ pub enum Command {
     Rule(Rule),
 
     /// List the connections that are being handed off or were
-    Flows,
+    Flows(Flows),
 
     /// Show what was counted
     Stats {
@@ -187,6 +187,28 @@ pub struct RuleKey {
     pub path: Option<String>,
 }
 
+#[derive(Args, Debug, Default)]
+pub struct Flows {
+    /// Only those in this state, such as handed-off; more than one may be given
+    #[arg(long, value_parser = uapi::flow_state::NAMES.to_vec())]
+    pub state: Vec<String>,
+
+    /// Only those with this node at the other end; more than one may be given
+    #[arg(long, value_name = "NAME")]
+    pub node: Vec<String>,
+
+    /// Only those of this client; more than one may be given
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = client)]
+    pub client: Vec<Client>,
+}
+
+/// A client, or one of its ports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Client {
+    pub addr: IpAddr,
+    pub port: Option<u16>,
+}
+
 #[derive(Args, Debug)]
 pub struct Drain {
     /// End the handed-off connections now, with a reset to both ends
@@ -203,6 +225,18 @@ fn endpoint(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         "it must be an address and a port, such as 10.0.0.100:80 or [2001:db8::1]:80".to_owned()
     })
+}
+
+/// An address, with a port or without.
+fn client(text: &str) -> Result<Client, String> {
+    let addr = |addr| Client { addr, port: None };
+    let both = |it: SocketAddr| Client {
+        addr: it.ip(),
+        port: Some(it.port()),
+    };
+    (text.parse().map(addr))
+        .or_else(|_| text.parse().map(both))
+        .map_err(|_| "it must be an address, or one with a port, such as 10.0.0.9:40000".to_owned())
 }
 
 #[cfg(test)]
@@ -280,6 +314,35 @@ mod tests {
             parse("rule add 10.0.0.100:80 --path /fr/").err(),
             Some(ErrorKind::MissingRequiredArgument)
         );
+    }
+
+    #[test]
+    fn flows_are_filtered() {
+        let Command::Flows(flows) = parse(
+            "flows --state head --state handed-off --node fr --client 10.0.0.9:5 --client ::1",
+        )
+        .unwrap()
+        .command
+        else {
+            panic!()
+        };
+        assert_eq!(flows.state, ["head", "handed-off"]);
+        assert_eq!(flows.node, ["fr"]);
+        let client = |addr: &str, port| Client {
+            addr: addr.parse().unwrap(),
+            port,
+        };
+        assert_eq!(
+            flows.client,
+            [client("10.0.0.9", Some(5)), client("::1", None)]
+        );
+        for line in [
+            "flows --state open",
+            "flows --client fr",
+            "flows --client 1.2.3.4:x",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
     }
 
     #[test]

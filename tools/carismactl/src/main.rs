@@ -107,7 +107,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
         }
         Command::Rule(cli::Rule::List) => list::<state::Rule>(kernel, command::RULE_GET, json),
 
-        Command::Flows => list::<state::Flow>(kernel, command::FLOW_GET, json),
+        Command::Flows(wanted) => flows(kernel, wanted, json),
         Command::Stats { nonzero, explain } => stats(kernel, *nonzero, *explain, json),
         Command::Drain(how) => drain(kernel, how, json),
         Command::Resume => {
@@ -187,10 +187,24 @@ fn incomplete(attrs: &Attrs) -> Error {
 
 /// Prints a list.
 fn list<E: Entry>(kernel: &mut Connection, command: u16, as_json: bool) -> Result<ExitCode, Error> {
-    let entries: Vec<E> = read(kernel, command)?;
+    print(&read::<E>(kernel, command)?, as_json)
+}
+
+/// Prints the connections that are wanted, each once.
+fn flows(kernel: &mut Connection, wanted: &cli::Flows, as_json: bool) -> Result<ExitCode, Error> {
+    let mut flows: Vec<state::Flow> = read(kernel, command::FLOW_GET)?;
+    flows.retain(|flow| flow.is_wanted(wanted));
+    // The kernel may tell of one twice, if many come or go.
+    flows.sort_by_key(|flow| (flow.client, flow.local));
+    flows.dedup_by_key(|flow| (flow.client, flow.local));
+    print(&flows, as_json)
+}
+
+/// Prints entries.
+fn print<E: Entry>(entries: &[E], as_json: bool) -> Result<ExitCode, Error> {
     let text = match as_json {
         true => format!("{}\n", json!(entries)),
-        false => table::table(&entries),
+        false => table::table(entries),
     };
     io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)

@@ -3,6 +3,7 @@
 //! What the kernel tells, as people and programs read it.
 
 use crate::{
+    cli,
     netlink::Attrs,
     table::Row,
     uapi::{self, drain, flow, node, rule, service, stat},
@@ -136,8 +137,13 @@ pub struct Flow {
     pub state: String,
     pub client: SocketAddr,
     pub local: SocketAddr,
+    /// What the client connected to.
+    pub vip: SocketAddr,
     /// At the other end of the handoff.
     pub node: Option<String>,
+    /// The front end's number of the handoff.
+    pub id: Option<u64>,
+    pub age_ms: u64,
     pub packets: u64,
 }
 
@@ -149,24 +155,57 @@ impl Entry for Flow {
             state: attrs.name_of(flow::STATE, uapi::flow_state::NAMES)?,
             client: end(flow::CLIENT, flow::CLIENT_PORT)?,
             local: end(flow::LOCAL, flow::LOCAL_PORT)?,
+            vip: end(flow::VIP, flow::VIP_PORT)?,
             node: attrs.text(flow::NODE),
+            id: attrs.uint(flow::ID),
+            age_ms: attrs.uint(flow::AGE_MS)?,
             packets: attrs.uint(flow::PACKETS).unwrap_or(0),
         })
     }
 }
 
 impl Row for Flow {
-    const HEAD: &'static [&'static str] = &["CLIENT", "LOCAL", "ROLE", "STATE", "NODE", ">PACKETS"];
+    const HEAD: &'static [&'static str] = &[
+        "CLIENT", "VIP", "ROLE", "STATE", "NODE", ">AGE", ">PACKETS", ">HANDOFF",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.client.to_string(),
-            self.local.to_string(),
+            self.vip.to_string(),
             self.role.clone(),
             self.state.clone(),
             or_dash(self.node.as_ref()),
+            age(self.age_ms),
             self.packets.to_string(),
+            or_dash(self.id),
         ]
+    }
+}
+
+/// A duration as people read it.
+fn age(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0..60 => format!("{seconds}.{}s", ms % 1000 / 100),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+impl Flow {
+    /// Whether somebody asked for it.
+    pub fn is_wanted(&self, wanted: &cli::Flows) -> bool {
+        let of = |client: &cli::Client| {
+            client.addr == self.client.ip()
+                && client.port.is_none_or(|port| port == self.client.port())
+        };
+        let any = |list: &[String], it: Option<&String>| {
+            list.is_empty() || it.is_some_and(|it| list.contains(it))
+        };
+        any(&wanted.state, Some(&self.state))
+            && any(&wanted.node, self.node.as_ref())
+            && (wanted.client.is_empty() || wanted.client.iter().any(of))
     }
 }
 
@@ -306,6 +345,9 @@ mod tests {
             Attr::u16(flow::CLIENT_PORT, 40_000),
             Attr::addr(flow::LOCAL, addr("10.0.0.100")),
             Attr::u16(flow::LOCAL_PORT, 80),
+            Attr::addr(flow::VIP, addr("10.0.0.100")),
+            Attr::u16(flow::VIP_PORT, 80),
+            Attr::u32(flow::AGE_MS, 1250),
         ]
         .into_iter()
         .collect();
@@ -317,9 +359,52 @@ mod tests {
                 "front-end",
                 "head",
                 "-",
-                "0"
+                "1.2s",
+                "0",
+                "-"
             ]
         );
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let ages = [0, 59_999, 60_000, 3_599_999, 3_600_000, 90_060_000].map(age);
+        assert_eq!(
+            ages,
+            ["0.0s", "59.9s", "1m00s", "59m59s", "1h00m", "25h01m"]
+        );
+    }
+
+    #[test]
+    fn filters_all_must_fit() {
+        let flow = Flow {
+            role: "front-end".to_owned(),
+            state: "handed-off".to_owned(),
+            client: "10.0.0.9:40000".parse().unwrap(),
+            local: "10.0.0.100:80".parse().unwrap(),
+            vip: "10.0.0.100:80".parse().unwrap(),
+            node: Some("fr".to_owned()),
+            id: Some(7),
+            age_ms: 0,
+            packets: 0,
+        };
+        let text = |it: &[&str]| it.iter().map(|&it| it.to_owned()).collect::<Vec<_>>();
+        let wanted = |state: &[&str], node: &[&str], port: Option<u16>| {
+            flow.is_wanted(&cli::Flows {
+                state: text(state),
+                node: text(node),
+                client: vec![cli::Client {
+                    addr: addr("10.0.0.9"),
+                    port,
+                }],
+            })
+        };
+        assert!(flow.is_wanted(&cli::Flows::default()));
+        assert!(wanted(&["head", "handed-off"], &["fr"], None));
+        assert!(wanted(&[], &[], Some(40_000)));
+        assert!(!wanted(&[], &[], Some(40_001)));
+        assert!(!wanted(&["head"], &["fr"], None));
+        assert!(!wanted(&["handed-off"], &["de"], None));
     }
 
     #[test]

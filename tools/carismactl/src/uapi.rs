@@ -90,6 +90,10 @@ numbers! {
         LOCAL_PORT = "local-port",
         NODE = "node",
         PACKETS = "packets",
+        VIP = "vip",
+        VIP_PORT = "vip-port",
+        ID = "id",
+        AGE_MS = "age-ms",
     }
 
     /// Attributes of a counter or gauge.

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What carismactl says of connections, of few and of very many."""
+
+import time
+from typing import Any, Dict, List
+
+from harness.running import Cluster, wait_for
+
+REQUEST = b'GET /%s/1k HTTP/1.1\r\nHost: x\r\n\r\n'
+
+# Sends SYNs from addresses that nobody has: first, how many, to whom.
+SYNS = '''
+import socket, struct, sys
+first, count, to = int(sys.argv[1]), int(sys.argv[2]), socket.inet_aton(sys.argv[3])
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+for i in range(first, first + count):
+    source = struct.pack('>I', 0x0a630000 + i // 1000)      # 10.99.
+    tcp = struct.pack('>HHIIBBHHH', 20000 + i % 1000, 80, i, 0, 5 << 4, 2, 64000, 0, 0)
+    pseudo = source + to + struct.pack('>HH', 6, len(tcp)) + tcp
+    total = sum(struct.unpack(f'>{len(pseudo) // 2}H', pseudo))
+    while total >> 16:
+        total = (total >> 16) + (total & 0xffff)
+    tcp = tcp[:16] + struct.pack('>H', ~total & 0xffff) + tcp[18:]
+    ip = struct.pack('>BBHHHBBH', 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0) + source + to
+    s.sendto(ip + tcp, (sys.argv[3], 0))
+'''
+
+
+def test_columns_and_filters(fresh: Cluster) -> None:
+    """Each connection with all that is known of it, at both ends; filters."""
+    front, back = fresh['en'], fresh['fr']
+    remote = fresh.client.connect(front.vip)
+    remote.send(REQUEST % b'fr')
+    remote.some(1)
+    waiting = fresh.client.connect(front.vip)
+    wait_for(lambda: len(front.flows()) == 2, 'two flows')
+    time.sleep(0.3)
+
+    def listed(*words: str) -> List[Dict[str, Any]]:
+        return front.ask('flows', *words)
+    there, = back.flows()
+    flow, = listed('--state', 'handed-off')
+    vip = f'{front.vip}:80'
+    client = f'{fresh.client.address}:{remote.port}'
+    assert (flow['client'], flow['vip'], flow['local']) == (client, vip, vip)
+    assert (flow['role'], flow['node']) == ('front-end', 'fr')
+    assert (there['client'], there['vip'], there['local']) == (
+        client, vip, f'{back.address}:80')
+    assert (there['role'], there['state'], there['node']) == ('back-end', 'handed-off', 'en')
+    assert flow['id'] == there['id'] > 0
+    assert 300 <= there['age_ms'] <= flow['age_ms'] < 60_000
+    head, = listed('--state', 'head')
+    assert head['client'] == f'{fresh.client.address}:{waiting.port}'
+    assert (head['id'], head['node'], head['packets']) == (None, None, 0)
+
+    def ports(*words: str) -> List[int]:
+        return sorted(int(flow['client'].split(':')[1]) for flow in listed(*words))
+    both = sorted([remote.port, waiting.port])
+    assert ports() == ports('--client', fresh.client.address) == both
+    assert ports('--client', client) == ports('--node', 'fr') == [remote.port]
+    assert ports('--state', 'head', '--state', 'handed-off') == both
+    assert ports('--node', 'fr', '--state', 'head') == ports('--client', '10.1.1.1') == []
+    lines = front.ctl('flows', '--node', 'fr').out.splitlines()
+    assert lines[0].split() == [
+        'CLIENT', 'VIP', 'ROLE', 'STATE', 'NODE', 'AGE', 'PACKETS', 'HANDOFF']
+    assert lines[1].split()[:5] == [client, vip, 'front-end', 'handed-off', 'fr']
+    assert lines[1].split()[7] == str(flow['id'])
+    assert front.ctl('flows', '--state', 'open', check=False).rc == 2
+
+
+def test_very_many(fresh: Cluster) -> None:
+    """A list of 20,000 has each of them once, also while more come, and takes
+    a time in proportion."""
+    node = fresh['en']
+
+    def syns(first: int, count: int) -> List[str]:
+        return ['python3', '-c', SYNS, str(first), str(count), node.vip]
+
+    def timed() -> float:
+        begin = time.monotonic()
+        node.ctl('flows', '--node', 'nobody')
+        return time.monotonic() - begin
+    fresh.client.run(syns(0, 1000), timeout=60)
+    assert len(node.flows()) == 1000
+    few = min(timed() for _ in range(5))
+    fresh.client.run(syns(1000, 19_000), timeout=120)
+    flows = node.flows()
+    assert len(flows) == len({flow['client'] for flow in flows}) == 20_000
+    assert {flow['state'] for flow in flows} == {'handshake'}
+    many = min(timed() for _ in range(5))
+    print(f'1,000 flows: {few:.3f} s, 20,000 flows: {many:.3f} s')
+    # Twenty times as long, with something to spare; 400 times if it were
+    # quadratic. To start the program takes its time, too.
+    assert many < 60 * few
+    # The table grows meanwhile.
+    more = fresh.client.popen(syns(20_000, 15_000))
+    for _ in range(5):
+        found = {flow['client'] for flow in node.flows()}
+        assert {flow['client'] for flow in flows} <= found
+    assert more.wait(120) == 0
