@@ -15,7 +15,8 @@ use std::net::{IpAddr, SocketAddr};
     version,
     arg_required_else_help = true,
     after_long_help = "\
-Exit status: 0 if it was done, 1 if not, 2 if the command line is wrong, 3 if a drain did not end in time.
+Exit status: 0 if it was done, 1 if not, 2 if the command line is wrong, 3 if a drain did not end in time. \
+A check: 0 if all is well, 1 if there are errors, 4 if there are warnings only.
 
 A site of two nodes, on the first of them:
 
@@ -60,6 +61,12 @@ pub enum Command {
         #[arg(long)]
         explain: bool,
     },
+
+    /// Look for what is wrong with this node, and say what to do about it
+    ///
+    /// Each line is "ok", "warning" or "error". Nodes to which there is no control connection are tried
+    /// to be reached, which they count. Must run as root to see what is attached to listeners.
+    Check,
 
     /// Hand nothing off any more, and wait until no handed-off connection is left
     ///

@@ -2,6 +2,7 @@
 
 //! carismactl: configures CARISMA and shows its state.
 
+mod check;
 mod cli;
 mod netlink;
 mod state;
@@ -61,9 +62,14 @@ fn report(err: &Error, as_json: bool) {
 }
 
 fn run(cli: &Cli) -> Result<ExitCode, Error> {
-    let kernel = &mut Connection::open()?;
     let json = cli.json;
+    // This one has to do without the modules, if need be.
+    if matches!(cli.command, Command::Check) {
+        return check::run(json);
+    }
+    let kernel = &mut Connection::open()?;
     match &cli.command {
+        Command::Check => check::run(json),
         Command::Service(cli::Service::Add { at, mode }) => {
             let mode = match mode {
                 Mode::Rare => uapi::mode::RARE,

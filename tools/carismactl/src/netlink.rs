@@ -246,6 +246,7 @@ impl ParseableParametrized<[u8], GenlHeader> for Body {
 pub struct Connection {
     socket: Socket,
     family: u16,
+    version: u32,
     sequence: u32,
 }
 
@@ -267,13 +268,19 @@ impl Connection {
         let mut connection = Self {
             socket,
             family: 0,
+            version: 0,
             sequence: 0,
         };
-        connection.family = connection.find_family()?;
+        connection.find_family()?;
         Ok(connection)
     }
 
-    fn find_family(&mut self) -> Result<u16, Error> {
+    /// The version that the kernel's family has.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    fn find_family(&mut self) -> Result<(), Error> {
         let ask = GenlMessage::from_payload(GenlCtrl {
             cmd: GenlCtrlCmd::GetFamily,
             nlas: vec![GenlCtrlAttrs::FamilyName(uapi::FAMILY.to_owned())],
@@ -285,13 +292,16 @@ impl Connection {
             })) => return Err(Error::NotLoaded),
             answer => answer?,
         };
-        let mut attrs = answer.bodies.into_iter().flat_map(|ctrl| ctrl.nlas);
-        attrs
-            .find_map(|attr| match attr {
-                GenlCtrlAttrs::FamilyId(id) => Some(id),
-                _ => None,
-            })
-            .ok_or_else(|| Error::Malformed("the family has no number".to_owned()))
+        let mut id = None;
+        for attr in answer.bodies.into_iter().flat_map(|ctrl| ctrl.nlas) {
+            match attr {
+                GenlCtrlAttrs::FamilyId(value) => id = Some(value),
+                GenlCtrlAttrs::Version(value) => self.version = value,
+                _ => {}
+            }
+        }
+        self.family = id.ok_or_else(|| Error::Malformed("the family has no number".to_owned()))?;
+        Ok(())
     }
 
     /// Asks for something to be done, and returns what came in answer.

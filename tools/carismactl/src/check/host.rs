@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Interfaces, settings and ways of this network namespace.
+
+use nix::{
+    errno::Errno,
+    ifaddrs::getifaddrs,
+    poll::{poll, PollFd, PollFlags, PollTimeout},
+    sys::socket::{
+        bind, connect, getsockopt, socket, sockopt::SocketError, AddressFamily, SockFlag, SockType,
+        SockaddrIn,
+    },
+};
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    os::fd::{AsFd, AsRawFd},
+};
+
+/// Milliseconds that another node may take to answer.
+const PATIENCE_MS: u16 = 1_000;
+
+/// An address of an interface.
+#[derive(Debug)]
+pub struct Interface {
+    pub name: String,
+    pub addr: IpAddr,
+    pub mtu: u32,
+}
+
+/// All addresses of all interfaces.
+pub fn interfaces() -> io::Result<Vec<Interface>> {
+    Ok(getifaddrs()?
+        .filter_map(|it| {
+            let addr = it.address?;
+            let ipv4 = addr.as_sockaddr_in().map(|it| IpAddr::from(it.ip()));
+            let addr = ipv4.or_else(|| Some(addr.as_sockaddr_in6()?.ip().into()))?;
+            let mtu = number(&format!("/sys/class/net/{}/mtu", it.interface_name));
+            Some(Interface {
+                mtu: mtu.unwrap_or(0),
+                name: it.interface_name,
+                addr,
+            })
+        })
+        .collect())
+}
+
+fn number(path: &str) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The value of a kernel parameter.
+pub fn sysctl(name: &str) -> Option<String> {
+    let value = fs::read_to_string(format!("/proc/sys/{name}")).ok()?;
+    Some(value.trim().to_owned())
+}
+
+/// What the reverse path filter of an interface is: the kernel takes the larger of two settings.
+pub fn rp_filter(interface: &str) -> u32 {
+    let of = |name| number(&format!("/proc/sys/net/ipv4/conf/{name}/rp_filter")).unwrap_or(0);
+    of("all").max(of(interface))
+}
+
+/// Our own address on the way to another.
+pub fn way_to(addr: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = match addr {
+        IpAddr::V4(_) => [0; 4].into(),
+        IpAddr::V6(_) => [0; 16].into(),
+    };
+    // It sends nothing: the port is any.
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((addr, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// Tries to connect from an address of ours, as the control connection does.
+pub fn reach(from: IpAddr, to: SocketAddr) -> io::Result<()> {
+    let (IpAddr::V4(from), SocketAddr::V4(to)) = (from, to) else {
+        return Err(Errno::EAFNOSUPPORT.into());
+    };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let sock = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+    let [a, b, c, d] = from.octets();
+    bind(sock.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0))?;
+    match connect(sock.as_raw_fd(), &SockaddrIn::from(to)) {
+        Err(Errno::EINPROGRESS) => {}
+        result => return Ok(result?),
+    }
+    let mut fds = [PollFd::new(sock.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut fds, PollTimeout::from(PATIENCE_MS))? == 0 {
+        return Err(Errno::ETIMEDOUT.into());
+    }
+    match getsockopt(&sock, SocketError)? {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
