@@ -17,7 +17,7 @@ struct net;
 #define CARISMA_NAME_LEN	16	/* bytes of a node's name, padded with zeroes */
 
 /* Changes whenever this file does; both modules must come from one build. */
-#define CARISMA_MSG_ABI		2
+#define CARISMA_MSG_ABI		3
 
 /*
  * A connection, as the TCP of this node sees it. IPv4 addresses are v4-mapped (RFC 4291, section
@@ -64,6 +64,9 @@ enum carisma_msg_kind {
 	 * CONN_RES: append the withheld child to the accept queue. Softirq or process context.
 	 * -ENOENT if there is none.
 	 * CONN_DISCARD: free the withheld child, which has just been reset. Same context.
+	 * CONN_ANSWER: answer the client with the HTTP status "value" (a carisma_core::answer), and
+	 * close; TCP is about to get what the client sent. Same context. -ENOENT if there is no
+	 * child; -ENOBUFS at the bound, and then it is freed, with a reset.
 	 * RECORD_REQ: copy the record and queue it for "node". Softirq. -ENOTCONN if the peer is
 	 * down, -ENOBUFS at the bound.
 	 * SERVICE_ADD, SERVICE_DEL: connections to tuple.local and tuple.local_port are, or are no
@@ -78,6 +81,7 @@ enum carisma_msg_kind {
 	CARISMA_SERVICE_DEL,
 	CARISMA_NODE_ADD,
 	CARISMA_NODE_DEL,
+	CARISMA_CONN_ANSWER,
 };
 
 struct carisma_msg {

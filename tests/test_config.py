@@ -323,7 +323,7 @@ def test_namespaces_are_separate(site: Cluster, node: Node) -> None:
     node.run(f'echo 1000 >{knob}')
     node.ctl('drain')
     assert everything(other) == {'service': [], 'node': [], 'rule': []}
-    assert other.run(['cat', knob]).out == '16384\n'
+    assert other.run(['cat', knob]).out == '32768\n'
     assert ynl(other, [['do', 'drain-get', {}]]) == [
         {'answer': {'handed-off-out': 0, 'handed-off-in': 0}}]
     many(other, [f'service add {VIP}', 'node add en 10.0.0.1'])

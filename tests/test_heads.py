@@ -3,9 +3,10 @@
 
 import pytest
 
-from checks import request, served
+from checks import gone, request, served
 from harness.inside.documents import document
 from harness.running import Cluster, wait_for
+from harness.sockets import Socket
 
 BOTH = pytest.mark.parametrize('language', ('en', 'fr'))
 
@@ -141,30 +142,76 @@ def test_no_http(fresh: Cluster) -> None:
     assert fresh['fr'].stats()['handoffs_in'] == 0
 
 
-def test_too_long_a_head(fresh: Cluster) -> None:
-    """Beyond the limit the local server has its say."""
-    sock = fresh.client.connect(fresh['en'].vip)
-    sock.send(request('/fr/1k', **{
-        f'X-{number}': 'x' * 7000 for number in range(5)}))
-    answer = sock.response()
-    assert (answer.status, answer.node) == (400, 'en')
-    assert fresh['en'].stats()['heads_too_long'] == 1
+@BOTH
+def test_16k_of_cookies(cluster: Cluster, language: str) -> None:
+    """As much as servers take if they are told to."""
+    sock = cluster.client.connect(cluster['en'].vip)
+    sock.send(request(f'/{language}/1k', **{
+        f'X-{number}': 'x' * 4096 for number in range(4)}))
+    served(sock.response(), language, '1k')
     sock.close()
 
 
+def answered(sock: Socket, status: int) -> None:
+    """That is the status, and the connection ends in order, not by RST."""
+    answer = sock.response()
+    assert (answer.status, answer.node, answer.size) == (status, '', 0)
+    assert sock.receive().size == 0
+    sock.close()
+
+
+@pytest.mark.parametrize('more', (0, 1 << 18))
+def test_too_long_a_head(fresh: Cluster, more: int) -> None:
+    """Beyond the limit it is answered 431, even to a client that goes on
+    sending; nothing of it is left."""
+    front = fresh['en']
+    sock = fresh.client.connect(front.vip)
+    sock.send(request('/fr/1k', **{
+        f'X-{number}': 'x' * 7000 for number in range(5)}) + b'x' * more)
+    answered(sock, 431)
+    stats = front.stats()
+    assert (stats['heads_too_long'], stats['connections_answered']) == (1, 1)
+    gone(front, 'sport = :80')
+    assert front.stats()['withheld'] == 0
+    served(fresh.client.curl.get(fresh.url('en', '/fr/1k')), 'fr', '1k')
+
+
 def test_head_that_stops(fresh: Cluster) -> None:
-    """A head that is not whole in time is left to the local server, which
-    still gets every byte of it."""
+    """A head that is not whole in time is answered 408."""
     front = fresh['en']
     front.knob('head_timeout_ms', 1000)
     raw = request('/fr/1k')
     sock = fresh.client.connect(front.vip)
     sock.send(raw[:9], delay=0.1)
     sock.send(raw[9:20])
-    wait_for(lambda: front.stats()['heads_timed_out'] == 1, 'it is too late')
-    sock.send(raw[20:])
+    answered(sock, 408)
+    stats = front.stats()
+    assert (stats['heads_timed_out'], stats['heads_absent']) == (1, 0)
+
+
+def test_head_that_never_comes(fresh: Cluster) -> None:
+    """A connection without a byte is left to the local server."""
+    front = fresh['en']
+    front.knob('head_timeout_ms', 1000)
+    sock = fresh.client.connect(front.vip)
+    wait_for(lambda: front.stats()['heads_absent'] == 1, 'it is too late')
+    sock.send(request('/fr/1k'))
     served(sock.response(), 'en', '1k')
     sock.close()
+    assert front.stats()['connections_answered'] == 0
+
+
+def test_unload_while_answers_linger(fresh: Cluster) -> None:
+    """The modules go although clients have not closed yet; the answer
+    is whole all the same."""
+    front = fresh['en']
+    sock = fresh.client.connect(front.vip)
+    sock.send(request('/fr/1k', **{
+        f'X-{number}': 'x' * 7000 for number in range(5)}))
+    wait_for(lambda: front.stats()['connections_answered'] == 1,
+             'it is answered')
+    fresh.unload()
+    answered(sock, 431)
 
 
 def test_too_many_flows(fresh: Cluster) -> None:

@@ -61,10 +61,14 @@ counters! {
         HandoffsInAborted = c"handoffs_in_aborted",
         /// A request head was not HTTP, or ambiguous. It was left to the local server.
         HeadsBad = c"heads_bad",
-        /// A request head was longer than `head_max`. It was left to the local server.
+        /// A request head was longer than `head_max`. It was answered 431, and the connection closed.
         HeadsTooLong = c"heads_too_long",
-        /// A request head was not whole within `head_timeout_ms`. It was left to the local server.
+        /// A request head began, but was not whole within `head_timeout_ms`. It was answered 408, and
+        /// the connection closed.
         HeadsTimedOut = c"heads_timed_out",
+        /// No byte of a request came within `head_timeout_ms`. The connection was left to the local
+        /// server.
+        HeadsAbsent = c"heads_absent",
         /// A packet of a client was forwarded to the back end.
         PacketsForwarded = c"packets_forwarded",
         /// A packet of a client was translated for this back end's TCP.

@@ -11,6 +11,7 @@ use crate::{
     trace::{event, FRONT},
 };
 use carisma_core::{
+    answer::Answer,
     front::{Front, Input, Phase},
     http::{self, Scan, Scanned},
     tcp::{self, flag},
@@ -70,6 +71,8 @@ enum Decision {
     Wait,
     /// It is served here.
     Local(Counter),
+    /// It is answered here, and the connection closed.
+    Answer(Answer, Counter),
     /// That node is to serve it.
     Remote(u32, ([u8; 4], u16)),
 }
@@ -242,6 +245,11 @@ impl State {
                 // TCP gets the segment itself, unless all that it brings was held.
                 (fin || !whole).then_some(skb)
             }
+            Decision::Answer(answer, counter) => {
+                self.front_decided(flow, counter);
+                self.front_answer(flow, inner, answer, ctx);
+                (fin || !whole).then_some(skb)
+            }
             Decision::Remote(node, to) => {
                 self.trace_decided(flow, node, Counter::RequestsRemote);
                 if deciding.held.is_empty() {
@@ -318,18 +326,15 @@ impl State {
         fin: bool,
     ) -> Decision {
         let bad = Decision::Local(Counter::HeadsBad);
+        let too_long = Decision::Answer(Answer::TooLarge, Counter::HeadsTooLong);
         match scan.advance(bytes) {
-            Scanned::Head(len) if len > self.knobs.head_max() => {
-                Decision::Local(Counter::HeadsTooLong)
-            }
+            Scanned::Head(len) if len > self.knobs.head_max() => too_long,
             Scanned::Head(len) => match bytes.get(..len).map(http::Head::parse) {
                 Some(Ok(head)) => self.route(key, front, &head),
                 _ => bad,
             },
             Scanned::Partial if fin => bad,
-            Scanned::Partial if bytes.len() >= self.knobs.head_max() => {
-                Decision::Local(Counter::HeadsTooLong)
-            }
+            Scanned::Partial if bytes.len() >= self.knobs.head_max() => too_long,
             Scanned::Partial => Decision::Wait,
             Scanned::Bad(_) => bad,
         }
@@ -365,15 +370,42 @@ impl State {
 
     /// The request is this node's own: the server gets the connection, TCP what is held of it. The
     /// flow ends.
-    fn front_local(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, ctx: &PacketContext) {
+    fn front_local(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
+        self.front_leave(flow, inner, ctx, |key| {
+            lower::put(&self.net, kind::CONN_RES, key)
+        });
+    }
+
+    /// The request is answered here, without a server. TCP gets what is held, so as to acknowledge
+    /// it and all that follows. The flow ends.
+    fn front_answer(
+        &self,
+        flow: &FlowRef,
+        inner: InnerGuard<'_>,
+        answer: Answer,
+        ctx: &PacketContext,
+    ) {
+        self.front_leave(flow, inner, ctx, |key| {
+            lower::answer(&self.net, answer, key)
+        });
+    }
+
+    /// The connection is this node's own: UTCP is told so, TCP gets what is held of it. The flow
+    /// ends.
+    fn front_leave(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        ctx: &PacketContext,
+        tell: impl FnOnce(&Tuple) -> Result,
+    ) {
         let was = core::mem::replace(&mut inner.stage, Stage::Gone);
         let mut parked = core::mem::take(&mut inner.parked);
         drop(inner);
         self.forget(flow);
         if let Stage::Deciding(deciding) | Stage::Asked(deciding) = was {
-            // Without UTCP, or with a socket that has been closed meanwhile, there is nothing to be
-            // released.
-            let _ = lower::put(&self.net, kind::CONN_RES, flow.key());
+            // Without UTCP, or with a socket that has been closed meanwhile, it is TCP's alone.
+            let _ = tell(flow.key());
             self.stream_to_tcp(
                 flow,
                 &deciding.held,
@@ -660,8 +692,13 @@ impl State {
     pub(crate) fn front_timer(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
         match &inner.stage {
             Stage::Deciding(deciding) if deciding.front.phase() == Phase::Head => {
-                self.front_decided(flow, Counter::HeadsTimedOut);
-                self.front_local(flow, inner, ctx);
+                if deciding.held.is_empty() {
+                    self.front_decided(flow, Counter::HeadsAbsent);
+                    self.front_local(flow, inner, ctx);
+                } else {
+                    self.front_decided(flow, Counter::HeadsTimedOut);
+                    self.front_answer(flow, inner, Answer::Timeout, ctx);
+                }
             }
             Stage::Asked(deciding) => {
                 self.counters.count(Counter::HandoffsTimedOut);

@@ -53,7 +53,7 @@ impl Knob {
         let (name, min, max, default) = match self {
             Self::HeadTimeoutMs => (c"head_timeout_ms", 100, 600_000, 10_000),
             Self::HandoffTimeoutMs => (c"handoff_timeout_ms", 10, 60_000, 1_000),
-            Self::HeadMax => (c"head_max", 256, 32_768, 16_384),
+            Self::HeadMax => (c"head_max", 256, 32_768, 32_768),
             Self::FlowsMax => (c"flows_max", 0, 16_777_216, 262_144),
             Self::PeerTimeoutMs => (c"peer_timeout_ms", 1_000, 3_600_000, 30_000),
         };

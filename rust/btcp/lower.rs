@@ -9,6 +9,7 @@ use crate::{
     trace::event,
 };
 use carisma_core::{
+    answer::Answer,
     tuple::Tuple,
     wire::{Body, Record},
 };
@@ -86,6 +87,16 @@ pub(crate) fn steadily<R>(change: impl FnOnce(&Steady) -> R) -> R {
 /// Sends UTCP a message about a connection, which does not sleep. No lock of a flow is held.
 pub(crate) fn put(net: &Net, kind: Kind, tuple: &Tuple) -> Result {
     UPPER.put(net, Msg::about(kind, tuple)).map(drop)
+}
+
+/// Has UTCP answer a connection. No lock of a flow is held. Errors: `ENOBUFS` when it was reset
+/// instead; others when there is no such connection.
+pub(crate) fn answer(net: &Net, answer: Answer, tuple: &Tuple) -> Result {
+    let msg = Msg {
+        value: answer.status().into(),
+        ..Msg::about(kind::CONN_ANSWER, tuple)
+    };
+    UPPER.put(net, msg).map(drop)
 }
 
 /// Queues a record for a node. Any context.

@@ -2,14 +2,15 @@
 
 //! TCP sockets of the kernel's own, for one thread that never blocks in them.
 //!
-//! They do not keep their namespace, so they must be gone before it is: dropping one ends its
-//! connection with RST, and leaves nothing behind.
+//! Those that are made here do not keep their namespace, so they must be gone before it is: dropping
+//! one ends its connection with RST, and leaves nothing behind.
 //!
 //! C header: [`include/linux/net.h`](srctree/include/linux/net.h)
 
 use crate::{
     bindings,
     kthread::Bell,
+    listener::Held,
     pernet::Net,
     sock::{
         Sock,
@@ -20,7 +21,10 @@ use carisma_core::tuple::{
     v4_of,
     Addr, //
 };
-use core::ptr::NonNull;
+use core::{
+    mem::ManuallyDrop,
+    ptr::NonNull, //
+};
 use kernel::{
     error::to_result,
     ffi::c_int,
@@ -92,6 +96,57 @@ impl Socket {
         // SAFETY: The socket is valid, and the address has 16 bytes.
         to_result(unsafe { bindings::ksock_bind(this.as_ptr(), addr.as_ptr(), port) })?;
         Ok(this)
+    }
+
+    /// Accepts a child that was withheld; gives it back without memory. Process context.
+    pub fn accepted(held: Held) -> Result<Self, Held> {
+        let family = match held.is_inet6() {
+            true => bindings::AF_INET6,
+            false => bindings::AF_INET,
+        };
+        let mut sock = core::ptr::null_mut();
+        // SAFETY: `sock` takes the answer.
+        let err = unsafe {
+            bindings::sock_create_lite(
+                // CAST: Families, types and protocols are small numbers.
+                family as c_int,
+                bindings::sock_type_SOCK_STREAM as c_int,
+                bindings::IPPROTO_TCP as c_int,
+                &raw mut sock,
+            )
+        };
+        match NonNull::new(sock) {
+            Some(sock) if err == 0 => {
+                // SAFETY: It was just made.
+                unsafe { held.accept(sock.as_ptr()) };
+                // INVARIANT: It has a `sock` now.
+                Ok(Self { sock, watch: None })
+            }
+            _ => Err(held),
+        }
+    }
+
+    /// Sends no more.
+    pub fn shutdown(&self) {
+        let how = bindings::sock_shutdown_cmd_SHUT_WR;
+        // SAFETY: The socket is valid. An error says that the connection has ended.
+        let _ = unsafe { bindings::kernel_sock_shutdown(self.as_ptr(), how) };
+    }
+
+    /// Drops up to `max` bytes of what was received; `false` at the end of the stream, or of the
+    /// connection.
+    pub fn drain(&self, max: usize) -> bool {
+        // SAFETY: The socket is valid.
+        let n = unsafe { bindings::ksock_drain(self.as_ptr(), max) };
+        n > 0 || n == EAGAIN.to_errno()
+    }
+
+    /// Closes it as a process does: TCP sends what is left to be sent, by itself.
+    pub fn close(self) {
+        let mut this = ManuallyDrop::new(self);
+        this.unwatch();
+        // SAFETY: By the type invariant; nobody else has it, and it is not dropped.
+        unsafe { bindings::sock_release(this.as_ptr()) };
     }
 
     fn as_ptr(&self) -> *mut bindings::socket {

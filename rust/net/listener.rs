@@ -305,6 +305,22 @@ impl Held {
         }
     }
 
+    /// Gives the child to a socket, as `accept()` does. Process context, may sleep.
+    ///
+    /// # Safety
+    ///
+    /// `sock` must be a new socket of TCP's type that has no protocol and no child yet.
+    pub(crate) unsafe fn accept(self, sock: *mut bindings::socket) {
+        // SAFETY: By the type invariant, and the caller says the rest: the child's reference goes
+        // to the socket, that to the request ends.
+        unsafe { bindings::reqsk_accept(self.0.as_ptr(), sock) };
+    }
+
+    /// The child's address family.
+    pub(crate) fn is_inet6(&self) -> bool {
+        self.child().is_inet6()
+    }
+
     /// Closes the child, with RST if it is still open. Process context, may sleep.
     pub fn discard(self) {
         // SAFETY: By the type invariant, the references of which end here.

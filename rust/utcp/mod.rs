@@ -11,6 +11,7 @@
 //! one place only, where a child is appended to the accept queue. The writers' mutex of `services`
 //! is taken before any of them, in process context.
 
+mod answer;
 mod control;
 mod counters;
 mod listener;
@@ -19,6 +20,7 @@ mod service;
 mod withheld;
 
 use self::{
+    answer::Answers,
     control::Control,
     counters::{
         Counter,
@@ -42,7 +44,10 @@ use self::{
         Withheld, //
     },
 };
-use carisma_core::tuple::Tuple;
+use carisma_core::{
+    answer::Answer,
+    tuple::Tuple, //
+};
 use carisma_net::{
     below, impl_has_work,
     kthread::Thread,
@@ -116,6 +121,8 @@ enum Todo {
     Retry,
     /// Free children.
     Discard,
+    /// Answer children, and see to those that were answered.
+    Answer,
 }
 
 /// UTCP is being unloaded: no child is withheld any more.
@@ -134,7 +141,7 @@ struct Config {
 pub(crate) struct Ns {
     #[pin]
     work: Work<Self>,
-    todo: [Atomic<bool>; 4],
+    todo: [Atomic<bool>; 5],
     net: NetRef,
     counters: Counters,
     #[pin]
@@ -145,6 +152,8 @@ pub(crate) struct Ns {
     withheld: Table<Withheld>,
     #[pin]
     discards: SpinLockBh<HeldQueue>,
+    #[pin]
+    answers: Answers,
     peers: Arc<Peers>,
 }
 
@@ -161,7 +170,7 @@ impl PerNet for Ns {
         let ns = KBox::pin_init(
             try_pin_init!(Self {
                 work <- Work::new(),
-                todo: [const { Atomic::new(false) }; 4],
+                todo: [const { Atomic::new(false) }; 5],
                 services <- new_published!(
                     Services::of(&[])?,
                     Config {
@@ -173,6 +182,7 @@ impl PerNet for Ns {
                 listeners <- new_spinlock_bh!(KVec::new(), "carisma_listeners"),
                 withheld <- Table::new(&net),
                 discards <- new_spinlock_bh!(HeldQueue::new(), "carisma_discards"),
+                answers <- Answers::new(),
                 peers: Peers::new()?,
                 counters: Counters::new(net.clone()),
                 net,
@@ -195,6 +205,7 @@ impl PerNet for Ns {
         }
         self.work.disable();
         self.discard_all();
+        self.answers.finish(&self.counters);
     }
 
     fn exit(&self) {
@@ -250,6 +261,9 @@ impl Ns {
         if self.is_left(Todo::Discard) {
             self.discard_all();
         }
+        if self.is_left(Todo::Answer) && self.answers.run(&self.counters) {
+            self.put_off(Todo::Answer, Some(answer::POLL_MS));
+        }
         if self.is_left(Todo::Retry) {
             self.retry();
         }
@@ -284,6 +298,21 @@ impl Ns {
     fn discard(&self, held: Held) {
         self.discards.lock().push(held);
         self.put_off(Todo::Discard, None);
+    }
+
+    /// Leaves a child to be answered. At the bound it is reset. Any context.
+    fn answer(&self, held: Held, answer: Answer) -> Result<u32> {
+        match self.answers.push(held, answer) {
+            Ok(()) => {
+                self.put_off(Todo::Answer, None);
+                Ok(0)
+            }
+            Err(held) => {
+                self.counters.count(Counter::ConnectionsAnsweredLimit);
+                self.discard(held);
+                Err(ENOBUFS)
+            }
+        }
     }
 
     /// Tries the accept queues that were full.
@@ -489,6 +518,8 @@ impl Ns {
                         self.discard(held);
                         self.counters.count(Counter::ConnectionsDiscarded);
                     }
+                    // At the bound it was discarded, and counted.
+                    Fate::Answer(answer) => drop(self.answer(held, answer)),
                 }
             }
             None => {
@@ -576,6 +607,10 @@ impl Ns {
                     self.withheld.remove(&entry);
                     self.counters.count(Counter::ConnectionsDiscarded);
                     self.discard(held);
+                }
+                Fate::Answer(answer) => {
+                    self.withheld.remove(&entry);
+                    return self.answer(held, answer);
                 }
             },
         }
@@ -675,6 +710,10 @@ impl carisma_net::link::Put for Upper {
         match msg.kind {
             kind::CONN_RES => ns.decide(&msg.tuple, Fate::Release),
             kind::CONN_DISCARD => ns.decide(&msg.tuple, Fate::Discard),
+            kind::CONN_ANSWER => {
+                let answer = Answer::of(msg.value).ok_or(EINVAL)?;
+                ns.decide(&msg.tuple, Fate::Answer(answer))
+            }
             kind::RECORD_REQ => ns.record(msg),
             kind::SERVICE_ADD => ns.add_service(Service::of(&msg.tuple)),
             kind::SERVICE_DEL => ns.del_service(Service::of(&msg.tuple)),

@@ -6,6 +6,7 @@ use crate::utcp::{
     listener::Listener,
     Ns, //
 };
+use carisma_core::answer::Answer;
 use carisma_net::{
     listener::Held,
     lock::{
@@ -31,6 +32,8 @@ pub(crate) enum Fate {
     Release,
     /// Free it.
     Discard,
+    /// Answer it, and close it.
+    Answer(Answer),
 }
 
 /// How far a child has come.
@@ -145,8 +148,8 @@ impl Withheld {
         match replace(&mut state.phase, Phase::Gone) {
             Phase::Gone => Taken::Never,
             Phase::Settled(held) => Taken::Now(held),
-            // What frees the child waits for its lock, and so for TCP.
-            Phase::Unsettled(held) if fate == Fate::Discard => Taken::Now(held),
+            // What frees or answers the child waits for its lock, and so for TCP.
+            Phase::Unsettled(held) if fate != Fate::Release => Taken::Now(held),
             phase => {
                 state.phase = phase;
                 state.fate = Some(fate);

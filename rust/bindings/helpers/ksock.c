@@ -82,6 +82,15 @@ int carisma_helper_ksock_recv(struct socket *sock, void *data, size_t len)
 	return kernel_recvmsg(sock, &msg, &vec, 1, len, msg.msg_flags);
 }
 
+/* Drop what was received; how much, 0 at the end of the stream. */
+int carisma_helper_ksock_drain(struct socket *sock, size_t len)
+{
+	struct msghdr msg = { .msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL | MSG_TRUNC };
+	struct kvec vec = {};
+
+	return kernel_recvmsg(sock, &msg, &vec, 0, len, msg.msg_flags);
+}
+
 int carisma_helper_ksock_send(struct socket *sock, const void *data, size_t len)
 {
 	struct msghdr msg = { .msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL };

@@ -4,6 +4,8 @@
  * rust/net/listener.rs.
  */
 #include <linux/netdevice.h>
+#include <linux/net.h>
+#include <net/inet_common.h>
 #include <net/inet_connection_sock.h>
 #include <net/inet_hashtables.h>
 #include <net/mptcp.h>
@@ -135,6 +137,25 @@ void carisma_helper_reqsk_discard(struct request_sock *req)
 	sock_no_linger(req->sk);
 	tcp_close(req->sk, 0);
 	req->sk = NULL;
+	sock_gen_put(req_to_sk(req));
+}
+
+/*
+ * Make the child a socket of the kernel's own, as accept() does it for a process, and let go of the
+ * request. "sock" is a socket without a protocol yet. Process context.
+ */
+void carisma_helper_reqsk_accept(struct request_sock *req, struct socket *sock)
+{
+	struct sock *sk = req->sk;
+
+	carisma_reqsk_unmark(req);
+	req->sk = NULL;
+	inet_init_csk_locks(sk);
+	sock->ops = sk->sk_family == AF_INET6 ? &inet6_stream_ops : &inet_stream_ops;
+	/* TCP may still be at work on the handshake's last segment. */
+	lock_sock(sk);
+	__inet_accept(sock, sock, sk);
+	release_sock(sk);
 	sock_gen_put(req_to_sk(req));
 }
 

@@ -91,6 +91,11 @@ counters! {
         ConnectionsGivenBack = c"connections_given_back",
         /// A withheld connection was discarded: another node has it, or the client reset it.
         ConnectionsDiscarded = c"connections_discarded",
+        /// A withheld connection was answered here and closed, without a server.
+        ConnectionsAnswered = c"connections_answered",
+        /// A withheld connection was to be answered, but was reset: as many were being answered as
+        /// may be, or there was no memory.
+        ConnectionsAnsweredLimit = c"connections_answered_limit",
         /// A withheld connection ended by itself, with a reset or a time-out.
         ConnectionsDied = c"connections_died",
         /// A withheld connection was discarded, because nobody listened any more.

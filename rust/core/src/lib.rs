@@ -17,6 +17,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod answer;
 pub mod back;
 pub mod counters;
 pub mod csum;
