@@ -17,7 +17,8 @@ from harness.guest import SLOWNESS, Guest               # noqa: E402
 from harness.guests import GuestCluster                 # noqa: E402
 from harness.kernel import Kernel                       # noqa: E402
 from harness.namespaces import NamespaceCluster         # noqa: E402
-from harness.running import Cluster, Patience           # noqa: E402
+from harness.patience import Patience, patient          # noqa: E402
+from harness.running import Cluster                     # noqa: E402
 
 FAILED = pytest.StashKey[str]()
 
@@ -57,6 +58,8 @@ class Lab:
         """The guest's kernel, booted when it is first wanted."""
         if self._kernel is None:
             self._kernel = Kernel(Guest('lab', self.flavour).start())
+            if self.flavour == 'debug':
+                self._kernel.forget_leaks()
             self._kernel.messages()     # of the boot: no test caused them
         return self._kernel
 
@@ -92,11 +95,19 @@ class Lab:
             self._site.stop()
             self._site = None
 
+    def _leaks(self) -> List[str]:
+        if self._kernel and self.flavour == 'debug':
+            return self._kernel.leaks()
+        return []
+
     def close(self) -> List[str]:
-        """End everything in good order; what the kernel said to that."""
+        """End everything in good order; what the kernel said to that, and
+        what it has lost, with the modules loaded and after them."""
         try:
+            said = self._leaks()
             self._end_site()
-            return self._kernel.messages() if self._kernel else []
+            said += self._leaks()
+            return said + (self._kernel.messages() if self._kernel else [])
         finally:
             self.discard()
 
@@ -115,6 +126,10 @@ class Lab:
         if not self.plain and not cluster.ready:
             cluster.load()
             cluster.configure()
+            if Patience.factor > 1:
+                # A back end that is merely slow is not to be given up.
+                for node in cluster.nodes:
+                    node.knob('handoff_timeout_ms', int(patient(1000)))
 
     def dismiss(self, again: bool) -> None:
         """End the clusters in good order, but keep what can be used

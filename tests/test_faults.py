@@ -5,7 +5,8 @@ import pytest
 
 from checks import no_flows, request, served, unbroken
 from conftest import Lab
-from harness.running import Cluster, patient, wait_for
+from harness.patience import patient
+from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
 
 CLOSE = '-H "Connection: close"'

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Union
 
 from .paths import WORK
+from .patience import patient
 
 if TYPE_CHECKING:
     from .node import Node
@@ -68,7 +69,7 @@ class Curl:
             config += [f'url = "{url}"', f'output = "body.{number}"',
                        f'write-out = "%{{json}}%{{header_json}}{MARK}"']
         told = self._host.run(
-            SCRIPT.format(folder=folder, limit=limit,
+            SCRIPT.format(folder=folder, limit=patient(limit),
                           options=' '.join(more)),
             input='\n'.join(config) + '\n', timeout=limit + 20)
         return self._parse(told.out, urls)

@@ -20,6 +20,7 @@ REPORTS = re.compile(
     r'general protection|Call Trace|kmemleak|DEBUG_LOCKS|'
     r'possible (recursive|circular) locking|inconsistent lock state|'
     r'suspicious RCU|sleeping function|unregister_netdevice|refcount_t)\b')
+KMEMLEAK = '/sys/kernel/debug/kmemleak'
 
 
 class Kernel:
@@ -57,3 +58,18 @@ class Kernel:
             if record.level < INFO or REPORTS.search(record.text):
                 found.append(f'<{record.level}> {record.text}')
         return found
+
+    def forget_leaks(self) -> None:
+        """What was lost so far is not of interest, nor when the kernel would
+        look by itself."""
+        self.guest.run(
+            'mountpoint -q /sys/kernel/debug || '
+            'mount -t debugfs none /sys/kernel/debug; '
+            f'echo scan=off >{KMEMLEAK} && echo clear >{KMEMLEAK}')
+
+    def leaks(self) -> List[str]:
+        """What kmemleak says was lost. It takes two looks, and only tells of
+        what is older than 5 s (mm/kmemleak.c)."""
+        return self.guest.run(
+            f'set -e; for look in 1 2; do sleep 6; echo scan >{KMEMLEAK}; done; '
+            f'cat {KMEMLEAK}', timeout=120).out.splitlines()

@@ -9,17 +9,7 @@ from .cluster import ClusterSpec, Host, NodeSpec
 from .kernel import MODULES, Kernel
 from .node import Node
 from .paths import INSIDE, WORK
-
-
-class Patience:
-    """How much longer than usual things take in this run."""
-
-    factor = 1
-
-
-def patient(seconds: float) -> float:
-    """How long to allow for what usually takes no more than `seconds`."""
-    return seconds * Patience.factor
+from .patience import patient
 
 
 def wait_for(what: Callable[[], Any], text: str, timeout: float = 15,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from .paths import INSIDE
+from .patience import patient
 
 if TYPE_CHECKING:
     from .node import Node
@@ -99,7 +100,7 @@ class SocketHolder:
               ) -> Dict[str, Any]:
         """Have one thing done and wait until it is."""
         if order in ('connect', 'receive', 'some', 'response'):
-            arguments['timeout'] = timeout
+            arguments['timeout'] = patient(timeout)
         line = json.dumps({'do': order, **arguments})
         self._process.write(line.encode() + b'\n')
         answer = json.loads(self._process.readline(timeout + 10))
