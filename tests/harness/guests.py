@@ -38,10 +38,12 @@ class GuestLink(Link):
             self._port.weather[direction] = Weather()
 
     def netem(self, loss: float = 0, delay: float = 0, jitter: float = 0,
-              directions: Sequence[str] = DIRECTIONS) -> None:
+              directions: Sequence[str] = DIRECTIONS, duplicate: float = 0
+              ) -> None:
         self.touched = True
         for direction in directions:
-            self._port.weather[direction] = Weather(loss, delay, jitter)
+            self._port.weather[direction] = Weather(
+                loss, delay, jitter, duplicate)
 
 
 class GuestNode(Node):

@@ -49,9 +49,11 @@ class NamespaceLink(Link):
                 f'bridge link set dev {self._port} state forwarding'))))
 
     def netem(self, loss: float = 0, delay: float = 0, jitter: float = 0,
-              directions: Sequence[str] = DIRECTIONS) -> None:
+              directions: Sequence[str] = DIRECTIONS, duplicate: float = 0
+              ) -> None:
         self.touched = True
-        what = f'netem limit 10000 delay {delay}s {jitter}s loss {loss:%}'
+        what = (f'netem limit 10000 delay {delay}s {jitter}s '
+                f'loss {loss:%} duplicate {duplicate:%}')
         ends = {'to': self._at_switch(
                     f'tc qdisc replace dev {self._port} root {what}'),
                 'from': self._at_host(

@@ -45,6 +45,7 @@ http {{
             client_body_in_file_only on;
             proxy_pass_request_body off;
             proxy_set_header Content-Length "";
+            proxy_ignore_client_abort on;
             proxy_pass http://unix:{folder}/sink;
             add_header X-Node {node} always;
             add_header X-Body $request_body_file always;

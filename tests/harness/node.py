@@ -41,9 +41,10 @@ class Link(abc.ABC):
 
     @abc.abstractmethod
     def netem(self, loss: float = 0, delay: float = 0, jitter: float = 0,
-              directions: Sequence[str] = DIRECTIONS) -> None:
-        """Lose that share of the frames (0 to 1), delay the rest (seconds);
-        `to` the host, `from` it, or both."""
+              directions: Sequence[str] = DIRECTIONS, duplicate: float = 0
+              ) -> None:
+        """Lose that share of the frames (0 to 1), delay the rest (seconds),
+        deliver a share twice; `to` the host, `from` it, or both."""
 
 
 class Node(abc.ABC):

@@ -25,12 +25,17 @@ class Weather:
     loss: float = 0
     delay: float = 0
     jitter: float = 0
+    duplicate: float = 0
 
     def wait(self) -> Optional[float]:
         """How long a frame takes; None if it is lost."""
         if self.loss and random.random() < self.loss:
             return None
         return max(0, self.delay + random.uniform(-1, 1) * self.jitter)
+
+    def copies(self) -> int:
+        """How many come of a frame that is not lost."""
+        return 2 if self.duplicate and random.random() < self.duplicate else 1
 
 
 @dataclass
@@ -112,18 +117,21 @@ class Switch:
             target = self._learned.get(frame[:6])
             for other in ([target] if target else self.ports.values()):
                 if other is not port:
-                    self._send(other, frame, wait)
+                    for _ in range(port.weather['from'].copies()):
+                        self._send(other, frame, wait)
 
     def _send(self, port: Port, frame: bytes, waited: float) -> None:
         wait = port.weather['to'].wait()
         if port.cut or wait is None:
             return
-        if waited + wait > 0:
-            self._count += 1
-            heapq.heappush(self._late, (
-                time.monotonic() + waited + wait, self._count, port, frame))
-        else:
-            self._deliver(port, frame)
+        for _ in range(port.weather['to'].copies()):
+            if waited + wait > 0:
+                self._count += 1
+                heapq.heappush(self._late, (
+                    time.monotonic() + waited + wait, self._count, port,
+                    frame))
+            else:
+                self._deliver(port, frame)
 
     @staticmethod
     def _deliver(port: Port, frame: bytes) -> None:

@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Shape x option x failure, each compared with the same exchange without us.
+
+What is handed off comes in every combination of the first three axes; the
+others, and what is served where it arrives, are spread over these cases such
+that every pair of values of any two axes occurs. Exchanges that share option,
+failure, windows and offloads are carried out at the same time.
+
+The exchange to compare with is the same bytes sent, with no module loaded, to
+the node that should answer.
+"""
+
+import itertools
+import json
+from typing import Any, Dict, Iterator, List, Tuple
+
+import pytest
+
+from conftest import Lab
+from harness.inside.documents import document
+from harness.inside.exchange import SIZES
+from harness.node import Node
+from harness.pairs import Case, complete, product, uncovered
+from harness.paths import CHECKOUT, INSIDE
+from harness.running import Cluster, Patience, patient, wait_for
+
+AXES: Dict[str, Tuple[Any, ...]] = {
+    'failure': ('none', 'loss', 'reordering', 'duplicates', 'refused',
+                'down', 'cut', 'unheard'),
+    'option': ('all', 'no-timestamps', 'no-sack', 'no-scaling', 'none'),
+    'offload': ('on', 'off', 'software-checksums'),
+    'windows': ('equal', 'wider', 'narrower'),      # of the back end
+    'place': ('handed-off', 'local'),
+    'shape': ('whole', 'bytewise', 'halves', 'post', 'expect', 'chunked',
+              'pipelined', 'persistent', 'cookies', 'fin'),
+    'size': tuple(SIZES),           # of the answer, or of the body of an upload
+    'buffer': ('auto', 16_384),                     # of the client
+    'mss': ('link', 536),
+    'reaction': ('close', 'keep-alive'),            # of the server
+}
+SHARED = ('failure', 'option', 'offload', 'windows')
+
+# What en's counters say of each request that was to be handed off.
+EVIDENCE = {
+    'none': ('handoffs_accepted',),
+    'loss': ('handoffs_accepted',),
+    'reordering': ('handoffs_accepted',),
+    'duplicates': ('handoffs_accepted',),
+    'refused': ('handoffs_rejected',),
+    'down': ('requests_local_peer_down',),
+    'cut': ('handoffs_timed_out',),
+    'unheard': ('handoffs_timed_out',),
+}
+CLIENTS_LINK = {
+    'loss': {'loss': 0.02},
+    'reordering': {'delay': 0.004, 'jitter': 0.004},
+    'duplicates': {'duplicate': 0.1},
+}
+CONTROL = '''
+table ip control {{
+    chain in {{ type filter hook input priority 0; {inbound}; }}
+    chain out {{ type filter hook output priority 0; {outbound}; }}
+}}
+'''
+OFFLOADS = {
+    'on': {'tx': True, 'tso': True, 'gso': True, 'gro': True},
+    'off': {'tx': True, 'tso': False, 'gso': False, 'gro': False},
+    'software-checksums': {'tx': False, 'gro': True},
+}
+WINDOWS = {
+    'equal': None,
+    'wider': '4096 131072 67108864',
+    'narrower': '4096 16384 65535',
+}
+
+
+def make_table() -> List[Case]:
+    """All the cases, those that share a setting together."""
+    settings = complete(
+        product({axis: AXES[axis] for axis in ('failure', 'option')}),
+        {axis: AXES[axis] for axis in SHARED})
+    settings.sort(key=lambda setting: (
+        AXES['failure'].index(setting['failure']),
+        AXES['offload'].index(setting['offload'])))
+    shapes = itertools.cycle(AXES['shape'])
+    seeds: List[Case] = []
+    for setting in settings:
+        seeds += [{**setting, 'place': 'handed-off', 'shape': shape}
+                  for shape in AXES['shape']]
+        seeds += [{**setting, 'place': 'local', 'shape': next(shapes)}
+                  for _ in range(3)]
+        next(shapes)        # or each option would only meet some shapes
+    return complete(seeds, AXES)
+
+
+TABLE = make_table()
+
+
+def shared(case: Case) -> Tuple[Any, ...]:
+    """The setting of a case."""
+    return tuple(case[axis] for axis in SHARED)
+
+
+SETTINGS = list(dict.fromkeys(map(shared, TABLE)))
+
+
+def answers(case: Case) -> str:
+    """The node that is to answer."""
+    handed_off = (case['place'] == 'handed-off' and
+                  EVIDENCE[str(case['failure'])] == ('handoffs_accepted',))
+    return 'fr' if handed_off else 'en'
+
+
+def language(case: Case) -> str:
+    """The language that is asked for, whoever answers."""
+    return 'fr' if case['place'] == 'handed-off' else 'en'
+
+
+def alike(case: Case) -> Tuple[Any, ...]:
+    """What cases have in common that have the same exchange."""
+    return (answers(case), language(case), case['shape'], case['size'],
+            case['reaction'])
+
+
+class Exchanges:
+    """The program on the client that carries exchanges out."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._process = cluster.client.popen(
+            ['python3', '-S', f'{INSIDE}/exchange.py', str(Patience.factor)],
+            stdin=True)
+
+    def run(self, cases: List[Case], direct: bool = False
+            ) -> List[Dict[str, Any]]:
+        """Carry out all of these at once; `direct` asks the node that is to
+        answer instead of the one that would hand off."""
+        orders = [{**case, 'language': language(case), 'address':
+                   self._cluster[answers(case) if direct else 'en'].vip}
+                  for case in cases]
+        self._process.write(json.dumps(orders).encode() + b'\n')
+        return json.loads(self._process.readline(60))
+
+    def stop(self) -> None:
+        """End the program."""
+        self._process.kill()
+
+
+class Setting:
+    """The hosts, as the cases of one setting want them."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._offload = ''
+        self._windows = cluster['fr'].run(
+            ['sysctl', '-n', 'net.ipv4.tcp_rmem']).out.strip()
+
+    def make(self, failure: str, option: str, offload: str, windows: str
+             ) -> None:
+        """Make it so."""
+        off = {'all': (), 'none': ('timestamps', 'sack', 'window_scaling'),
+               'no-timestamps': ('timestamps',), 'no-sack': ('sack',),
+               'no-scaling': ('window_scaling',)}[option]
+        self._cluster.client.run(['sysctl', '-qw', *(
+            f'net.ipv4.tcp_{name}={int(name not in off)}' for name in
+            ('timestamps', 'sack', 'window_scaling'))])
+        self._cluster['fr'].run(['sysctl', '-qw', 'net.ipv4.tcp_rmem='
+                                 f'{WINDOWS[windows] or self._windows}'])
+        if offload != self._offload:
+            self._offload = offload
+            for host in self._cluster.hosts.values():
+                host.offload(**OFFLOADS[offload])
+        self._fail(failure)
+
+    def _fail(self, failure: str) -> None:
+        front, back = self._cluster['en'], self._cluster['fr']
+        if failure in CLIENTS_LINK:
+            self._cluster.client.link.netem(**CLIENTS_LINK[failure])
+        elif failure == 'refused':
+            back.nginx.stop()
+        elif failure == 'down':
+            self._control(back, 'tcp dport 7480 reject with tcp reset',
+                          'tcp dport 7480 reject with tcp reset')
+            back.run('ss -K sport = :7480 >/dev/null; '
+                     'ss -K dport = :7480 >/dev/null')
+            wait_for(lambda: not self._cluster.joined(front),
+                     'the control connection is down')
+        elif failure == 'cut':
+            self._control(back, 'tcp dport 7480 drop; tcp sport 7480 drop',
+                          'tcp dport 7480 drop; tcp sport 7480 drop')
+        elif failure == 'unheard':
+            self._control(front, f'ip saddr {back.address} '
+                          'tcp sport 7480 drop', '')
+
+    @staticmethod
+    def _control(node: Node, inbound: str, outbound: str) -> None:
+        node.nft(CONTROL.format(
+            inbound=inbound.replace('; ', '\n'),
+            outbound=outbound.replace('; ', '\n')))
+
+    def heal(self, failure: str) -> None:
+        """End a failure, and wait until nothing of it is left."""
+        front, back = self._cluster['en'], self._cluster['fr']
+        if failure in CLIENTS_LINK:
+            self._cluster.client.link.heal()
+        elif failure == 'refused':
+            back.nginx.start()
+        elif failure in ('down', 'cut', 'unheard'):
+            # A connection that lost much would be up again only after its
+            # next retransmission: a new one is there at once.
+            back.run('ss -K sport = :7480 >/dev/null')
+            for node in (front, back):
+                node.nft('')
+            for node in (front, back):
+                wait_for(lambda: self._cluster.joined(node), 'joined again')
+
+    def undo(self) -> None:
+        """As it was before the first."""
+        self.make('none', 'all', 'on', 'equal')
+
+
+class Results:
+    """What came of all exchanges."""
+
+    def __init__(self) -> None:
+        self.reference: Dict[Tuple[Any, ...], Dict[str, Any]] = {}
+        self.found: Dict[int, Dict[str, Any]] = {}
+        self.counted: Dict[Tuple[Any, ...], Dict[str, int]] = {}
+
+
+def run_reference(cluster: Cluster, results: Results) -> None:
+    """Carry out each different exchange with no module loaded."""
+    wanted = list({alike(case): case for case in TABLE}.items())
+    exchanges = Exchanges(cluster)
+    for at in range(0, len(wanted), 16):
+        part = wanted[at:at + 16]
+        told = exchanges.run([case for _, case in part], direct=True)
+        for (key, _), one in zip(part, told):
+            results.reference[key] = one
+    exchanges.stop()
+
+
+def run_table(cluster: Cluster, results: Results) -> None:
+    """Carry out all cases, setting by setting."""
+    cluster['en'].knob('handoff_timeout_ms', int(patient(5000)))
+    cluster['fr'].knob('handoff_timeout_ms', int(patient(5000)))
+    exchanges, setting = Exchanges(cluster), Setting(cluster)
+    for wanted in SETTINGS:
+        failure = wanted[0]
+        if failure in ('cut', 'unheard'):
+            cluster['en'].knob('handoff_timeout_ms', 500)
+        setting.make(*wanted)
+        before = cluster['en'].stats()
+        numbers = [number for number, case in enumerate(TABLE)
+                   if shared(case) == wanted]
+        told = exchanges.run([TABLE[number] for number in numbers])
+        results.found.update(zip(numbers, told))
+        after = cluster['en'].stats()
+        results.counted[wanted] = {
+            name: after[name] - before[name] for name in after}
+        setting.heal(failure)
+    setting.undo()
+    exchanges.stop()
+
+
+@pytest.fixture(scope='module')
+def results(session_lab: Lab) -> Iterator[Results]:
+    """The whole table, carried out once."""
+    found = Results()
+    cluster = session_lab.site()
+    cluster.end()
+    session_lab.once = True
+    run_reference(cluster, found)
+    session_lab.enable(cluster)
+    try:
+        run_table(cluster, found)
+    finally:
+        session_lab.dismiss(again=False)
+    yield found
+
+
+def test_every_pair_is_covered() -> None:
+    """The table is what the head of this file and the README say."""
+    assert not uncovered(TABLE, AXES)
+    with open(f'{CHECKOUT}/README.md', encoding='utf-8') as readme:
+        assert f'{len(TABLE)} exchanges' in readme.read()
+    full = {(case['shape'], case['option'], case['failure'])
+            for case in TABLE if case['place'] == 'handed-off'}
+    assert len(full) == (len(AXES['shape']) * len(AXES['option'])
+                         * len(AXES['failure']))
+
+
+def test_uncovered_pairs_are_noticed() -> None:
+    """A table that lacks a pair is told from one that has all."""
+    axes = {'a': (1, 2), 'b': (1, 2), 'c': (1, 2)}
+    table = complete(product({'a': (1, 2), 'b': (1, 2)}), axes)
+    assert not uncovered(table, axes)
+    assert uncovered(table[:3], axes)
+
+
+def test_reference_is_what_servers_answer(results: Results) -> None:
+    """What is compared with is no failure itself."""
+    for key, told in results.reference.items():
+        node, _, shape, size, reaction = key
+        wanted = {'pipelined': 2, 'persistent': 3, 'expect': 2}.get(shape, 1)
+        assert len(told['answers']) == wanted, (key, told)
+        first, last = told['answers'][0], told['answers'][-1]
+        assert last['status'] == 'HTTP/1.1 200 OK', (key, told)
+        assert ['X-Node', node] in last['headers'], (key, told)
+        assert told['ended'] == (
+            'closed' if reaction == 'close' or shape == 'fin' else 'open')
+        if shape in ('post', 'expect', 'chunked', 'fin'):
+            assert size == 'empty' or last['kept'], (key, told)
+        else:
+            assert first['size'] == len(document(node, size)), (key, told)
+
+
+@pytest.mark.parametrize('setting', SETTINGS, ids='-'.join)
+def test_it_failed_as_it_should(results: Results, setting: Tuple[str, ...]
+                                ) -> None:
+    """The failure took place, for each request that was to be handed off."""
+    counted = results.counted[setting]
+    count = sum(shared(case) == setting and case['place'] == 'handed-off'
+                for case in TABLE)
+    assert sum(counted[name] for name in EVIDENCE[setting[0]]) == count, (
+        {name: number for name, number in counted.items() if number})
+
+
+def name_of(case: Case) -> str:
+    """What a case is called."""
+    return '-'.join(str(case[axis]) for axis in AXES)
+
+
+@pytest.mark.parametrize('number', range(len(TABLE)), ids=[
+    name_of(case) for case in TABLE])
+def test_exchange(results: Results, number: int) -> None:
+    """Status lines, headers, bodies, their order, and how it ended: nothing
+    differs from the exchange without us."""
+    assert results.found[number] == results.reference[alike(TABLE[number])]
