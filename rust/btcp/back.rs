@@ -128,7 +128,11 @@ impl State {
         }
         {
             let rcu = rcu::read_lock();
-            if !self.config.snapshot(&rcu).is_endpoint(&key.local, port) {
+            let at = Endpoint {
+                addr: key.local,
+                port,
+            };
+            if !self.config.snapshot(&rcu).is_served(at) {
                 return Err(Reason::NoService);
             }
         }

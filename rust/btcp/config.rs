@@ -186,6 +186,8 @@ pub(crate) struct Snapshot {
     services: KVec<Arc<Service>>,
     /// At the place of its index less 1; there are gaps where nodes were deleted.
     nodes: KVec<Option<Arc<Node>>>,
+    /// Endpoints that are none any more. Connections that began there may go on.
+    retired: KVec<Endpoint>,
     /// Finds a service: at the place of its hash or, if that is taken, at the next free one. Twice as
     /// large as it need be, so that most packets of no service meet a free place at once.
     table: KVec<Option<(Endpoint, u16)>>,
@@ -198,6 +200,7 @@ impl Snapshot {
             generation: 1,
             services: KVec::new(),
             nodes: KVec::new(),
+            retired: KVec::new(),
             table: KVec::new(),
         }
     }
@@ -210,12 +213,18 @@ impl Snapshot {
     }
 
     /// Whether connections to this address and port may be ours: there is a service, or other nodes
-    /// forward to it. Any context.
+    /// forward to it, or that was so. Any context.
     pub(crate) fn is_endpoint(&self, addr: &[u8; 16], port: u16) -> bool {
         self.find(Endpoint { addr: *addr, port }).is_some()
     }
 
-    /// What the table has at an endpoint: the index of a service, or [`NO_SERVICE`].
+    /// Whether connections may begin to be ours here: as [`Snapshot::is_endpoint`], but for what was
+    /// so. Any context.
+    pub(crate) fn is_served(&self, at: Endpoint) -> bool {
+        self.find(at).is_some_and(|index| index != RETIRED)
+    }
+
+    /// What the table has at an endpoint: the index of a service, [`NO_SERVICE`] or [`RETIRED`].
     fn find(&self, at: Endpoint) -> Option<u16> {
         let mask = self.table.len().checked_sub(1)?;
         let mut place = at.hash() & mask;
@@ -232,13 +241,18 @@ impl Snapshot {
     /// Where connections to this node's TCP may be ours: at the services, and, at the ports of
     /// these, at the node's own address, by which other nodes forward what they hand to it.
     fn endpoints(&self) -> impl Iterator<Item = Endpoint> + '_ {
-        self.table.iter().flatten().map(|(at, _)| *at)
+        let served = self
+            .table
+            .iter()
+            .flatten()
+            .filter(|(_, index)| *index != RETIRED);
+        served.map(|(at, _)| *at)
     }
 
     /// The endpoints that another snapshot has not.
     fn endpoints_beyond(&self, other: &Self) -> Result<KVec<Endpoint>, AllocError> {
         let mut list = KVec::new();
-        for at in self.endpoints().filter(|at| other.find(*at).is_none()) {
+        for at in self.endpoints().filter(|at| !other.is_served(*at)) {
             list.push(at, GFP_KERNEL)?;
         }
         Ok(list)
@@ -302,17 +316,38 @@ impl Snapshot {
         for node in &self.nodes {
             new.nodes.push(node.clone(), GFP_KERNEL)?;
         }
+        new.retired.extend_from_slice(&self.retired, GFP_KERNEL)?;
         edit(&mut new)?;
+        new.retire(self)?;
         new.index()?;
         Ok(new)
     }
 
+    /// Keeps in mind what endpoints there were before and are no more.
+    fn retire(&mut self, before: &Self) -> Result<(), Refused> {
+        let mut retired = core::mem::take(&mut self.retired);
+        for at in before.endpoints() {
+            if !retired.contains(&at) {
+                retired.push(at, GFP_KERNEL)?;
+            }
+        }
+        retired.retain(|at| {
+            let is_service = self.place(*at).is_ok();
+            !is_service && !self.own_endpoints().any(|own| own == *at)
+        });
+        if retired.len() > RETIRED_MAX {
+            return Err(Refused::RetiredFull);
+        }
+        self.retired = retired;
+        Ok(())
+    }
+
     /// Makes the table anew.
     fn index(&mut self) -> Result<(), Refused> {
-        let size = match self.services.len() {
+        // Each service may bring an endpoint at the node's own address along.
+        let size = match 2 * self.services.len() + self.retired.len() {
             0 => 0,
-            // Each service may bring an endpoint at the node's own address along.
-            services => (4 * services).next_power_of_two(),
+            endpoints => (2 * endpoints).next_power_of_two(),
         };
         let mut table = KVec::with_capacity(size, GFP_KERNEL)?;
         for _ in 0..size {
@@ -322,7 +357,8 @@ impl Snapshot {
         let services = self.services.iter().zip(0u16..);
         let services = services.map(|(service, index)| (service.at, index));
         let own = self.own_endpoints().map(|at| (at, NO_SERVICE));
-        for (at, index) in Iterator::chain(services, own) {
+        let retired = self.retired.iter().map(|at| (*at, RETIRED));
+        for (at, index) in Iterator::chain(Iterator::chain(services, own), retired) {
             let mut place = at.hash() & mask;
             // The table has more places than there are endpoints.
             while let Some(Some((other, _))) = table.get(place) {
@@ -391,6 +427,8 @@ pub(crate) enum Refused {
     NoRule,
     /// The service has as many rules as it may have.
     RulesFull,
+    /// Connections go on at as many endpoints that were deleted as may be.
+    RetiredFull,
     /// Something failed that has nothing to do with the request.
     Failed(Error),
 }
@@ -412,6 +450,9 @@ impl Refused {
             Self::RuleExists => c"host, path: the service has a rule for these already",
             Self::NoRule => c"host, path: the service has no such rule",
             Self::RulesFull => c"host: the service has 256 rules, the most that are allowed",
+            Self::RetiredFull => {
+                c"addr: connections of 512 deleted services go on, drain them first"
+            }
             Self::Failed(_) => c"",
         }
     }
@@ -423,7 +464,7 @@ impl Refused {
             Self::LocalTaken | Self::RuleExists => EEXIST,
             Self::NoService | Self::NoNode | Self::NoTarget | Self::NoRule => ENOENT,
             Self::ServicesFull | Self::NodesFull | Self::RulesFull => ENOSPC,
-            Self::NodeInUse => EBUSY,
+            Self::NodeInUse | Self::RetiredFull => EBUSY,
             Self::Failed(err) => err,
         }
     }
@@ -444,10 +485,14 @@ impl From<Error> for Refused {
 // The texts name the limits.
 const _: () = assert!(SERVICES_MAX == 256 && NODES_MAX == 64 && RULES_MAX == 256);
 // Places of services are kept in 16 bits.
-const _: () = assert!(SERVICES_MAX <= NO_SERVICE as usize);
+const _: () = assert!(SERVICES_MAX <= RETIRED as usize);
 
 /// In the table: an endpoint that is none of a service's.
 const NO_SERVICE: u16 = u16::MAX;
+/// In the table: an endpoint that is none any more.
+const RETIRED: u16 = NO_SERVICE - 1;
+/// Endpoints that are none any more, of a namespace: as many as there can be at a time.
+const RETIRED_MAX: usize = 2 * SERVICES_MAX;
 
 /// What changes need to know of each other.
 struct Changes {
@@ -534,6 +579,25 @@ impl Config {
             Ok(())
         })?;
         publish(&mut writer, new, &announce)
+    }
+
+    /// Keeps of the endpoints that are none any more only those that `used` picks.
+    pub(crate) fn keep_retired(
+        &self,
+        used: impl FnOnce(&[Endpoint]) -> Result<KVec<Endpoint>>,
+    ) -> Result<(), Refused> {
+        let mut writer = self.current.write();
+        let before = writer.current();
+        if before.retired.is_empty() {
+            return Ok(());
+        }
+        let used = used(&before.retired)?;
+        let new = before.changed(|new| {
+            new.retired = used;
+            Ok(())
+        })?;
+        writer.replace(new);
+        Ok(())
     }
 
     /// Adds a node.

@@ -139,7 +139,7 @@ impl link::Put for Lower {
             }
             kind::LEAVE_REQ => {
                 state.withholding.store(false, Release);
-                state.give_up();
+                state.give_up(|_| true);
                 Ok(0)
             }
             kind::CONN_IND => Ok(state.on_child(&msg.tuple).into()),
@@ -272,10 +272,14 @@ impl State {
         });
     }
 
-    /// UTCP leaves: what is undecided is served here, what was not committed is given back.
-    fn give_up(&self) {
+    /// UTCP leaves these connections: what is undecided is served here, what was not committed is
+    /// given back. Process context.
+    pub(crate) fn give_up(&self, which: impl Fn(&Tuple) -> bool) {
         let ctx = PacketContext::enter();
         self.flows.for_each(|flow| {
+            if !which(flow.key()) {
+                return;
+            }
             let inner = flow.inner.lock();
             match inner.stage {
                 Stage::Deciding(_) | Stage::Asked(_) => self.front_give_up(flow, inner, &ctx),

@@ -235,7 +235,7 @@ fn service_del<'a>(request: &Request<'a>) -> Answer<'a> {
     let state = state(request.net())?;
     let at = service(request, CARISMA_A_SERVICE_ADDR, CARISMA_A_SERVICE_PORT)?;
     state
-        .configure(|config, tell| config.del_service(at, tell))
+        .unserve(|config, tell| config.del_service(at, tell))
         .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
 }
 
@@ -267,7 +267,7 @@ fn node_del<'a>(request: &Request<'a>) -> Answer<'a> {
     let state = state(request.net())?;
     let name = name(request, CARISMA_A_NODE_NAME, NAME)?;
     state
-        .configure(|config, tell| config.del_node(&name, tell))
+        .unserve(|config, tell| config.del_node(&name, tell))
         .map_err(refused(request, &[CARISMA_A_NODE_NAME]))
 }
 

@@ -3,7 +3,7 @@
 //! What BTCP knows of one network namespace.
 
 use crate::{
-    config::{Config, Endpoint, Event, Node},
+    config::{self, Config, Endpoint, Event, Node},
     counters::{Counters, Gauge, Stat},
     flow::Flow,
     knobs::Knobs,
@@ -60,6 +60,34 @@ impl State {
         change: impl FnOnce(&Config, &dyn Fn(Event<'_>) -> Result) -> R,
     ) -> R {
         lower::steadily(|steady| change(&self.config, &|event| self.tell(steady, event)))
+    }
+
+    /// Makes a change by which connections may cease to be ours. Those that are decided go on, as
+    /// their packets are still looked at; the others are served here. Process context.
+    pub(crate) fn unserve(
+        &self,
+        change: impl FnOnce(&Config, &dyn Fn(Event<'_>) -> Result) -> Result<(), config::Refused>,
+    ) -> Result<(), config::Refused> {
+        self.config.keep_retired(|retired| self.used(retired))?;
+        self.configure(change)?;
+        self.give_up(|key| {
+            let rcu = rcu::read_lock();
+            !self.config.snapshot(&rcu).is_served(local_of(key))
+        });
+        Ok(())
+    }
+
+    /// Those of the endpoints at which there are connections.
+    fn used(&self, endpoints: &[Endpoint]) -> Result<KVec<Endpoint>> {
+        let mut used = KVec::with_capacity(endpoints.len(), GFP_KERNEL)?;
+        self.flows.for_each(|flow| {
+            let at = local_of(flow.key());
+            if endpoints.contains(&at) && !used.contains(&at) {
+                // There is room for all.
+                let _ = used.push_within_capacity(at);
+            }
+        });
+        Ok(used)
     }
 
     /// Tells UTCP of a change.
@@ -154,5 +182,13 @@ impl PerNet for State {
 
     fn exit(&self) {
         self.clear_flows();
+    }
+}
+
+/// Where a connection arrived.
+fn local_of(key: &Tuple) -> Endpoint {
+    Endpoint {
+        addr: key.local,
+        port: key.local_port.get(),
     }
 }
