@@ -3,7 +3,7 @@
 
 import hashlib
 from functools import lru_cache
-from typing import Union
+from typing import Dict, Union
 
 from harness.capture import Capture
 from harness.curl import Response
@@ -28,6 +28,18 @@ def served(answer: Union[Response, Answer], node: str, name: str) -> None:
     assert answer.node == node, f'{answer.node} answered, not {node}'
     assert answer.sha256 == sha256(node, name), (
         f'{answer.size} bytes, but not the right ones')
+
+
+def all_right(answers: Dict[str, int], path: str, *nodes: str
+              ) -> Dict[str, int]:
+    """Every answer that a load got for a path is that document of one of
+    these nodes; how often it was whose."""
+    name = path.rpartition('/')[2]
+    wanted = {f'{path} 200 {sha256(node, name)}': node for node in nodes}
+    wrong = {answer: count for answer, count in answers.items()
+             if answer.split()[0] == path and answer not in wanted}
+    assert not wrong, wrong
+    return {node: answers.get(answer, 0) for answer, node in wanted.items()}
 
 
 def unbroken(connection: Connection, **kind: bool) -> None:

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Unmodified servers of many makes, in front and behind.
+
+Each runs on two nodes: what is for the other is handed off and accepted there
+by the same make. The one that is left alone says so by serving everything
+where it arrives.
+"""
+
+from typing import Callable, Dict, Iterator, List
+
+import pytest
+
+from checks import all_right, no_flows, request, sha256
+from harness.inside.documents import document
+from harness.load import Load
+from harness.paths import INSIDE
+from harness.running import Cluster, patient, wait_for
+from harness.servers import MAKES, Server, compile_uring
+
+PORT = 8080
+PATHS = ('/en/1k', '/fr/1k', '/fr/128k')
+COUNT = 60
+
+# Whether listeners are attached whose connections stay where they arrive:
+# those of Multipath TCP are not. With TCP_DEFER_ACCEPT there is no socket that
+# could be withheld before TCP has the request.
+LEFT_ALONE = {'go-multipath': False, 'defer': True, 'apache-filter': True}
+OTHERS = ('ktls',)              # a test of its own
+
+Start = Callable[..., List[Server]]
+
+
+@pytest.fixture
+def front(cluster: Cluster) -> Iterator[str]:
+    """The service at the second port, of `en` and `fr`; the former's
+    address."""
+    made = []
+    for name in ('en', 'fr'):
+        node = cluster[name]
+        service = f'{node.vip}:{PORT}'
+        node.ctl('service', 'add', service)
+        made.append((node, service))
+        for other in ('en', 'fr'):
+            node.ctl('rule', 'add', service, '--path', f'/{other}/',
+                     '--node', other)
+        node.knob('handoff_timeout_ms', int(patient(5000)))
+    yield made[0][1]
+    for node, service in made:
+        node.ctl('service', 'del', service)
+        node.knob('handoff_timeout_ms', 1000)
+
+
+@pytest.fixture
+def start(cluster: Cluster, front: str) -> Iterator[Start]:
+    """Starts a server of that make on both nodes, or of another make on
+    `fr`."""
+    running: List[Server] = []
+
+    def both(make: str, behind: str = '') -> List[Server]:
+        new = [Server(cluster['en'], make, PORT),
+               Server(cluster['fr'], behind or make, PORT)]
+        running.extend(new)
+        for server in new:
+            server.wait()
+        return new
+    yield both
+    for server in running:
+        server.stop()
+    no_flows(cluster)
+
+
+def counted(cluster: Cluster, before: Dict[str, int], name: str) -> int:
+    """By how much a counter of the front end's has grown."""
+    return cluster['en'].stats()[name] - before[name]
+
+
+@pytest.mark.parametrize(
+    'make', [make for make in MAKES if make not in (*LEFT_ALONE, *OTHERS)])
+def test_make(cluster: Cluster, front: str, start: Start, make: str) -> None:
+    """Connections that end in each way, here and there, several at once."""
+    if make == 'io_uring':
+        compile_uring()
+    if make == 'fastopen':
+        for name in ('en', 'fr'):
+            cluster[name].sysctl('net.ipv4.tcp_fastopen', '3')
+    for server in start(make):
+        assert 'tcp-ulp-carisma' in server.listeners()
+    before = cluster['en'].stats()
+    answers = Load(cluster.client, front, PATHS, threads=6, count=COUNT
+                   ).end()
+    assert sum(answers.values()) == COUNT
+    all_right(answers, '/en/1k', 'en')
+    all_right(answers, '/fr/1k', 'fr')
+    all_right(answers, '/fr/128k', 'fr')
+    assert counted(cluster, before, 'handoffs_accepted') == 2 * COUNT // 3
+
+
+@pytest.mark.parametrize('make', LEFT_ALONE)
+def test_left_alone(cluster: Cluster, front: str, start: Start, make: str
+                    ) -> None:
+    """These serve all that they get."""
+    for server in start(make):
+        assert LEFT_ALONE[make] == ('tcp-ulp-carisma' in server.listeners())
+    before = cluster['en'].stats()
+    answers = Load(cluster.client, front, PATHS, threads=6, count=COUNT
+                   ).end()
+    assert sum(answers.values()) == COUNT
+    for path in PATHS:
+        all_right(answers, path, 'en')
+    assert counted(cluster, before, 'handoffs_started') == 0
+
+
+def test_deferred_at_the_back_end(
+        cluster: Cluster, front: str, start: Start) -> None:
+    """A back end whose TCP makes no socket before there is data refuses; the
+    front end serves what it would have handed off."""
+    start('blocking', 'defer')
+    cluster['en'].knob('handoff_timeout_ms', 500)
+    before = cluster['en'].stats()
+    answers = Load(cluster.client, front, PATHS, threads=6, count=6).end()
+    for path in PATHS:
+        all_right(answers, path, 'en')
+    assert counted(cluster, before, 'handoffs_accepted') == 0
+    assert counted(cluster, before, 'handoffs_timed_out') == 4
+
+
+def test_keep_alive(cluster: Cluster, front: str, start: Start) -> None:
+    """A server that serves several requests on a connection that it did not
+    see begin; the client closes."""
+    start('apache-event')
+    for language in ('en', 'fr'):
+        sock = cluster.client.connect(cluster['en'].vip, port=PORT)
+        for name in ('1k', '128k', '1k'):
+            sock.send(request(f'/{language}/{name}'))
+            assert sock.response().sha256 == sha256(language, name)
+        sock.close()
+
+
+def test_kernel_tls(cluster: Cluster, front: str, start: Start) -> None:
+    """A server may put kTLS on what it has accepted."""
+    start('ktls')
+    before = cluster['en'].stats()
+    for path, node in (('/en/1k', 'en'), ('/fr/1k', 'fr'),
+                       ('/fr/128k', 'fr')):
+        told = cluster.client.run(
+            ['python3', '-S', f'{INSIDE}/server.py', 'ask-ktls', front,
+             path]).out
+        assert told == f'{path} 200 {sha256(node, path[4:])}\n'
+    assert counted(cluster, before, 'handoffs_accepted') == 2
+
+
+def test_listeners_of_a_group_close(
+        cluster: Cluster, front: str, start: Start) -> None:
+    """With `tcp_migrate_req`, another listener of the group serves what one
+    that closes had not accepted: also what was withheld."""
+    cluster['en'].sysctl('net.ipv4.tcp_migrate_req', '1')
+    start('group')
+    socks = [cluster.client.connect(cluster['en'].vip, port=PORT)
+             for _ in range(12)]
+    wait_for(lambda: cluster['en'].stats()['withheld'] == 12, '12 withheld')
+    before = cluster['en'].stats()
+    cluster['en'].run('parent=$(pgrep -of "server.py group"); '
+                      'kill -9 $(pgrep -P $parent | head -n 1)')
+    wait_for(lambda: counted(cluster, before, 'connections_given_back') > 0,
+             'some are given back')
+    for sock in socks:
+        sock.send(request('/en/1k'))
+        answer = sock.response()
+        assert answer.status == 200
+        assert answer.data == document('en', '1k')
+        sock.close()
