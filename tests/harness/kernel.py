@@ -60,12 +60,14 @@ class Kernel:
         return found
 
     def forget_leaks(self) -> None:
-        """What was lost so far is not of interest, nor when the kernel would
+        """What the boot has lost is not of interest, nor when the kernel would
         look by itself."""
         self.guest.run(
             'mountpoint -q /sys/kernel/debug || '
             'mount -t debugfs none /sys/kernel/debug; '
-            f'echo scan=off >{KMEMLEAK} && echo clear >{KMEMLEAK}')
+            f'echo scan=off >{KMEMLEAK}')
+        self.leaks()
+        self.guest.run(f'echo clear >{KMEMLEAK}')
 
     def leaks(self) -> List[str]:
         """What kmemleak says was lost. It takes two looks, and only tells of
