@@ -22,7 +22,8 @@ from harness.inside.exchange import SIZES
 from harness.node import Node
 from harness.pairs import Case, complete, product, uncovered
 from harness.paths import CHECKOUT, INSIDE
-from harness.running import Cluster, Patience, patient, wait_for
+from harness.patience import Patience, patient
+from harness.running import Cluster, wait_for
 
 AXES: Dict[str, Tuple[Any, ...]] = {
     'failure': ('none', 'loss', 'reordering', 'duplicates', 'refused',
