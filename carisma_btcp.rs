@@ -14,8 +14,12 @@ mod back;
 mod config;
 #[path = "rust/btcp/counters.rs"]
 mod counters;
+#[path = "rust/btcp/early.rs"]
+mod early;
 #[path = "rust/btcp/flow.rs"]
 mod flow;
+#[path = "rust/btcp/forward.rs"]
+mod forward;
 #[path = "rust/btcp/front.rs"]
 mod front;
 #[path = "rust/btcp/hook.rs"]

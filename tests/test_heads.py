@@ -110,12 +110,14 @@ def test_silence_before_the_head(cluster: Cluster, language: str) -> None:
 
 @BOTH
 def test_half_closed_by_the_client(cluster: Cluster, language: str) -> None:
-    """A client may say that this was its last request."""
+    """A client may say that this was its last request. The answer is short:
+    nginx stops in the middle of one that does not fit its socket's buffer
+    when it sees the FIN, with us or without."""
     for pause in (0, 0.2):
         sock = cluster.client.connect(cluster['en'].vip)
-        sock.send(request(f'/{language}/128k'), delay=pause)
+        sock.send(request(f'/{language}/1k'), delay=pause)
         sock.shutdown()
-        served(sock.response(), language, '128k')
+        served(sock.response(), language, '1k')
         assert sock.receive().size == 0
         sock.close()
 

@@ -69,6 +69,11 @@ counters! {
         /// No byte of a request came within `head_timeout_ms`. The connection was left to the local
         /// server.
         HeadsAbsent = c"heads_absent",
+        /// A segment of a request came before one that was missing, and was kept until its turn.
+        SegmentsEarly = c"segments_early",
+        /// A segment of a request came before one that was missing, and could not be kept: too many
+        /// were, or it was too far ahead. The client sends it again.
+        SegmentsEarlyDropped = c"segments_early_dropped",
         /// A packet of a client was forwarded to the back end.
         PacketsForwarded = c"packets_forwarded",
         /// A packet of a client was translated for this back end's TCP.

@@ -14,7 +14,8 @@ use crate::{
     back::{Live, Replay},
     config::Endpoint,
     counters::{Counter, Gauge},
-    front::{Deciding, Forward},
+    forward::Forward,
+    front::Deciding,
     lower, packet,
     state::State,
     trace::{event, FRONT},
@@ -228,7 +229,9 @@ impl State {
             Stage::Replay(_) | Stage::Live(_) => self.back_timer(flow, inner, &ctx),
             Stage::Over(_) => self.end(flow, inner),
             // Its node has been out of reach for long; if not, this timer was stopped too late.
-            Stage::Forward(forward) if !self.is_up(forward.node) => self.front_lose(flow, inner),
+            Stage::Forward(forward) if !self.is_up(forward.node) => {
+                self.front_lose(flow, inner, &ctx);
+            }
             Stage::Forward(_) | Stage::Gone => {}
         }
     }
@@ -247,7 +250,7 @@ impl State {
     /// Ends a flow whose tuple a new connection has.
     pub(crate) fn supersede(&self, flow: &FlowRef, inner: InnerGuard<'_>) {
         match inner.stage {
-            Stage::Forward(_) => self.front_lose(flow, inner),
+            Stage::Forward(_) => drop(self.front_drop(flow, inner)),
             _ => self.end(flow, inner),
         }
     }
@@ -365,16 +368,18 @@ impl State {
     }
 
     fn end_by_force(&self, flow: &FlowRef) {
+        let ctx = PacketContext::enter();
         let inner = flow.inner.lock();
         match &inner.stage {
             Stage::Forward(forward) => {
                 // The back end resets it; this node has no more to do with it either way.
                 let (node, id, tuple) = (forward.node, forward.id, forward.theirs(flow));
                 let _ = self.record(node, id, tuple, Body::Abort);
-                self.front_lose(flow, inner);
+                self.front_lose(flow, inner, &ctx);
             }
             Stage::Live(_) => {
                 drop(inner);
+                drop(ctx);
                 self.back_reset(flow);
             }
             _ => {}

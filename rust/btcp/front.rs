@@ -5,7 +5,9 @@
 use crate::{
     config::Target,
     counters::{Counter, Gauge},
+    early::Early,
     flow::{Flow, FlowRef, Inner, InnerGuard, Over, Stage},
+    forward::Forward,
     lower, packet,
     state::State,
     trace::{event, FRONT},
@@ -14,8 +16,8 @@ use carisma_core::{
     answer::Answer,
     front::{Front, Input, Phase},
     http::{self, Scan, Scanned},
+    seq::Seq,
     tcp::{self, flag},
-    translate::{self, End},
     tuple::{v4_of, Tuple},
     wire::{self, Body, Data, Handoff, Reason, Req},
 };
@@ -47,21 +49,14 @@ pub(crate) struct Deciding {
     front: Front,
     /// What is held of the client's stream, from its first byte on.
     held: KVec<u8>,
+    /// What came before its turn.
+    early: Early,
     /// How far the head in it has been looked at.
     scan: Scan,
     /// Since the decision: the number of the handoff, and the node that was asked.
     id: u64,
     node: u32,
     /// Where that node takes forwarded segments.
-    to: ([u8; 4], u16),
-}
-
-/// A connection that another node serves.
-#[derive(Clone, Copy)]
-pub(crate) struct Forward {
-    pub(crate) id: u64,
-    pub(crate) node: u32,
-    /// Where its segments go.
     to: ([u8; 4], u16),
 }
 
@@ -92,6 +87,7 @@ impl State {
         let deciding = Deciding {
             front,
             held: KVec::new(),
+            early: Early::new(),
             scan: Scan::new(),
             id: 0,
             node: 0,
@@ -139,6 +135,27 @@ impl State {
         layout: &Layout,
         ctx: &PacketContext,
     ) -> Option<Skb> {
+        let passed = self.front_segment(flow, inner, skb, layout, ctx);
+        // What came before its turn may have it now.
+        while let Some(mut skb) = front_next_early(flow) {
+            let Some(layout) = skb.layout() else {
+                continue;
+            };
+            if let Some(skb) = self.front_segment(flow, flow.inner.lock(), skb, &layout, ctx) {
+                self.inject(skb, ctx);
+            }
+        }
+        passed
+    }
+
+    fn front_segment(
+        &self,
+        flow: &FlowRef,
+        inner: InnerGuard<'_>,
+        skb: Skb,
+        layout: &Layout,
+        ctx: &PacketContext,
+    ) -> Option<Skb> {
         let mut skb = skb;
         let mut inner = inner;
         let mut opened = false;
@@ -169,8 +186,18 @@ impl State {
                     self.end(flow, inner);
                     return Some(skb);
                 }
-                Input::Known | Input::Early => {
+                Input::Known => {
                     self.front_acknowledge(flow, &mut inner, ctx);
+                    return None;
+                }
+                Input::Early => {
+                    let seq = header.seq();
+                    if skb.checksum_is_right(layout) {
+                        self.front_early(&mut inner, seq, skb);
+                        self.front_acknowledge(flow, &mut inner, ctx);
+                    } else {
+                        self.counters.count(Counter::PacketsDroppedMalformed);
+                    }
                     return None;
                 }
                 Input::Reset => {
@@ -185,6 +212,22 @@ impl State {
                     return self.front_take(flow, inner, skb, layout, skip, fin, ctx);
                 }
             }
+        }
+    }
+
+    /// Keeps a segment that came before its turn.
+    fn front_early(&self, inner: &mut Inner, seq: Seq, skb: Skb) {
+        match &mut inner.stage {
+            Stage::Deciding(deciding) => {
+                let deciding = &mut **deciding;
+                let kept = deciding.early.push(&deciding.front, seq, skb);
+                self.counters.count(match kept {
+                    true => Counter::SegmentsEarly,
+                    false => Counter::SegmentsEarlyDropped,
+                });
+            }
+            // The back end's TCP will know what to do with it.
+            _ => self.park(inner, skb),
         }
     }
 
@@ -403,7 +446,7 @@ impl State {
         let mut parked = core::mem::take(&mut inner.parked);
         drop(inner);
         self.forget(flow);
-        if let Stage::Deciding(deciding) | Stage::Asked(deciding) = was {
+        if let Stage::Deciding(mut deciding) | Stage::Asked(mut deciding) = was {
             // Without UTCP, or with a socket that has been closed meanwhile, it is TCP's alone.
             let _ = tell(flow.key());
             self.stream_to_tcp(
@@ -412,6 +455,9 @@ impl State {
                 |offset| deciding.front.segment(offset),
                 ctx,
             );
+            while let Some(skb) = deciding.early.pop() {
+                self.inject(skb, ctx);
+            }
         }
         while let Some(skb) = parked.pop() {
             self.inject(skb, ctx);
@@ -472,6 +518,9 @@ impl State {
         deciding.id = id;
         deciding.node = node;
         deciding.to = to;
+        while let Some(skb) = deciding.early.pop() {
+            self.park(&mut inner, skb);
+        }
         let key = flow.key();
         let sent = deciding
             .front
@@ -575,6 +624,7 @@ impl State {
             id: deciding.id,
             node: deciding.node,
             to: deciding.to,
+            acked: ack,
         });
         inner.draining = true;
         drop(inner);
@@ -589,103 +639,6 @@ impl State {
         self.counters.up(Gauge::HandedOffOut);
         self.front_discard(flow, &deciding, ctx);
         self.front_drain(flow, ctx);
-    }
-
-    /// Forwards what was parked, in order, until nothing is left.
-    fn front_drain(&self, flow: &FlowRef, ctx: &PacketContext) {
-        loop {
-            let mut inner = flow.inner.lock();
-            let Some(mut skb) = inner.parked.pop() else {
-                inner.draining = false;
-                return;
-            };
-            let Stage::Forward(forward) = inner.stage else {
-                continue;
-            };
-            drop(inner);
-            if let Some(layout) = skb.layout() {
-                self.forward(&forward, skb, &layout, ctx);
-            }
-        }
-    }
-
-    /// A segment of the client's on a connection that another node serves.
-    pub(crate) fn front_forward(
-        &self,
-        mut inner: InnerGuard<'_>,
-        skb: Skb,
-        layout: &Layout,
-        ctx: &PacketContext,
-    ) {
-        let (Stage::Forward(forward) | Stage::Over(Over::Forward(forward))) = inner.stage else {
-            return;
-        };
-        if inner.draining {
-            self.park(&mut inner, skb);
-            return;
-        }
-        inner.packets = inner.packets.wrapping_add(1);
-        drop(inner);
-        self.forward(&forward, skb, layout, ctx);
-    }
-
-    /// Sends a segment of the client's to the back end.
-    fn forward(&self, forward: &Forward, mut skb: Skb, layout: &Layout, ctx: &PacketContext) {
-        let (addr, port) = forward.to;
-        let partial = skb.checksum_is_partial();
-        let Some((ip, tcp)) = skb.headers_mut(layout) else {
-            self.counters.count(Counter::FlowsRefusedMemory);
-            return;
-        };
-        let rewritten = translate::rewrite_addr(ip, tcp, End::Destination, addr, partial)
-            .and_then(|()| translate::rewrite_port(tcp, End::Destination, port, partial));
-        if rewritten.is_err() || !skb.hop() {
-            self.counters.count(Counter::PacketsDroppedMalformed);
-            return;
-        }
-        let counter = match netfilter::xmit(&self.net, skb, ctx) {
-            Ok(()) => Counter::PacketsForwarded,
-            Err(_) => Counter::PacketsDroppedUnroutable,
-        };
-        self.counters.count(counter);
-    }
-
-    /// The back end's socket is closed.
-    fn front_closed(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, linger: bool) {
-        let Stage::Forward(forward) = inner.stage else {
-            return;
-        };
-        inner.stage = Stage::Over(Over::Forward(forward));
-        flow.arm(crate::flow::linger_ms(linger));
-        drop(inner);
-        self.trace_flow(
-            event::FLOW_CLOSED,
-            flow.key(),
-            FRONT,
-            forward.node,
-            forward.id,
-        );
-        self.counters.count(Counter::ClosedHeard);
-        self.counters.down(Gauge::HandedOffOut);
-        lower::release_modules();
-    }
-
-    /// Ends a connection whose back end is gone. The client's next segment goes to TCP here, which
-    /// knows of no such connection and resets it, with the number that the segment names.
-    pub(crate) fn front_lose(&self, flow: &FlowRef, inner: InnerGuard<'_>) {
-        if let Stage::Forward(forward) = &inner.stage {
-            self.trace_flow(
-                event::FLOW_RESET,
-                flow.key(),
-                FRONT,
-                forward.node,
-                forward.id,
-            );
-        }
-        self.end(flow, inner);
-        self.counters.count(Counter::FlowsReset);
-        self.counters.down(Gauge::HandedOffOut);
-        lower::release_modules();
     }
 
     /// The timer of an undecided connection has run out.
@@ -747,14 +700,6 @@ impl State {
     }
 }
 
-impl Forward {
-    /// The connection as the back end's TCP knows it.
-    pub(crate) fn theirs(&self, flow: &FlowRef) -> Tuple {
-        let (addr, port) = self.to;
-        theirs(flow.key(), addr, port)
-    }
-}
-
 impl Deciding {
     /// Whether TCP has made its socket.
     pub(crate) fn has_child(&self) -> bool {
@@ -772,8 +717,19 @@ impl Deciding {
     }
 }
 
+/// Takes a segment out that came before its turn, and has it now.
+fn front_next_early(flow: &FlowRef) -> Option<Skb> {
+    match &mut flow.inner.lock().stage {
+        Stage::Deciding(deciding) => {
+            let deciding = &mut **deciding;
+            deciding.early.next(&deciding.front)
+        }
+        _ => None,
+    }
+}
+
 /// The connection as the back end's TCP knows it.
-fn theirs(key: &Tuple, addr: [u8; 4], port: u16) -> Tuple {
+pub(crate) fn theirs(key: &Tuple, addr: [u8; 4], port: u16) -> Tuple {
     key.with_local(carisma_core::tuple::v4_mapped(addr), port)
 }
 

@@ -260,7 +260,9 @@ impl State {
         self.flows.for_each(|flow| {
             let inner = flow.inner.lock();
             match &inner.stage {
-                Stage::Forward(forward) if forward.node == index => self.front_lose(flow, inner),
+                Stage::Forward(forward) if forward.node == index => {
+                    self.front_lose(flow, inner, &ctx);
+                }
                 Stage::Over(Over::Forward(forward)) if forward.node == index => {
                     self.end(flow, inner);
                 }

@@ -44,6 +44,17 @@ impl Kept {
         kept
     }
 
+    /// The header of a segment that we make. Its checksum means nothing.
+    fn built(build: &Build) -> Self {
+        let mut kept = Self::EMPTY;
+        let any = [0; 16];
+        if let Some(len) = build.write(&mut kept.bytes, &any, &any, &[]) {
+            // CAST: a header has at most 60 bytes.
+            kept.len = len as u8;
+        }
+        kept
+    }
+
     /// The header; empty if there was none.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -69,8 +80,8 @@ pub enum Phase {
 pub enum Input {
     /// It is TCP's.
     Pass,
-    /// It ends the handshake and brings more than that: TCP is to get [`Front::ack`] first; then
-    /// ask again.
+    /// It shows that the client has ended the handshake, and brings more than that, or something
+    /// else: TCP is to get [`Front::ack`] first; then ask again.
     Open,
     /// It continues what is held, from byte `skip` of its payload on; `fin` ends the stream behind
     /// it.
@@ -82,7 +93,8 @@ pub enum Input {
     },
     /// It brings nothing that is not held already: acknowledge that again, and drop it.
     Known,
-    /// Something is missing before it: acknowledge what is held, and drop it.
+    /// Something is missing before it: acknowledge what is held, and keep it until its turn comes,
+    /// or drop it.
     Early,
     /// The client has reset the connection, with the exact number that it takes (RFC 5961, section
     /// 3).
@@ -169,26 +181,25 @@ impl Front {
     }
 
     fn on_handshake(&mut self, header: &Header<'_>, payload: u32) -> Input {
-        let fin = header.has(flag::FIN);
         if header.has(flag::RST) || !header.has(flag::ACK) || header.ack() != self.server.isn.add(1)
         {
             return Input::Pass;
         }
-        if header.seq() != self.next {
-            // TCP would keep a payload that came too early, and say so to the client (SACK).
-            return if payload > 0 {
-                Input::Early
-            } else {
-                Input::Pass
-            };
+        let len = header.seq_len(payload);
+        let end = header.seq().add(len);
+        if header.seq().lt(self.next) && end.le(self.next) {
+            // TCP makes no socket of what is old.
+            return Input::Pass;
         }
         self.note(header);
-        self.ack = Kept::of(header);
-        if payload > 0 || fin {
-            Input::Open
-        } else {
-            Input::Pass
+        if len == 0 && header.seq() == self.next {
+            self.ack = Kept::of(header);
+            return Input::Pass;
         }
+        // The handshake's ACK was lost or overtaken, or is this segment: TCP gets one of our making,
+        // or the payload would be TCP's as well.
+        self.ack = Kept::built(&self.ack());
+        Input::Open
     }
 
     fn on_data(&mut self, header: &Header<'_>, payload: u32) -> Input {
@@ -239,6 +250,18 @@ impl Front {
             self.phase = Phase::Head;
         }
         self.phase == Phase::Head
+    }
+
+    /// Whether a segment that came too early, and begins at `seq`, has its turn now.
+    #[must_use]
+    pub fn is_next(&self, seq: Seq) -> bool {
+        seq.le(self.next)
+    }
+
+    /// How many bytes are missing before a segment that begins at `seq`.
+    #[must_use]
+    pub fn gap(&self, seq: Seq) -> u32 {
+        seq.since(self.next)
     }
 
     /// `bytes` more are held.
@@ -463,14 +486,54 @@ mod tests {
     }
 
     #[test]
-    fn payload_before_the_handshake_s_ack_is_kept_from_tcp() {
-        let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
-            Front::new(h).unwrap()
-        });
-        with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
-        let second = segment(111, flag::ACK | flag::PSH);
-        assert_eq!(with(&second, |h| front.on_input(h, 10)), Input::Early);
-        assert_eq!(with(&second, |h| front.on_input(h, 0)), Input::Pass);
+    fn what_overtakes_the_handshake_s_ack_opens_the_connection_all_the_same() {
+        // (sequence number, bytes, flags, what is decided, and what when there is a socket)
+        let cases = [
+            (111, 10, flag::ACK | flag::PSH, Input::Open, Input::Early),
+            (111, 0, flag::ACK | flag::FIN, Input::Open, Input::Early),
+            (111, 0, flag::ACK, Input::Open, Input::Pass),
+            (
+                96,
+                10,
+                flag::ACK,
+                Input::Open,
+                Input::Take {
+                    skip: 5,
+                    fin: false,
+                },
+            ),
+            // What is old opens nothing.
+            (100, 1, flag::ACK, Input::Pass, Input::Known),
+            (100, 0, flag::ACK, Input::Pass, Input::Known),
+        ];
+        for (seq, payload, flags, first, then) in cases {
+            let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
+                Front::new(h).unwrap()
+            });
+            with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
+            let input = with(&segment(seq, flags), |h| front.on_input(h, payload));
+            assert_eq!(input, first, "{payload} bytes at {seq}");
+            if first == Input::Open {
+                // It can be handed off: the ACK that TCP gets stands for the client's.
+                let handshake = front.handshake().unwrap();
+                let ack = handshake.ack();
+                assert_eq!((ack.seq(), ack.ack()), (Seq(101), Seq(501)));
+                assert_eq!(ack.options().unwrap().ts.unwrap().val, 77);
+            }
+            assert!(front.on_child());
+            let input = with(&segment(seq, flags), |h| front.on_input(h, payload));
+            assert_eq!(input, then, "{payload} bytes at {seq}");
+        }
+    }
+
+    #[test]
+    fn what_came_early_has_its_turn_when_the_gap_is_filled() {
+        let mut front = open();
+        assert!(!front.is_next(Seq(111)));
+        assert_eq!(front.gap(Seq(111)), 10);
+        front.took(10);
+        assert!(front.is_next(Seq(111)));
+        assert!(front.is_next(Seq(105)));
     }
 
     #[test]

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Segments of a client's that came before one that is missing (RFC 9293, section 3.10.7.4).
+
+use carisma_core::{front::Front, seq::Seq};
+use carisma_net::skb::Skb;
+use kernel::prelude::*;
+
+/// How many may wait for a connection.
+const EARLY_MAX: usize = 32;
+
+/// How far ahead a segment may begin: what is held is no more than that either.
+const AHEAD_MAX: u32 = 48 << 10;
+
+/// The segments, in the order in which they came. Any context.
+pub(crate) struct Early(KVec<(Seq, Skb)>);
+
+impl Early {
+    /// None.
+    pub(crate) const fn new() -> Self {
+        Self(KVec::new())
+    }
+
+    /// Keeps a segment that begins at `seq`; whether there was room, and memory. If not, the client
+    /// sends it again.
+    pub(crate) fn push(&mut self, front: &Front, seq: Seq, mut skb: Skb) -> bool {
+        if self.0.len() >= EARLY_MAX || front.gap(seq) > AHEAD_MAX {
+            return false;
+        }
+        skb.park();
+        self.0.push((seq, skb), GFP_ATOMIC).is_ok()
+    }
+
+    /// Takes a segment out whose turn has come.
+    pub(crate) fn next(&mut self, front: &Front) -> Option<Skb> {
+        let place = self.0.iter().position(|(seq, _)| front.is_next(*seq))?;
+        let (_, skb) = self.0.remove(place).ok()?;
+        Some(skb)
+    }
+
+    /// Takes the first segment out, whatever is missing before it.
+    pub(crate) fn pop(&mut self) -> Option<Skb> {
+        let (_, skb) = self.0.remove(0).ok()?;
+        Some(skb)
+    }
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The front end's side: connections that another node serves (paper, section 4, "Packet
+//! forwarding").
+
+use crate::{
+    counters::{Counter, Gauge},
+    flow::{FlowRef, InnerGuard, Over, Stage},
+    front::theirs,
+    lower, packet,
+    state::State,
+    trace::{event, FRONT},
+};
+use carisma_core::{
+    seq::Seq,
+    tcp::{self, flag, Build},
+    translate::{self, End},
+    tuple::Tuple,
+};
+use carisma_net::{
+    netfilter::{self, PacketContext},
+    skb::{Layout, Skb},
+};
+
+/// A connection that another node serves.
+#[derive(Clone, Copy)]
+pub(crate) struct Forward {
+    pub(crate) id: u64,
+    pub(crate) node: u32,
+    /// Where its segments go.
+    pub(crate) to: ([u8; 4], u16),
+    /// The newest acknowledgement of the client's.
+    pub(crate) acked: Seq,
+}
+
+impl State {
+    /// Forwards what was parked, in order, until nothing is left.
+    pub(crate) fn front_drain(&self, flow: &FlowRef, ctx: &PacketContext) {
+        loop {
+            let mut inner = flow.inner.lock();
+            let Some(mut skb) = inner.parked.pop() else {
+                inner.draining = false;
+                return;
+            };
+            let Stage::Forward(forward) = inner.stage else {
+                continue;
+            };
+            drop(inner);
+            if let Some(layout) = skb.layout() {
+                self.forward(&forward, skb, &layout, ctx);
+            }
+        }
+    }
+
+    /// A segment of the client's on a connection that another node serves.
+    pub(crate) fn front_forward(
+        &self,
+        mut inner: InnerGuard<'_>,
+        skb: Skb,
+        layout: &Layout,
+        ctx: &PacketContext,
+    ) {
+        let inner_now = &mut *inner;
+        let (Stage::Forward(forward) | Stage::Over(Over::Forward(forward))) = &mut inner_now.stage
+        else {
+            return;
+        };
+        if let Some(header) = skb.tcp(layout).and_then(tcp::Header::parse) {
+            if header.has(flag::ACK) && header.ack().gt(forward.acked) {
+                forward.acked = header.ack();
+            }
+        }
+        let forward = *forward;
+        if inner.draining {
+            self.park(&mut inner, skb);
+            return;
+        }
+        inner.packets = inner.packets.wrapping_add(1);
+        drop(inner);
+        self.forward(&forward, skb, layout, ctx);
+    }
+
+    /// Sends a segment of the client's to the back end.
+    fn forward(&self, forward: &Forward, mut skb: Skb, layout: &Layout, ctx: &PacketContext) {
+        let (addr, port) = forward.to;
+        let partial = skb.checksum_is_partial();
+        let Some((ip, tcp)) = skb.headers_mut(layout) else {
+            self.counters.count(Counter::FlowsRefusedMemory);
+            return;
+        };
+        let rewritten = translate::rewrite_addr(ip, tcp, End::Destination, addr, partial)
+            .and_then(|()| translate::rewrite_port(tcp, End::Destination, port, partial));
+        if rewritten.is_err() || !skb.hop() {
+            self.counters.count(Counter::PacketsDroppedMalformed);
+            return;
+        }
+        let counter = match netfilter::xmit(&self.net, skb, ctx) {
+            Ok(()) => Counter::PacketsForwarded,
+            Err(_) => Counter::PacketsDroppedUnroutable,
+        };
+        self.counters.count(counter);
+    }
+
+    /// The back end's socket is closed.
+    pub(crate) fn front_closed(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, linger: bool) {
+        let Stage::Forward(forward) = inner.stage else {
+            return;
+        };
+        inner.stage = Stage::Over(Over::Forward(forward));
+        flow.arm(crate::flow::linger_ms(linger));
+        drop(inner);
+        self.trace_flow(
+            event::FLOW_CLOSED,
+            flow.key(),
+            FRONT,
+            forward.node,
+            forward.id,
+        );
+        self.counters.count(Counter::ClosedHeard);
+        self.counters.down(Gauge::HandedOffOut);
+        lower::release_modules();
+    }
+
+    /// Ends a connection whose back end is gone, and tells the client so: by a reset with the newest
+    /// number that it has acknowledged. If that is not the one that it expects next, it asks back
+    /// (RFC 5961, section 3.2), and TCP here, which knows of no such connection, answers with the
+    /// exact number. Any context.
+    pub(crate) fn front_lose(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
+        let Some(forward) = self.front_drop(flow, inner) else {
+            return;
+        };
+        let key = flow.key();
+        let reset = Build::rst(key.local_port.get(), key.client_port.get(), forward.acked);
+        if let Ok(skb) = packet::to_client(key, &reset) {
+            // If it is lost, the client's next segment is answered in the same way.
+            let _ = netfilter::xmit(&self.net, skb, ctx);
+        }
+    }
+
+    /// Ends a connection that another node serves, as though there had been none. Any context.
+    pub(crate) fn front_drop(&self, flow: &FlowRef, inner: InnerGuard<'_>) -> Option<Forward> {
+        let Stage::Forward(forward) = inner.stage else {
+            return None;
+        };
+        let (node, id) = (forward.node, forward.id);
+        self.trace_flow(event::FLOW_RESET, flow.key(), FRONT, node, id);
+        self.end(flow, inner);
+        self.counters.count(Counter::FlowsReset);
+        self.counters.down(Gauge::HandedOffOut);
+        lower::release_modules();
+        Some(forward)
+    }
+}
+
+impl Forward {
+    /// The connection as the back end's TCP knows it.
+    pub(crate) fn theirs(&self, flow: &FlowRef) -> Tuple {
+        let (addr, port) = self.to;
+        theirs(flow.key(), addr, port)
+    }
+}
