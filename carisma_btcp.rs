@@ -10,6 +10,8 @@ use kernel::{
 
 #[path = "rust/btcp/back.rs"]
 mod back;
+#[path = "rust/btcp/bounds.rs"]
+mod bounds;
 #[path = "rust/btcp/config.rs"]
 mod config;
 #[path = "rust/btcp/counters.rs"]
@@ -22,6 +24,8 @@ mod flow;
 mod forward;
 #[path = "rust/btcp/front.rs"]
 mod front;
+#[path = "rust/btcp/handoff.rs"]
+mod handoff;
 #[path = "rust/btcp/hook.rs"]
 mod hook;
 #[path = "rust/btcp/knobs.rs"]

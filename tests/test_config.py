@@ -76,7 +76,8 @@ def test_what_is_added_is_listed(node: Node) -> None:
         'node add de 10.0.0.3 --remote',
         f'rule add {VIP} --path /fr/ --node fr',
         f'rule add {VIP} --host WWW.Example. --node en',
-        'rule add 10.0.0.11:8080 --host [2001:DB8::1] --path / --node de'])
+        'rule add 10.0.0.11:8080 --host [2001:DB8::1] --path / --node de --node fr '
+        '--otherwise unavailable'])
     assert node.ask('service', 'list') == [
         {'address': '10.0.0.11', 'port': 80, 'mode': 'rare', 'rules': 2},
         {'address': '10.0.0.11', 'port': 8080, 'mode': 'rare', 'rules': 1}]
@@ -86,18 +87,21 @@ def test_what_is_added_is_listed(node: Node) -> None:
         ('fr', '10.0.0.2', 7000, False, 'down'),
         ('de', '10.0.0.3', 7480, False, 'down')]
     assert node.ask('rule', 'list') == [
-        {'address': '10.0.0.11', 'port': 80, 'host': None, 'path': '/fr/', 'node': 'fr'},
-        {'address': '10.0.0.11', 'port': 80, 'host': 'www.example', 'path': None, 'node': 'en'},
-        {'address': '10.0.0.11', 'port': 8080, 'host': '[2001:db8::1]', 'path': '/', 'node': 'de'}]
+        {'address': '10.0.0.11', 'port': 80, 'host': None, 'path': '/fr/',
+         'nodes': ['fr'], 'otherwise': 'local'},
+        {'address': '10.0.0.11', 'port': 80, 'host': 'www.example', 'path': None,
+         'nodes': ['en'], 'otherwise': 'local'},
+        {'address': '10.0.0.11', 'port': 8080, 'host': '[2001:db8::1]', 'path': '/',
+         'nodes': ['de', 'fr'], 'otherwise': 'unavailable'}]
     assert node.ctl('service', 'list').out == (
         'SERVICE         MODE  RULES\n'
         '10.0.0.11:80    rare      2\n'
         '10.0.0.11:8080  rare      1\n')
     assert node.ctl('rule', 'list').out == (
-        'SERVICE         HOST           PATH  NODE\n'
-        '10.0.0.11:80    *              /fr/  fr\n'
-        '10.0.0.11:80    www.example    *     en\n'
-        '10.0.0.11:8080  [2001:db8::1]  /     de\n')
+        'SERVICE         HOST           PATH  NODES  OTHERWISE\n'
+        '10.0.0.11:80    *              /fr/  fr     local\n'
+        '10.0.0.11:80    www.example    *     en     local\n'
+        '10.0.0.11:8080  [2001:db8::1]  /     de fr  unavailable\n')
 
     many(node, [
         f'rule del {VIP} --host www.EXAMPLE', 'service del 10.0.0.11:8080', 'node del de'])
@@ -159,6 +163,8 @@ REFUSED = {
     ('node-del', 'name=fr'): (errno.EBUSY, 'name', 'name: a rule sends requests'),
     ('rule-add', 'addr=10.0.0.11 port=80'): (errno.EINVAL, 'node', "node: must be a node's name"),
     ('rule-add', 'addr=10.0.0.11 port=80 node=it'): (errno.ENOENT, 'node', 'node: no such node'),
+    ('rule-add', 'addr=10.0.0.11 port=80 node=fr otherwise=2'): (
+        errno.EINVAL, 'otherwise', 'otherwise: must be 0 (local) or 1 (unavailable)'),
     ('rule-add', 'addr=10.0.0.12 port=80 node=fr'): (errno.ENOENT, 'addr', 'addr, port: no such'),
     ('rule-add', 'addr=10.0.0.11 port=80 node=fr path=/fr/'): (
         errno.EEXIST, 'path', 'host, path: the service has a rule'),
@@ -193,6 +199,27 @@ def test_nonsense_is_refused(node: Node) -> None:
         assert (answer.get('error'), answer.get('at')) == (error, at), (call, answer)
         assert answer['text'].startswith(text), (call, answer)
     assert everything(node) == before
+
+
+def test_nodes_of_a_rule(node: Node) -> None:
+    """Up to 4, each once, in their order."""
+    many(node, [f'service add {VIP}'] + [
+        f'node add n{number} 10.0.1.{number} --remote' for number in range(1, 6)])
+
+    def add(*names: str) -> Any:
+        words = [word for name in names for word in ('--node', name)]
+        return node.ctl('rule', 'add', VIP, '--path', '/a/', *words, check=False)
+    for names in (('n1', 'n2', 'n3', 'n4', 'n5'), ('n1', 'n2', 'n1')):
+        assert 'node: must be 1 to 4 nodes, each named once' in add(*names).err
+    assert 'node: no such node' in add('n1', 'it').err
+    assert not node.ask('rule', 'list')
+    add('n4', 'n1', 'n3', 'n2')
+    rule, = node.ask('rule', 'list')
+    assert rule['nodes'] == ['n4', 'n1', 'n3', 'n2']
+    for name in rule['nodes']:
+        assert 'a rule sends requests to this node' in node.ctl(
+            'node', 'del', name, check=False).err
+    many(node, ['node del n5', f'service del {VIP}', 'node del n1'])
 
 
 def test_carismactl_says_why(node: Node) -> None:
@@ -260,8 +287,8 @@ def test_fuzzed_requests(node: Node) -> None:
 def test_ynl_drives_the_family(node: Node) -> None:
     """Every operation, by the description alone."""
     service = {'addr': '10.0.0.11', 'port': 80}
-    rule = {**service, 'host': 'www.example', 'path': '/fr/', 'node': 'fr'}
-    key = {name: value for name, value in rule.items() if name != 'node'}
+    key = {**service, 'host': 'www.example', 'path': '/fr/'}
+    rule = {**key, 'node': ['fr', 'en'], 'otherwise': 'unavailable'}
     calls = [
         ['do', 'service-add', {**service, 'mode': 'rare'}],
         ['do', 'node-add', {'name': 'en', 'addr': '10.0.0.1', 'local': True}],

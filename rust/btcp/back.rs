@@ -3,6 +3,7 @@
 //! The back end's side: connections that other nodes hand to this one.
 
 use crate::{
+    bounds::{Held, Pool, Ticket},
     config::Endpoint,
     counters::{Counter, Gauge},
     flow::{linger_ms, Flow, FlowRef, InnerGuard, Over, Stage},
@@ -52,6 +53,8 @@ pub(crate) struct Replay {
     failed: Option<Reason>,
     /// The front end was told that TCP has it.
     offered: bool,
+    /// It is under way, and its socket is, or will be, withheld.
+    _tickets: (Ticket, Ticket),
 }
 
 /// A connection that this node serves for a front end.
@@ -67,6 +70,7 @@ struct Undelivered {
     back: Back,
     bytes: KVec<u8>,
     tries: u8,
+    _held: Held,
 }
 
 impl Undelivered {
@@ -141,6 +145,7 @@ impl State {
         if connection::is_live(&self.net, key) {
             return Err(Reason::InUse);
         }
+        let tickets = self.back_tickets().ok_or(Reason::NoRoom)?;
         if !lower::hold_modules() {
             return Err(Reason::Draining);
         }
@@ -155,9 +160,28 @@ impl State {
             tries: 0,
             failed: None,
             offered: false,
+            _tickets: tickets,
         };
         self.back_insert(key, replay)
             .inspect_err(|_| lower::release_modules())
+    }
+
+    /// What a replay takes of what there may be.
+    fn back_tickets(&self) -> Option<(Ticket, Ticket)> {
+        let under_way = self
+            .bounds
+            .ticket(Pool::Replayed, self.knobs.handoffs_max());
+        let Some(under_way) = under_way else {
+            self.counters.count(Counter::HandoffsRefusedLimit);
+            return None;
+        };
+        let withheld = self
+            .bounds
+            .ticket(Pool::Withheld, self.knobs.withheld_max());
+        if withheld.is_none() {
+            self.counters.count(Counter::WithheldRefusedLimit);
+        }
+        Some((under_way, withheld?))
     }
 
     /// Makes way for a new connection with the tuple of one that has ended.
@@ -176,7 +200,8 @@ impl State {
     fn back_insert(&self, key: &Tuple, replay: Replay) -> Result<FlowRef, Reason> {
         let origin = replay.origin;
         let replay = KBox::new(replay, GFP_ATOMIC).map_err(|_| Reason::NoRoom)?;
-        let flow = Flow::new(key, Stage::Replay(replay)).map_err(|_| Reason::NoRoom)?;
+        let flow =
+            Flow::new(key, Stage::Replay(replay), &self.bounds).map_err(|_| Reason::NoRoom)?;
         let inner = flow.inner.lock();
         self.flows
             .insert(&flow, self.knobs.flows_max())
@@ -253,6 +278,7 @@ impl State {
         ctx: &PacketContext,
     ) {
         let was = core::mem::replace(&mut inner.stage, Stage::Gone);
+        inner.held.clear();
         drop(inner);
         self.forget(flow);
         if let Stage::Replay(replay) = was {
@@ -280,17 +306,25 @@ impl State {
     /// The front end commits itself, and passes on what it holds of the client's stream.
     fn back_data(&self, node: u32, handoff: &Handoff<'_>, data: &Data<'_>) {
         let Some(flow) = self.flows.lookup(&handoff.tuple) else {
-            self.counters.count(Counter::RecordsBad);
+            self.back_unknown(node, handoff, data);
             return;
         };
         let ctx = PacketContext::enter();
         let mut inner = flow.inner.lock();
+        if let Stage::Live(live) | Stage::Over(Over::Live(live)) = &inner.stage {
+            if live.origin.is(node, handoff) {
+                // It was repeated, as the front end has not heard that it came.
+                self.back_taken(&flow, &live.origin);
+                return;
+            }
+        }
         let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
         let mut replay = match stage {
             Stage::Replay(replay) if replay.origin.is(node, handoff) => replay,
             other => {
                 inner.stage = other;
-                self.counters.count(Counter::RecordsBad);
+                drop(inner);
+                self.back_unknown(node, handoff, data);
                 return;
             }
         };
@@ -301,7 +335,7 @@ impl State {
             return;
         }
         let back = replay.back;
-        let undelivered = self.back_keep(back, data.bytes);
+        let undelivered = self.back_keep(&flow, back, data.bytes);
         inner.stage = Stage::Live(Live {
             origin: replay.origin,
             translation: back.translation(),
@@ -309,8 +343,9 @@ impl State {
         });
         inner.draining = true;
         flow.arm(RETRY_MS);
-        drop(inner);
         let origin = replay.origin;
+        self.back_taken(&flow, &origin);
+        drop(inner);
         self.trace_flow(
             event::FLOW_HANDED_OFF,
             flow.key(),
@@ -324,8 +359,27 @@ impl State {
         self.back_drain(&flow, &ctx);
     }
 
-    /// A copy of the front end's bytes. Without memory for one they are given to TCP just once.
-    fn back_keep(&self, back: Back, bytes: &[u8]) -> Option<KBox<Undelivered>> {
+    /// Tells the front end that DATA has come. If that cannot be told, the front end asks by
+    /// repeating it.
+    fn back_taken(&self, flow: &FlowRef, origin: &Origin) {
+        let _ = self.record(origin.node, origin.id, origin.theirs(flow), Body::Taken);
+    }
+
+    /// The front end commits what is not known here, or not any more.
+    fn back_unknown(&self, node: u32, handoff: &Handoff<'_>, data: &Data<'_>) {
+        self.counters.count(Counter::HandoffsInUnknown);
+        let tuple = handoff.tuple.with_local(data.vip, data.vip_port);
+        let reject = Body::Reject(Reason::Unknown);
+        let _ = self.record(node, handoff.id, tuple, reject);
+    }
+
+    /// A copy of the front end's bytes. Without memory for one, or at the bound, they are given to
+    /// TCP just once.
+    fn back_keep(&self, flow: &FlowRef, back: Back, bytes: &[u8]) -> Option<KBox<Undelivered>> {
+        let mut held = Held::new(&self.bounds, &flow.key().client);
+        if !self.hold(&mut held, bytes.len()) {
+            return None;
+        }
         let mut copy = KVec::new();
         let kept = copy
             .extend_from_slice(bytes, GFP_ATOMIC)
@@ -335,6 +389,7 @@ impl State {
                     back,
                     bytes: copy,
                     tries: 0,
+                    _held: held,
                 };
                 KBox::new(undelivered, GFP_ATOMIC).ok()
             });
@@ -350,6 +405,7 @@ impl State {
             let mut inner = flow.inner.lock();
             let Some(mut skb) = inner.parked.pop() else {
                 inner.draining = false;
+                inner.held.clear();
                 return;
             };
             let Stage::Live(Live { translation, .. }) = inner.stage else {
@@ -586,11 +642,6 @@ impl Replay {
     /// Whether the front end was told that TCP has the connection.
     pub(crate) fn is_offered(&self) -> bool {
         self.offered
-    }
-
-    /// Whether TCP has made its socket.
-    pub(crate) fn has_child(&self) -> bool {
-        self.back.phase() == Phase::Offered
     }
 
     /// TCP has made a socket: whether it is to be withheld.

@@ -11,7 +11,8 @@
 use super::uapi;
 use carisma_core::{
     http,
-    rule, //
+    rule,
+    tuple::v4_of, //
 };
 use carisma_net::{
     new_published,
@@ -43,6 +44,8 @@ const SERVICES_MAX: usize = uapi::CARISMA_SERVICES_MAX as usize;
 const NODES_MAX: usize = uapi::CARISMA_NODES_MAX as usize;
 /// Rules of a service.
 const RULES_MAX: usize = uapi::CARISMA_RULES_MAX as usize;
+/// Nodes of a rule.
+pub(crate) const CANDIDATES_MAX: usize = uapi::CARISMA_CANDIDATES_MAX as usize;
 
 /// An address, IPv4 as v4-mapped, and a port in the order of the host.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,13 +85,84 @@ pub(crate) enum Mode {
     Rare,
 }
 
-/// Where a request is to be served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
-    /// Here.
+/// What becomes of a request that no node of its rule can take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Otherwise {
+    /// It is served where it arrived.
     Local,
-    /// By the node of this index.
-    Node(u32),
+    /// It is answered 503.
+    Unavailable,
+}
+
+/// A node that may serve a request.
+pub(crate) enum Candidate {
+    /// This one.
+    Here,
+    /// The node of this index, which takes connections at this address.
+    Node(u32, [u8; 4]),
+    /// There is none left.
+    None,
+}
+
+/// Who is to serve a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// Indexes of nodes, in the order in which they are asked; 0 is none.
+    nodes: [u32; CANDIDATES_MAX],
+    /// How many of them have been passed.
+    passed: usize,
+    otherwise: Otherwise,
+}
+
+impl Target {
+    /// Nobody in particular.
+    pub(crate) const HERE: Self = Self {
+        nodes: [0; CANDIDATES_MAX],
+        passed: 0,
+        otherwise: Otherwise::Local,
+    };
+
+    /// The nodes, in their order.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = u32> + '_ {
+        self.nodes.iter().copied().filter(|&index| index != 0)
+    }
+
+    /// Whether this node comes before all others.
+    pub(crate) fn is_here(&self, config: &Snapshot) -> bool {
+        self.nodes()
+            .next()
+            .and_then(|index| config.node(index))
+            .is_none_or(|node| node.local)
+    }
+
+    /// Whether this node is one of them.
+    pub(crate) fn may_be_here(&self, config: &Snapshot) -> bool {
+        self.nodes()
+            .filter_map(|index| config.node(index))
+            .any(|node| node.local)
+    }
+
+    /// The next node that something can be handed to. Any context.
+    pub(crate) fn next(&mut self, config: &Snapshot) -> Candidate {
+        while let Some(&index) = self.nodes.get(self.passed) {
+            self.passed = self.passed.saturating_add(1);
+            match config.node(index) {
+                Some(node) if node.local => return Candidate::Here,
+                Some(node) if node.is_up() => {
+                    if let Some(addr) = v4_of(&node.at.addr) {
+                        return Candidate::Node(index, addr);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Candidate::None
+    }
+
+    /// What is done when there is none.
+    pub(crate) fn otherwise(&self) -> Otherwise {
+        self.otherwise
+    }
 }
 
 /// Which requests go where. An empty host or path fits any.
@@ -96,10 +170,7 @@ pub(crate) struct Rule {
     /// In lower case, without port or final dot.
     pub(crate) host: KVec<u8>,
     pub(crate) path: KVec<u8>,
-    /// Index of the node.
-    pub(crate) node: u32,
-    /// The same, or here if it is this node.
-    target: Target,
+    pub(crate) target: Target,
 }
 
 /// A virtual service.
@@ -110,7 +181,8 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Where a request is to be served: here if no rule fits, or servers might read its path in two ways. Any context.
+    /// Who is to serve a request: this node if no rule fits, or servers might read its path in two
+    /// ways. Any context.
     pub(crate) fn route(&self, head: &http::Head<'_>) -> Target {
         let rules = self.rules.iter().map(|rule| rule::Rule {
             host: (!rule.host.is_empty()).then_some(&rule.host[..]),
@@ -119,7 +191,7 @@ impl Service {
         });
         match rule::route(rules, head.host, head.path) {
             Ok(Some(target)) => target,
-            Ok(None) | Err(rule::Ambiguous) => Target::Local,
+            Ok(None) | Err(rule::Ambiguous) => Target::HERE,
         }
     }
 
@@ -661,7 +733,7 @@ impl Config {
         let mut gone = None;
         let new = writer.current().changed(|new| {
             let index = new.node_named(name).ok_or(Refused::NoNode)?.index;
-            let named = |rule: &Arc<Rule>| rule.node == index;
+            let named = |rule: &Arc<Rule>| rule.target.nodes().any(|node| node == index);
             if new
                 .services()
                 .any(|service| service.rules.iter().any(named))
@@ -678,22 +750,26 @@ impl Config {
         Ok(())
     }
 
-    /// Adds a rule to a service. An empty host or path fits any.
+    /// Adds a rule to a service. An empty host or path fits any. Of `nodes`, which are asked in their
+    /// order, as many count as a rule may have.
     pub(crate) fn add_rule(
         &self,
         at: Endpoint,
         host: KVec<u8>,
         path: KVec<u8>,
-        node: &Name,
+        nodes: &[Name],
+        otherwise: Otherwise,
     ) -> Result<(), Refused> {
         let mut writer = self.current.write();
         let new = writer.current().changed(|new| {
             let place = new.place(at)?;
-            let node = new.node_named(node).ok_or(Refused::NoTarget)?;
-            let (index, target) = match node.local {
-                true => (node.index, Target::Local),
-                false => (node.index, Target::Node(node.index)),
+            let mut target = Target {
+                otherwise,
+                ..Target::HERE
             };
+            for (place, name) in target.nodes.iter_mut().zip(nodes) {
+                *place = new.node_named(name).ok_or(Refused::NoTarget)?.index;
+            }
             new.edit_service(place, |service| {
                 if service.find(&host, &path).is_some() {
                     return Err(Refused::RuleExists);
@@ -701,12 +777,7 @@ impl Config {
                 if service.rules.len() >= RULES_MAX {
                     return Err(Refused::RulesFull);
                 }
-                let rule = Rule {
-                    host,
-                    path,
-                    node: index,
-                    target,
-                };
+                let rule = Rule { host, path, target };
                 let mut rules = shared(&service.rules, 1)?;
                 rules.push(Arc::new(rule, GFP_KERNEL)?, GFP_KERNEL)?;
                 Ok(rules)

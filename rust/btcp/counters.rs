@@ -41,15 +41,33 @@ counters! {
         /// A request was to be served by another node, but what its client and this node agreed at the
         /// handshake cannot be carried.
         RequestsLocalOptions = c"requests_local_options",
+        /// A request was answered 503: no node of its rule could take it, and it was not to be served
+        /// here, or what it holds was more than may be held.
+        RequestsUnavailable = c"requests_unavailable",
+        /// A connection was not withheld, because `withheld_max` were. It is served as if there were no
+        /// CARISMA.
+        WithheldRefusedLimit = c"withheld_refused_limit",
+        /// Bytes of a client's were not held, because `held_max` of its connection were. A request that
+        /// needs them is answered 503; a segment that was to wait is dropped, and sent again.
+        HeldRefusedConnection = c"held_refused_connection",
+        /// Bytes of a client's were not held, because `held_client_max` of it were.
+        HeldRefusedClient = c"held_refused_client",
+        /// Bytes of a client's were not held, because `held_total_max` were.
+        HeldRefusedTotal = c"held_refused_total",
+        /// A back end was not asked to take a connection over, because `handoffs_max` handoffs were
+        /// under way.
+        HandoffsRefusedLimit = c"handoffs_refused_limit",
         /// A back end was asked to take a connection over.
         HandoffsStarted = c"handoffs_started",
         /// A back end took a connection over.
         HandoffsAccepted = c"handoffs_accepted",
-        /// A back end refused a connection. The request was served locally.
+        /// A back end refused a connection. The next node of the rule was asked, or the request served
+        /// locally, or answered 503.
         HandoffsRejected = c"handoffs_rejected",
         /// One of `handoffs_rejected`, because its TCP did not agree to what this node's had.
         HandoffsRejectedOptions = c"handoffs_rejected_options",
-        /// A back end did not answer within `handoff_timeout_ms`. The request was served locally.
+        /// A back end did not answer within `handoff_timeout_ms`. What then: as for
+        /// `handoffs_rejected`.
         HandoffsTimedOut = c"handoffs_timed_out",
         /// A handoff was given up before the back end had answered: the client or the peer went away.
         HandoffsAborted = c"handoffs_aborted",
@@ -59,6 +77,8 @@ counters! {
         HandoffsInRefused = c"handoffs_in_refused",
         /// A connection that a front end offered was given up before the front end had committed it.
         HandoffsInAborted = c"handoffs_in_aborted",
+        /// A front end committed a connection that was not known here, or not any more: it was told so.
+        HandoffsInUnknown = c"handoffs_in_unknown",
         /// A request head was not HTTP, or ambiguous. It was left to the local server.
         HeadsBad = c"heads_bad",
         /// A request head was longer than `head_max`. It was answered 431, and the connection closed.
@@ -106,13 +126,19 @@ counters! {
     pub(crate) enum Gauge {
         /// Connections that are known.
         Flows = c"flows",
-        // Counted when somebody asks: `State::level`.
         /// Connections whose socket is kept from `accept()`.
         Withheld = c"withheld",
         /// Connections that other nodes serve, with this one as front end.
         HandedOffOut = c"handed_off_out",
         /// Connections that this node serves for other front ends.
         HandedOffIn = c"handed_off_in",
+        // These are what is taken of bounds.
+        /// Bytes of clients that are held.
+        HeldBytes = c"held_bytes",
+        /// Handoffs that back ends were asked for, and have not taken yet.
+        HandoffsAsked = c"handoffs_asked",
+        /// Handoffs that this node was asked for, and that were not committed yet.
+        HandoffsReplayed = c"handoffs_replayed",
     }
 }
 

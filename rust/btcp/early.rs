@@ -21,12 +21,13 @@ impl Early {
         Self(KVec::new())
     }
 
-    /// Keeps a segment that begins at `seq`; whether there was room, and memory. If not, the client
-    /// sends it again.
-    pub(crate) fn push(&mut self, front: &Front, seq: Seq, mut skb: Skb) -> bool {
-        if self.0.len() >= EARLY_MAX || front.gap(seq) > AHEAD_MAX {
-            return false;
-        }
+    /// Whether there is room for a segment that begins at `seq`.
+    pub(crate) fn has_room(&self, front: &Front, seq: Seq) -> bool {
+        self.0.len() < EARLY_MAX && front.gap(seq) <= AHEAD_MAX
+    }
+
+    /// Keeps a segment that begins at `seq`; without memory it is dropped.
+    pub(crate) fn push(&mut self, seq: Seq, mut skb: Skb) -> bool {
         skb.park();
         self.0.push((seq, skb), GFP_ATOMIC).is_ok()
     }

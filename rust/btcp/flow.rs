@@ -7,11 +7,12 @@
 //! under a socket's lock, and sends records under it; it is never held while a segment is given to
 //! TCP or a message to UTCP that takes locks of TCP's.
 //!
-//! At the front end: `Deciding` → `Asked` → `Forward` → `Over`, or the flow ends as soon as the
-//! request is this node's to serve. At the back end: `Replay` → `Live` → `Over`.
+//! At the front end: `Deciding` → `Asked` → `Committed` → `Forward` → `Over`, or the flow ends as
+//! soon as the request is this node's to serve. At the back end: `Replay` → `Live` → `Over`.
 
 use crate::{
     back::{Live, Replay},
+    bounds::{Bounds, Full, Held},
     config::Endpoint,
     counters::{Counter, Gauge},
     forward::Forward,
@@ -45,6 +46,7 @@ use carisma_net::{
 };
 use kernel::{
     prelude::*,
+    sync::Arc,
     time::{Instant, Monotonic}, //
 };
 
@@ -63,6 +65,8 @@ pub(crate) struct Inner {
     pub(crate) stage: Stage,
     /// Segments of the client's that wait until it is known who gets them.
     pub(crate) parked: Queue,
+    /// What is held of the client's, parked segments included.
+    pub(crate) held: Held,
     /// Somebody is giving the parked segments on, in order: others have to queue behind them.
     pub(crate) draining: bool,
     /// Packets that were forwarded or translated.
@@ -80,6 +84,8 @@ pub(crate) enum Stage {
     Deciding(KBox<Deciding>),
     /// Another node was asked to take it over.
     Asked(KBox<Deciding>),
+    /// That node was given the request, and has not said that it has it.
+    Committed(KBox<Deciding>),
     /// Another node serves it.
     Forward(Forward),
     /// Here it is the back end, whose TCP is being given the connection.
@@ -112,10 +118,11 @@ pub(crate) enum Over {
 
 impl Flow {
     /// A flow to be put into the table.
-    pub(crate) fn new(key: &Tuple, stage: Stage) -> Result<FlowRef> {
+    pub(crate) fn new(key: &Tuple, stage: Stage, bounds: &Arc<Bounds>) -> Result<FlowRef> {
         let inner = Inner {
             stage,
             parked: Queue::new(),
+            held: Held::new(bounds, &key.client),
             draining: false,
             packets: 0,
             since: Instant::now(),
@@ -186,14 +193,30 @@ impl State {
         }
     }
 
-    /// Lets a segment of the client's wait.
+    /// Lets a segment of the client's wait. At the bound it is dropped, and sent again.
     pub(crate) fn park(&self, inner: &mut Inner, skb: Skb) {
-        let counter = if inner.parked.push(skb, PARKED_MAX) {
-            Counter::PacketsParked
-        } else {
-            Counter::PacketsDroppedStale
-        };
-        self.counters.count(counter);
+        if self.hold(&mut inner.held, skb.size()) {
+            self.counters
+                .count(match inner.parked.push(skb, PARKED_MAX) {
+                    true => Counter::PacketsParked,
+                    false => Counter::PacketsDroppedStale,
+                });
+        }
+    }
+
+    /// Whether so many bytes more may be held; they are then accounted for.
+    pub(crate) fn hold(&self, held: &mut Held, more: usize) -> bool {
+        match held.take(more, &self.knobs.held()) {
+            Ok(()) => true,
+            Err(full) => {
+                self.counters.count(match full {
+                    Full::Connection => Counter::HeldRefusedConnection,
+                    Full::Client => Counter::HeldRefusedClient,
+                    Full::Total => Counter::HeldRefusedTotal,
+                });
+                false
+            }
+        }
     }
 
     /// Queues a record for a node. Any context. An error says that it will not be sent.
@@ -225,7 +248,9 @@ impl State {
         let ctx = PacketContext::enter();
         let inner = flow.inner.lock();
         match inner.stage {
-            Stage::Deciding(_) | Stage::Asked(_) => self.front_timer(flow, inner, &ctx),
+            Stage::Deciding(_) | Stage::Asked(_) | Stage::Committed(_) => {
+                self.front_timer(flow, inner, &ctx);
+            }
             Stage::Replay(_) | Stage::Live(_) => self.back_timer(flow, inner, &ctx),
             Stage::Over(_) => self.end(flow, inner),
             // Its node has been out of reach for long; if not, this timer was stopped too late.
@@ -258,6 +283,7 @@ impl State {
     /// Ends a flow of which nothing is left to be done.
     pub(crate) fn end(&self, flow: &FlowRef, mut inner: InnerGuard<'_>) {
         let was = core::mem::replace(&mut inner.stage, Stage::Gone);
+        inner.held.clear();
         drop(inner);
         drop(was);
         self.forget(flow);
@@ -291,7 +317,9 @@ impl FlowInfo {
         let (role, state, node, id) = match &inner.stage {
             Stage::Deciding(it) if it.has_child() => (ROLE_FRONT, STATE_HEAD, 0, 0),
             Stage::Deciding(_) => (ROLE_FRONT, STATE_HANDSHAKE, 0, 0),
-            Stage::Asked(it) => (ROLE_FRONT, STATE_REQUESTED, it.node(), it.id()),
+            Stage::Asked(it) | Stage::Committed(it) => {
+                (ROLE_FRONT, STATE_REQUESTED, it.node, it.id)
+            }
             Stage::Forward(it) => (ROLE_FRONT, STATE_HANDED_OFF, it.node, it.id),
             Stage::Over(Over::Forward(it)) => (ROLE_FRONT, STATE_LINGERING, it.node, it.id),
             Stage::Replay(it) => {
@@ -330,30 +358,25 @@ impl FlowInfo {
 }
 
 impl State {
-    /// How many connections have a socket that UTCP withholds. Process context.
-    pub(crate) fn count_withheld(&self) -> u64 {
-        let mut count = 0u64;
-        self.flows.for_each(|flow| {
-            let withheld = match &flow.inner.lock().stage {
-                Stage::Deciding(deciding) | Stage::Asked(deciding) => deciding.has_child(),
-                Stage::Replay(replay) => replay.has_child(),
-                _ => false,
-            };
-            count = count.wrapping_add(withheld.into());
-        });
-        count
-    }
-
     /// Ends all handed-off connections, with a reset to both ends. Process context, may sleep.
     pub(crate) fn end_handed_off(&self) {
+        self.end_all(|stage| {
+            matches!(
+                stage,
+                Stage::Committed(_) | Stage::Forward(_) | Stage::Live(_)
+            )
+        });
+    }
+
+    /// Ends the handed-off connections that `which` picks, with a reset to both ends. No new ones may
+    /// come about meanwhile. Process context, may sleep.
+    pub(crate) fn end_all(&self, which: impl Fn(&Stage) -> bool) {
         // What sleeps cannot be done while the table is walked. Every flow that was found is one
-        // less, and a draining namespace gets no new ones.
+        // less.
         loop {
             let mut some = KVec::new();
             self.flows.for_each(|flow| {
-                let handed_off =
-                    matches!(flow.inner.lock().stage, Stage::Forward(_) | Stage::Live(_));
-                if handed_off && some.len() < 64 {
+                if some.len() < 64 && which(&flow.inner.lock().stage) {
                     // Without memory, or beyond the bound, it is the next round's.
                     let _ = some.push(flow.clone(), GFP_ATOMIC);
                 }
@@ -371,6 +394,7 @@ impl State {
         let ctx = PacketContext::enter();
         let inner = flow.inner.lock();
         match &inner.stage {
+            Stage::Committed(_) => self.front_break(flow, inner, &ctx),
             Stage::Forward(forward) => {
                 // The back end resets it; this node has no more to do with it either way.
                 let (node, id, tuple) = (forward.node, forward.id, forward.theirs(flow));
@@ -392,7 +416,10 @@ impl State {
             let mut inner = flow.inner.lock();
             let was = core::mem::replace(&mut inner.stage, Stage::Gone);
             drop(inner);
-            if matches!(was, Stage::Forward(_) | Stage::Live(_) | Stage::Replay(_)) {
+            if matches!(
+                was,
+                Stage::Committed(_) | Stage::Forward(_) | Stage::Live(_) | Stage::Replay(_)
+            ) {
                 lower::release_modules();
             }
         });

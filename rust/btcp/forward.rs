@@ -7,13 +7,13 @@ use crate::{
     counters::{Counter, Gauge},
     flow::{FlowRef, InnerGuard, Over, Stage},
     front::theirs,
-    lower, packet,
+    lower,
     state::State,
     trace::{event, FRONT},
 };
 use carisma_core::{
     seq::Seq,
-    tcp::{self, flag, Build},
+    tcp::{self, flag},
     translate::{self, End},
     tuple::Tuple,
 };
@@ -40,6 +40,7 @@ impl State {
             let mut inner = flow.inner.lock();
             let Some(mut skb) = inner.parked.pop() else {
                 inner.draining = false;
+                inner.held.clear();
                 return;
             };
             let Stage::Forward(forward) = inner.stage else {
@@ -121,20 +122,12 @@ impl State {
         lower::release_modules();
     }
 
-    /// Ends a connection whose back end is gone, and tells the client so: by a reset with the newest
-    /// number that it has acknowledged. If that is not the one that it expects next, it asks back
-    /// (RFC 5961, section 3.2), and TCP here, which knows of no such connection, answers with the
-    /// exact number. Any context.
+    /// Ends a connection whose back end is gone, and tells the client so. Any context.
     pub(crate) fn front_lose(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
         let Some(forward) = self.front_drop(flow, inner) else {
             return;
         };
-        let key = flow.key();
-        let reset = Build::rst(key.local_port.get(), key.client_port.get(), forward.acked);
-        if let Ok(skb) = packet::to_client(key, &reset) {
-            // If it is lost, the client's next segment is answered in the same way.
-            let _ = netfilter::xmit(&self.net, skb, ctx);
-        }
+        self.reset_client(flow, forward.acked, ctx);
     }
 
     /// Ends a connection that another node serves, as though there had been none. Any context.

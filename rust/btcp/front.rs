@@ -3,23 +3,24 @@
 //! The front end's side: connections that clients open to a service of this node.
 
 use crate::{
-    config::Target,
+    bounds::{Held, Pool, Ticket},
+    config::{Candidate, Otherwise, Target},
     counters::{Counter, Gauge},
     early::Early,
     flow::{Flow, FlowRef, Inner, InnerGuard, Over, Stage},
-    forward::Forward,
     lower, packet,
     state::State,
     trace::{event, FRONT},
 };
 use carisma_core::{
     answer::Answer,
+    commit::Commit,
     front::{Front, Input, Phase},
     http::{self, Scan, Scanned},
     seq::Seq,
     tcp::{self, flag},
-    tuple::{v4_of, Tuple},
-    wire::{self, Body, Data, Handoff, Reason, Req},
+    tuple::Tuple,
+    wire,
 };
 use carisma_net::{
     connection,
@@ -46,18 +47,33 @@ const _: () = assert!(HELD_MAX < wire::MAX_DATA);
 
 /// A connection whose request is not decided yet, or not taken over yet.
 pub(crate) struct Deciding {
-    front: Front,
+    pub(crate) front: Front,
     /// What is held of the client's stream, from its first byte on.
-    held: KVec<u8>,
+    pub(crate) bytes: KVec<u8>,
     /// What came before its turn.
-    early: Early,
+    pub(crate) early: Early,
     /// How far the head in it has been looked at.
     scan: Scan,
-    /// Since the decision: the number of the handoff, and the node that was asked.
-    id: u64,
-    node: u32,
+    /// Its socket is withheld.
+    withheld: Option<Ticket>,
+    /// Since the decision: who may serve the request.
+    pub(crate) target: Target,
+    /// Since a node was asked: that it was, the number of the handoff, and the node.
+    pub(crate) asked: Option<Ticket>,
+    pub(crate) id: u64,
+    pub(crate) node: u32,
     /// Where that node takes forwarded segments.
-    to: ([u8; 4], u16),
+    pub(crate) to: ([u8; 4], u16),
+    /// When that node was given the request.
+    pub(crate) commit: Commit,
+}
+
+/// Why bytes are not held.
+enum Unheld {
+    /// There is no memory.
+    Memory,
+    /// As many are as may be.
+    Bound,
 }
 
 /// What a whole request head, or one that will not be, leads to.
@@ -68,8 +84,8 @@ enum Decision {
     Local(Counter),
     /// It is answered here, and the connection closed.
     Answer(Answer, Counter),
-    /// That node is to serve it.
-    Remote(u32, ([u8; 4], u16)),
+    /// Another node is to serve it.
+    Remote(Target),
 }
 
 impl State {
@@ -86,12 +102,16 @@ impl State {
         };
         let deciding = Deciding {
             front,
-            held: KVec::new(),
+            bytes: KVec::new(),
             early: Early::new(),
             scan: Scan::new(),
+            withheld: None,
+            target: Target::HERE,
+            asked: None,
             id: 0,
             node: 0,
             to: ([0; 4], 0),
+            commit: Commit::default(),
         };
         let refused = match self.front_insert(key, deciding) {
             Ok(()) => {
@@ -117,7 +137,8 @@ impl State {
 
     fn front_insert(&self, key: &Tuple, deciding: Deciding) -> Result<(), Refused> {
         let deciding = KBox::new(deciding, GFP_ATOMIC).map_err(|_| Refused::NoMemory)?;
-        let flow = Flow::new(key, Stage::Deciding(deciding)).map_err(|_| Refused::NoMemory)?;
+        let flow = Flow::new(key, Stage::Deciding(deciding), &self.bounds)
+            .map_err(|_| Refused::NoMemory)?;
         // Under the lock nobody can end the flow before its timer runs.
         let _inner = flow.inner.lock();
         self.flows.insert(&flow, self.knobs.flows_max())?;
@@ -220,7 +241,9 @@ impl State {
         match &mut inner.stage {
             Stage::Deciding(deciding) => {
                 let deciding = &mut **deciding;
-                let kept = deciding.early.push(&deciding.front, seq, skb);
+                let kept = deciding.early.has_room(&deciding.front, seq)
+                    && self.hold(&mut inner.held, skb.size())
+                    && deciding.early.push(seq, skb);
                 self.counters.count(match kept {
                     true => Counter::SegmentsEarly,
                     false => Counter::SegmentsEarlyDropped,
@@ -244,41 +267,40 @@ impl State {
         ctx: &PacketContext,
     ) -> Option<Skb> {
         let skip = skip as usize;
-        let deciding = match &mut inner.stage {
-            Stage::Deciding(deciding) => &mut **deciding,
-            _ => {
-                self.park(&mut inner, skb);
-                return None;
-            }
+        let Inner { stage, held, .. } = &mut *inner;
+        let Stage::Deciding(deciding) = stage else {
+            self.park(&mut inner, skb);
+            return None;
         };
+        let deciding = &mut **deciding;
+        let key = flow.key();
+        let first = deciding.bytes.is_empty();
+        let linear = skb.payload(layout).and_then(|bytes| bytes.get(skip..));
         // Whether all of the segment is in what is held.
         let mut whole = false;
-        let first = deciding.held.is_empty();
-        let decision = match skb.payload(layout) {
+        let decision = match linear {
             // The usual case: the whole head in one segment, which is looked at where it lies.
-            Some(payload) if first => self.decide(
-                flow.key(),
-                &deciding.front,
-                &mut deciding.scan,
-                payload,
-                fin,
-            ),
+            Some(bytes) if first => {
+                self.decide(key, &deciding.front, &mut deciding.scan, bytes, fin)
+            }
             _ => {
-                whole = self.front_hold(deciding, &skb, layout, skip)?;
-                self.decide(
-                    flow.key(),
-                    &deciding.front,
-                    &mut deciding.scan,
-                    &deciding.held,
-                    fin,
-                )
+                match self.front_hold(deciding, held, &skb, layout, skip) {
+                    Ok(all) => whole = all,
+                    Err(why) => return self.front_unheld(flow, inner, skb, why, ctx),
+                }
+                let Deciding { scan, bytes, .. } = deciding;
+                self.decide(key, &deciding.front, scan, bytes, fin)
             }
         };
+        let keep = matches!(decision, Decision::Wait | Decision::Remote(_));
+        if keep && deciding.bytes.is_empty() {
+            match self.front_hold(deciding, held, &skb, layout, skip) {
+                Ok(all) => whole = all,
+                Err(why) => return self.front_unheld(flow, inner, skb, why, ctx),
+            }
+        }
         match decision {
             Decision::Wait => {
-                if deciding.held.is_empty() {
-                    self.front_hold(deciding, &skb, layout, skip)?;
-                }
                 self.front_acknowledge(flow, &mut inner, ctx);
                 None
             }
@@ -293,22 +315,41 @@ impl State {
                 self.front_answer(flow, inner, answer, ctx);
                 (fin || !whole).then_some(skb)
             }
-            Decision::Remote(node, to) => {
+            Decision::Remote(target) => {
+                deciding.target = target;
+                let node = target.nodes().next().unwrap_or(0);
                 self.trace_decided(flow, node, Counter::RequestsRemote);
-                if deciding.held.is_empty() {
-                    whole = self.front_hold(deciding, &skb, layout, skip)?;
-                }
                 if fin || !whole {
                     self.park(&mut inner, skb);
                 }
-                self.front_ask(flow, inner, node, to, ctx);
+                self.front_place(flow, inner, Some(Counter::RequestsLocalPeerDown), ctx);
                 None
             }
         }
     }
 
+    /// What must be held cannot be. Without memory the client sends it again; at a bound the request
+    /// is answered.
+    fn front_unheld(
+        &self,
+        flow: &FlowRef,
+        inner: InnerGuard<'_>,
+        skb: Skb,
+        why: Unheld,
+        ctx: &PacketContext,
+    ) -> Option<Skb> {
+        match why {
+            Unheld::Memory => None,
+            Unheld::Bound => {
+                self.front_decided(flow, Counter::RequestsUnavailable);
+                self.front_answer(flow, inner, Answer::Unavailable, ctx);
+                Some(skb)
+            }
+        }
+    }
+
     /// Counts what was decided about a request that is to be served here.
-    fn front_decided(&self, flow: &FlowRef, counter: Counter) {
+    pub(crate) fn front_decided(&self, flow: &FlowRef, counter: Counter) {
         self.counters.count(counter);
         self.trace_decided(flow, 0, counter);
     }
@@ -318,33 +359,38 @@ impl State {
     }
 
     /// Appends a segment's payload, as far as there is room, to what is held; says whether it was
-    /// all. `None` without memory: the client sends it again.
+    /// all.
     fn front_hold(
         &self,
         deciding: &mut Deciding,
+        held: &mut Held,
         skb: &Skb,
         layout: &Layout,
         skip: usize,
-    ) -> Option<bool> {
-        let before = deciding.held.len();
+    ) -> Result<bool, Unheld> {
+        let before = deciding.bytes.len();
         let payload = layout.payload.saturating_sub(skip);
         let more = payload.min(HELD_MAX.saturating_sub(before));
+        if !self.hold(held, more) {
+            return Err(Unheld::Bound);
+        }
         let copied = deciding
-            .held
+            .bytes
             .resize(before.saturating_add(more), 0, GFP_ATOMIC)
             .is_ok()
             && deciding
-                .held
+                .bytes
                 .get_mut(before..)
                 .is_some_and(|to| skb.copy_payload(layout, skip, to));
         if copied {
             // CAST: A packet's length fits.
             deciding.front.took(more as u32);
+            Ok(more == payload)
         } else {
-            deciding.held.truncate(before);
+            deciding.bytes.truncate(before);
             self.counters.count(Counter::FlowsRefusedMemory);
+            Err(Unheld::Memory)
         }
-        copied.then_some(more == payload)
     }
 
     /// Acknowledges what is held, so that a client that waits for that goes on (RFC 896).
@@ -389,31 +435,33 @@ impl State {
         let config = self.config.snapshot(&rcu);
         let target = config
             .service(&key.local, key.local_port.get())
-            .map_or(Target::Local, |service| service.route(head));
-        let Target::Node(index) = target else {
+            .map_or(Target::HERE, |service| service.route(head));
+        if target.is_here(config) {
             return Decision::Local(Counter::RequestsLocal);
-        };
+        }
         self.counters.count(Counter::RequestsRemote);
-        let Some((node, addr)) = config
-            .node(index)
-            .and_then(|node| Some((node, v4_of(&node.at.addr)?)))
-        else {
-            return Decision::Local(Counter::RequestsLocalPeerDown);
-        };
-        if self.config.is_draining() {
-            Decision::Local(Counter::RequestsLocalDraining)
-        } else if !node.is_up() {
-            Decision::Local(Counter::RequestsLocalPeerDown)
+        let obstacle = if self.config.is_draining() {
+            Counter::RequestsLocalDraining
         } else if !front.is_portable() {
-            Decision::Local(Counter::RequestsLocalOptions)
+            Counter::RequestsLocalOptions
         } else {
-            Decision::Remote(index, (addr, key.local_port.get()))
+            let mut candidates = target;
+            match candidates.next(config) {
+                Candidate::Node(..) => return Decision::Remote(target),
+                Candidate::Here | Candidate::None => Counter::RequestsLocalPeerDown,
+            }
+        };
+        match target.otherwise() {
+            Otherwise::Unavailable if !target.may_be_here(config) => {
+                Decision::Answer(Answer::Unavailable, Counter::RequestsUnavailable)
+            }
+            _ => Decision::Local(obstacle),
         }
     }
 
     /// The request is this node's own: the server gets the connection, TCP what is held of it. The
     /// flow ends.
-    fn front_local(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
+    pub(crate) fn front_local(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
         self.front_leave(flow, inner, ctx, |key| {
             lower::put(&self.net, kind::CONN_RES, key)
         });
@@ -421,7 +469,7 @@ impl State {
 
     /// The request is answered here, without a server. TCP gets what is held, so as to acknowledge
     /// it and all that follows. The flow ends.
-    fn front_answer(
+    pub(crate) fn front_answer(
         &self,
         flow: &FlowRef,
         inner: InnerGuard<'_>,
@@ -444,6 +492,7 @@ impl State {
     ) {
         let was = core::mem::replace(&mut inner.stage, Stage::Gone);
         let mut parked = core::mem::take(&mut inner.parked);
+        inner.held.clear();
         drop(inner);
         self.forget(flow);
         if let Stage::Deciding(mut deciding) | Stage::Asked(mut deciding) = was {
@@ -451,7 +500,7 @@ impl State {
             let _ = tell(flow.key());
             self.stream_to_tcp(
                 flow,
-                &deciding.held,
+                &deciding.bytes,
                 |offset| deciding.front.segment(offset),
                 ctx,
             );
@@ -467,6 +516,7 @@ impl State {
     /// The client has reset the connection.
     fn front_reset(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, ctx: &PacketContext) {
         let was = core::mem::replace(&mut inner.stage, Stage::Gone);
+        inner.held.clear();
         drop(inner);
         self.forget(flow);
         match was {
@@ -482,206 +532,26 @@ impl State {
 
     /// This node's TCP forgets the connection, of which it has seen no payload, and UTCP its
     /// socket.
-    fn front_discard(&self, flow: &FlowRef, deciding: &Deciding, ctx: &PacketContext) {
+    pub(crate) fn front_discard(&self, flow: &FlowRef, deciding: &Deciding, ctx: &PacketContext) {
         self.to_tcp(flow, &deciding.front.reset(), &[], ctx);
         let _ = lower::put(&self.net, kind::CONN_DISCARD, flow.key());
     }
 
-    /// Tells the node that was asked that it is not to have the connection.
-    fn front_abort(&self, flow: &FlowRef, deciding: &Deciding) {
-        let (addr, port) = deciding.to;
-        // If it cannot be told, it gives up by itself: nothing was committed.
-        let _ = self.record(
-            deciding.node,
-            deciding.id,
-            theirs(flow.key(), addr, port),
-            Body::Abort,
-        );
-    }
-
-    /// Asks a node to take the connection over.
-    fn front_ask(
-        &self,
-        flow: &FlowRef,
-        mut inner: InnerGuard<'_>,
-        node: u32,
-        to: ([u8; 4], u16),
-        ctx: &PacketContext,
-    ) {
-        let id = self.next_handoff();
-        let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
-        let Stage::Deciding(mut deciding) = stage else {
-            inner.stage = stage;
-            return;
-        };
-        deciding.front.ask();
-        deciding.id = id;
-        deciding.node = node;
-        deciding.to = to;
-        while let Some(skb) = deciding.early.pop() {
-            self.park(&mut inner, skb);
-        }
-        let key = flow.key();
-        let sent = deciding
-            .front
-            .handshake()
-            .ok_or(EINVAL)
-            .and_then(|handshake| {
-                let req = Req {
-                    vip: key.local,
-                    vip_port: key.local_port.get(),
-                    ts_now: deciding.front.ts_now(connection::now_ms()),
-                    handshake,
-                };
-                self.record(node, id, theirs(key, to.0, to.1), Body::Req(req))
-            });
-        inner.stage = Stage::Asked(deciding);
-        if sent.is_err() {
-            self.counters.count(Counter::RequestsLocalPeerDown);
-            self.front_local(flow, inner, ctx);
-            return;
-        }
-        self.counters.count(Counter::HandoffsStarted);
-        flow.arm(self.knobs.handoff_timeout_ms());
-    }
-
-    /// The node that was asked has answered, or a node reports the end of what it served. Process
-    /// context.
-    pub(crate) fn front_record(&self, node: u32, handoff: &Handoff<'_>) {
-        let Some(flow) = self.flows.lookup(&handoff.tuple) else {
-            self.front_unknown(node, handoff);
-            return;
-        };
-        let ctx = PacketContext::enter();
-        let inner = flow.inner.lock();
-        match (&inner.stage, handoff.body) {
-            (Stage::Asked(it), body) if it.id == handoff.id && it.node == node => match body {
-                Body::Accept => self.front_commit(&flow, inner, &ctx),
-                Body::Reject(reason) => {
-                    self.counters.count(Counter::HandoffsRejected);
-                    if reason == Reason::Mismatch {
-                        self.counters.count(Counter::HandoffsRejectedOptions);
-                    }
-                    self.front_local(&flow, inner, &ctx);
-                }
-                _ => self.counters.count(Counter::RecordsBad),
-            },
-            (Stage::Forward(it), Body::Closed { linger })
-                if it.id == handoff.id && it.node == node =>
-            {
-                self.front_closed(&flow, inner, linger);
-            }
-            _ => {
-                drop(inner);
-                self.front_unknown(node, handoff);
-            }
-        }
-    }
-
-    /// A record about no flow of ours. An offer that came too late is turned down.
-    fn front_unknown(&self, _node: u32, handoff: &Handoff<'_>) {
-        // ABORT was sent when the flow ended; ACCEPT has crossed it. CLOSED may come after the
-        // linger. Neither is an error.
-        if !matches!(
-            handoff.body,
-            Body::Accept | Body::Reject(_) | Body::Closed { .. }
-        ) {
-            self.counters.count(Counter::RecordsBad);
-        }
-    }
-
-    /// The back end's TCP has the connection: from here on it is the back end's.
-    fn front_commit(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, ctx: &PacketContext) {
-        let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
-        let Stage::Asked(deciding) = stage else {
-            inner.stage = stage;
-            return;
-        };
-        let (ack, window, tsval) = deciding.front.newest();
-        let data = Data {
-            seq: deciding.front.first(),
-            ack,
-            tsval,
-            window,
-            bytes: &deciding.held,
-        };
-        let (addr, port) = deciding.to;
-        let tuple = theirs(flow.key(), addr, port);
-        let sent = lower::hold_modules()
-            && self
-                .record(deciding.node, deciding.id, tuple, Body::Data(data))
-                .inspect_err(|_| lower::release_modules())
-                .is_ok();
-        if !sent {
-            self.counters.count(Counter::HandoffsAborted);
-            self.front_abort(flow, &deciding);
-            inner.stage = Stage::Asked(deciding);
-            self.front_local(flow, inner, ctx);
-            return;
-        }
-        flow.disarm();
-        inner.stage = Stage::Forward(Forward {
-            id: deciding.id,
-            node: deciding.node,
-            to: deciding.to,
-            acked: ack,
-        });
-        inner.draining = true;
-        drop(inner);
-        self.trace_flow(
-            event::FLOW_HANDED_OFF,
-            flow.key(),
-            FRONT,
-            deciding.node,
-            deciding.id,
-        );
-        self.counters.count(Counter::HandoffsAccepted);
-        self.counters.up(Gauge::HandedOffOut);
-        self.front_discard(flow, &deciding, ctx);
-        self.front_drain(flow, ctx);
-    }
-
-    /// The timer of an undecided connection has run out.
-    pub(crate) fn front_timer(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
-        match &inner.stage {
-            Stage::Deciding(deciding) if deciding.front.phase() == Phase::Head => {
-                if deciding.held.is_empty() {
-                    self.front_decided(flow, Counter::HeadsAbsent);
-                    self.front_local(flow, inner, ctx);
-                } else {
-                    self.front_decided(flow, Counter::HeadsTimedOut);
-                    self.front_answer(flow, inner, Answer::Timeout, ctx);
-                }
-            }
-            Stage::Asked(deciding) => {
-                self.counters.count(Counter::HandoffsTimedOut);
-                self.front_abort(flow, deciding);
-                self.front_local(flow, inner, ctx);
-            }
-            _ => self.end(flow, inner),
-        }
-    }
-
-    /// UTCP goes away: what is undecided becomes local.
-    pub(crate) fn front_give_up(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
-        match &inner.stage {
-            Stage::Asked(deciding) => {
-                self.counters.count(Counter::HandoffsAborted);
-                self.front_abort(flow, deciding);
-                self.front_local(flow, inner, ctx);
-            }
-            Stage::Deciding(deciding) if deciding.front.phase() == Phase::Head => {
-                self.front_local(flow, inner, ctx);
-            }
-            _ => self.end(flow, inner),
-        }
-    }
-
     /// TCP has made a socket: whether it is to be withheld.
     pub(crate) fn front_child(&self, flow: &FlowRef, deciding: &mut Deciding) -> bool {
+        if deciding.withheld.is_none() {
+            let limit = self.knobs.withheld_max();
+            deciding.withheld = self.bounds.ticket(Pool::Withheld, limit);
+            if deciding.withheld.is_none() {
+                self.counters.count(Counter::WithheldRefusedLimit);
+                return false;
+            }
+        }
         let withhold = deciding.front.on_child();
         if withhold {
             flow.arm(self.knobs.head_timeout_ms());
+        } else {
+            deciding.withheld = None;
         }
         withhold
     }
@@ -689,12 +559,16 @@ impl State {
     /// A segment that TCP here sends to the client. Answers whether it may.
     pub(crate) fn front_output(&self, inner: &mut Inner, header: &tcp::Header<'_>) -> bool {
         match &mut inner.stage {
-            Stage::Deciding(deciding) | Stage::Asked(deciding) => {
+            Stage::Deciding(deciding) => {
                 deciding.front.on_output(header, connection::now_ms());
                 true
             }
-            // TCP here has nothing more to say to a client that another node serves.
-            Stage::Forward(_) | Stage::Over(Over::Forward(_)) => false,
+            // TCP here has nothing to say to a client that another node serves, or may: if its
+            // listener goes, it would reset it.
+            Stage::Asked(_)
+            | Stage::Committed(_)
+            | Stage::Forward(_)
+            | Stage::Over(Over::Forward(_)) => false,
             _ => true,
         }
     }
@@ -704,16 +578,6 @@ impl Deciding {
     /// Whether TCP has made its socket.
     pub(crate) fn has_child(&self) -> bool {
         matches!(self.front.phase(), Phase::Head | Phase::Asked)
-    }
-
-    /// The number of the handoff.
-    pub(crate) fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Index of the node that was asked.
-    pub(crate) fn node(&self) -> u32 {
-        self.node
     }
 }
 

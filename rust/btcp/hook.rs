@@ -66,6 +66,12 @@ impl Hooks for State {
                 let ctx = PacketContext::enter();
                 self.front_input(&flow, inner, skb, &layout, &ctx)
             }
+            // Whoever will get it, TCP here must not see it now.
+            Stage::Committed(_) => {
+                let mut inner = inner;
+                self.park(&mut inner, skb);
+                None
+            }
             Stage::Forward(_) | Stage::Over(Over::Forward(_)) => {
                 let ctx = PacketContext::enter();
                 self.front_forward(inner, skb, &layout, &ctx);

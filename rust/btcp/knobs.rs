@@ -2,6 +2,7 @@
 
 //! Numbers that an administrator can change.
 
+use crate::bounds::Limits;
 use kernel::{
     prelude::*,
     sync::atomic::{Atomic, Relaxed}, //
@@ -22,6 +23,17 @@ pub(crate) enum Knob {
     /// How long a node may be out of reach before the connections that it serves are given up, in
     /// milliseconds.
     PeerTimeoutMs,
+    /// How many sockets may be kept from `accept()`.
+    WithheldMax,
+    /// How many handoffs may be under way: as many that were asked for, and as many that this node
+    /// was asked for.
+    HandoffsMax,
+    /// How many bytes may be held of a connection.
+    HeldMax,
+    /// How many bytes may be held of all connections of a client.
+    HeldClientMax,
+    /// How many bytes may be held in all.
+    HeldTotalMax,
 }
 
 /// What is known of a knob.
@@ -37,7 +49,7 @@ pub(crate) struct Range {
 }
 
 impl Knob {
-    const COUNT: usize = 5;
+    const COUNT: usize = 10;
 
     /// All of them.
     pub(crate) const ALL: [Self; Self::COUNT] = [
@@ -46,6 +58,11 @@ impl Knob {
         Self::HeadMax,
         Self::FlowsMax,
         Self::PeerTimeoutMs,
+        Self::WithheldMax,
+        Self::HandoffsMax,
+        Self::HeldMax,
+        Self::HeldClientMax,
+        Self::HeldTotalMax,
     ];
 
     /// Its name and range.
@@ -56,6 +73,11 @@ impl Knob {
             Self::HeadMax => (c"head_max", 256, 32_768, 32_768),
             Self::FlowsMax => (c"flows_max", 0, 16_777_216, 262_144),
             Self::PeerTimeoutMs => (c"peer_timeout_ms", 1_000, 3_600_000, 30_000),
+            Self::WithheldMax => (c"withheld_max", 0, 1_048_576, 65_536),
+            Self::HandoffsMax => (c"handoffs_max", 0, 1_048_576, 16_384),
+            Self::HeldMax => (c"held_max", 1_024, 16 << 20, 256 << 10),
+            Self::HeldClientMax => (c"held_client_max", 1_024, 1 << 30, 8 << 20),
+            Self::HeldTotalMax => (c"held_total_max", 1_024, 1 << 30, 64 << 20),
         };
         Range {
             name,
@@ -113,5 +135,21 @@ impl Knobs {
 
     pub(crate) fn flows_max(&self) -> usize {
         self.get(Knob::FlowsMax) as usize
+    }
+
+    pub(crate) fn withheld_max(&self) -> usize {
+        self.get(Knob::WithheldMax) as usize
+    }
+
+    pub(crate) fn handoffs_max(&self) -> usize {
+        self.get(Knob::HandoffsMax) as usize
+    }
+
+    pub(crate) fn held(&self) -> Limits {
+        Limits {
+            connection: self.get(Knob::HeldMax),
+            client: self.get(Knob::HeldClientMax),
+            total: self.get(Knob::HeldTotalMax),
+        }
     }
 }

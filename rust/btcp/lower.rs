@@ -4,7 +4,7 @@
 
 use crate::{
     counters::Counter,
-    flow::{FlowRef, Over, Stage},
+    flow::{FlowRef, InnerGuard, Over, Stage},
     state::State,
     trace::event,
 };
@@ -209,7 +209,7 @@ impl State {
         self.trace_record(event::RECORD_RECEIVED, node, &handoff, bytes.len());
         match handoff.body {
             Body::Req(_) | Body::Data(_) | Body::Abort => self.back_record(node, &handoff),
-            Body::Accept | Body::Reject(_) | Body::Closed { .. } => {
+            Body::Accept | Body::Reject(_) | Body::Taken | Body::Closed { .. } => {
                 self.front_record(node, &handoff);
             }
         }
@@ -227,7 +227,12 @@ impl State {
         if anew {
             self.lose_peer(index);
         } else {
-            self.forwards_of(index, |flow| flow.disarm());
+            // What may have been lost with the old connection is sent again.
+            self.of_node(index, |flow, inner| match inner.stage {
+                Stage::Committed(_) => flow.arm(1),
+                Stage::Forward(_) => flow.disarm(),
+                _ => {}
+            });
         }
     }
 
@@ -241,21 +246,28 @@ impl State {
                 node.set_down();
             }
         }
-        self.forwards_of(index, |flow| flow.arm(self.knobs.peer_timeout_ms()));
+        let ctx = PacketContext::enter();
+        self.of_node(index, |flow, inner| match inner.stage {
+            Stage::Asked(_) => self.front_take_back(flow, inner, Counter::HandoffsAborted, &ctx),
+            Stage::Forward(_) => flow.arm(self.knobs.peer_timeout_ms()),
+            _ => {}
+        });
     }
 
-    /// Calls `f` for the connections that a node serves, with their lock held.
-    fn forwards_of(&self, index: u32, f: impl Fn(&FlowRef)) {
+    /// Calls `f` for the connections that a node was offered or given, with their lock held.
+    fn of_node(&self, index: u32, f: impl Fn(&FlowRef, InnerGuard<'_>)) {
         self.flows.for_each(|flow| {
             let inner = flow.inner.lock();
-            if matches!(&inner.stage, Stage::Forward(forward) if forward.node == index) {
-                f(flow);
+            if inner.is_sent_to(index) {
+                f(flow, inner);
             }
         });
     }
 
-    /// Ends what a node served that does not know of it any more.
+    /// Ends what a node served that does not know of it any more, and what this one served for it.
+    /// Process context, may sleep.
     fn lose_peer(&self, index: u32) {
+        self.end_all(|stage| matches!(stage, Stage::Live(live) if live.origin.node == index));
         let ctx = PacketContext::enter();
         self.flows.for_each(|flow| {
             let inner = flow.inner.lock();
@@ -266,8 +278,11 @@ impl State {
                 Stage::Over(Over::Forward(forward)) if forward.node == index => {
                     self.end(flow, inner);
                 }
-                Stage::Asked(deciding) if deciding.node() == index => {
-                    self.front_give_up(flow, inner, &ctx);
+                Stage::Asked(deciding) if deciding.node == index => {
+                    self.front_take_back(flow, inner, Counter::HandoffsAborted, &ctx);
+                }
+                Stage::Committed(deciding) if deciding.node == index => {
+                    self.front_break(flow, inner, &ctx);
                 }
                 _ => {}
             }

@@ -13,8 +13,10 @@ use super::{
         Endpoint,
         Mode,
         Name,
+        Otherwise,
         Refused,
         Snapshot, //
+        CANDIDATES_MAX,
     },
     counters::{
         Gauge,
@@ -95,6 +97,8 @@ const NAME: &CStr =
     c"name: must be 1 to 15 letters, digits, '.', '-' and '_', the first a letter or digit";
 const NODE: &CStr =
     c"node: must be a node's name, 1 to 15 letters, digits, '.', '-' and '_', the first a letter or digit";
+const NODES: &CStr = c"node: must be 1 to 4 nodes, each named once";
+const OTHERWISE: &CStr = c"otherwise: must be 0 (local) or 1 (unavailable)";
 const HOST: &CStr =
     c"host: must be a host name or address as in a URL, without port, 1 to 253 characters";
 const PATH: &CStr = c"path: must be 1 to 255 characters, decoded, the first '/', \
@@ -164,7 +168,11 @@ fn service<'a>(
 
 /// The name of a node.
 fn name<'a>(request: &Request<'a>, number: u32, text: &'static CStr) -> Result<Name, Refusal<'a>> {
-    let attr = request.need(number, text)?;
+    name_of(request.need(number, text)?, text)
+}
+
+/// The name of a node, from an attribute.
+fn name_of<'a>(attr: Attr<'a>, text: &'static CStr) -> Result<Name, Refusal<'a>> {
     let given = attr.text();
     let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_".contains(byte);
     let mut name = Name::default();
@@ -216,6 +224,33 @@ fn path<'a>(request: &Request<'a>) -> Result<KVec<u8>, Refusal<'a>> {
         return Err(invalid(attr, PATH));
     }
     Ok(copied(given)?)
+}
+
+/// The nodes of a rule.
+fn nodes<'a>(request: &Request<'a>) -> Result<KVec<Name>, Refusal<'a>> {
+    request.need(CARISMA_A_RULE_NODE, NODE)?;
+    let mut names = KVec::with_capacity(CANDIDATES_MAX, GFP_KERNEL).map_err(Error::from)?;
+    for attr in request.attrs(CARISMA_A_RULE_NODE) {
+        let name = name_of(attr, NODE)?;
+        if names.contains(&name) || names.push_within_capacity(name).is_err() {
+            return Err(invalid(attr, NODES));
+        }
+    }
+    Ok(names)
+}
+
+/// What becomes of a request that no node of its rule can take.
+fn otherwise<'a>(request: &Request<'a>) -> Result<Otherwise, Refusal<'a>> {
+    match request.attr(CARISMA_A_RULE_OTHERWISE) {
+        None => Ok(Otherwise::Local),
+        Some(attr) if attr.u32() == carisma_otherwise_CARISMA_OTHERWISE_LOCAL => {
+            Ok(Otherwise::Local)
+        }
+        Some(attr) if attr.u32() == carisma_otherwise_CARISMA_OTHERWISE_UNAVAILABLE => {
+            Ok(Otherwise::Unavailable)
+        }
+        Some(attr) => Err(invalid(attr, OTHERWISE)),
+    }
 }
 
 fn service_add<'a>(request: &Request<'a>) -> Answer<'a> {
@@ -276,10 +311,10 @@ fn rule_add<'a>(request: &Request<'a>) -> Answer<'a> {
     let at = service(request, CARISMA_A_RULE_ADDR, CARISMA_A_RULE_PORT)?;
     let host = host(request)?;
     let path = path(request)?;
-    let node = name(request, CARISMA_A_RULE_NODE, NODE)?;
+    let (nodes, otherwise) = (nodes(request)?, otherwise(request)?);
     state
         .config
-        .add_rule(at, host, path, &node)
+        .add_rule(at, host, path, &nodes, otherwise)
         .map_err(|why| rule_refused(request, why))
 }
 
@@ -436,11 +471,15 @@ fn rule_get(dump: &mut Dump<'_>) -> Result {
             if !rule.path.is_empty() {
                 message.put_text(CARISMA_A_RULE_PATH, &rule.path)?;
             }
-            match snapshot.node(rule.node) {
-                Some(node) => message.put_text(CARISMA_A_RULE_NODE, name_text(&node.name)),
-                // A node that a rule names cannot be deleted.
-                None => Ok(()),
+            // A node that a rule names cannot be deleted.
+            for node in rule.target.nodes().filter_map(|node| snapshot.node(node)) {
+                message.put_text(CARISMA_A_RULE_NODE, name_text(&node.name))?;
             }
+            let otherwise = match rule.target.otherwise() {
+                Otherwise::Local => carisma_otherwise_CARISMA_OTHERWISE_LOCAL,
+                Otherwise::Unavailable => carisma_otherwise_CARISMA_OTHERWISE_UNAVAILABLE,
+            };
+            message.put_u32(CARISMA_A_RULE_OTHERWISE, otherwise)
         },
     )
 }

@@ -3,6 +3,7 @@
 //! What BTCP knows of one network namespace.
 
 use crate::{
+    bounds::{Bounds, Pool},
     config::{self, Config, Endpoint, Event, Node},
     counters::{Counters, Gauge, Stat},
     flow::Flow,
@@ -20,7 +21,8 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Relaxed},
-        rcu, //
+        rcu,
+        Arc, //
     },
 };
 
@@ -38,6 +40,8 @@ pub(crate) struct State {
     pub(crate) counters: Counters,
     /// What can be changed.
     pub(crate) knobs: Knobs,
+    /// What connections take up.
+    pub(crate) bounds: Arc<Bounds>,
     /// Connections.
     #[pin]
     pub(crate) flows: Table<Flow>,
@@ -132,7 +136,10 @@ impl State {
     /// How many there are. Process context.
     pub(crate) fn level(&self, gauge: Gauge) -> u64 {
         match gauge {
-            Gauge::Withheld => self.count_withheld(),
+            Gauge::Withheld => self.bounds.taken(Pool::Withheld),
+            Gauge::HandoffsAsked => self.bounds.taken(Pool::Asked),
+            Gauge::HandoffsReplayed => self.bounds.taken(Pool::Replayed),
+            Gauge::HeldBytes => self.bounds.held(),
             _ => self.counters.level(gauge),
         }
     }
@@ -163,6 +170,7 @@ impl PerNet for State {
                 config <- Config::new(),
                 counters: Counters::new()?,
                 knobs: Knobs::new(),
+                bounds: Bounds::new()?,
                 flows <- Table::new(&net),
                 withholding: Atomic::new(false),
                 handoffs: Atomic::new(0u64),

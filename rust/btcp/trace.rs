@@ -80,6 +80,7 @@ impl State {
                 Body::Reject(reason) => (c"reject", reason_name(reason)),
                 Body::Data(_) => (c"data", c""),
                 Body::Abort => (c"abort", c""),
+                Body::Taken => (c"taken", c""),
                 Body::Closed { .. } => (c"closed", c""),
             };
             let event = Event {
@@ -119,6 +120,7 @@ pub(crate) fn reason_name(reason: Reason) -> &'static CStr {
         Reason::Mismatch => c"mismatch",
         Reason::Unanswered => c"unanswered",
         Reason::Draining => c"draining",
+        Reason::Unknown => c"unknown",
         Reason::Other(_) => c"other",
     }
 }

@@ -194,6 +194,22 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// All attributes of this number, in the order in which they were sent.
+    pub fn attrs(&self, number: u32) -> impl Iterator<Item = Attr<'a>> + '_ {
+        let mut last: *const bindings::nlattr = ptr::null();
+        core::iter::from_fn(move || {
+            self.attr(number)?;
+            // SAFETY: By the type invariant; `last` is null or an attribute of the message. Each that
+            // is found was validated as the others of its number, and lives as long as they.
+            unsafe {
+                // CAST: The number of an attribute has 16 bits.
+                last = bindings::genl_next_attr(self.info.as_ptr(), last, number as c_int);
+                (!last.is_null()).then(|| Attr::from_raw(last))
+            }
+        })
+        .fuse()
+    }
+
     /// The attribute of this number, or a refusal with this text.
     pub fn need(&self, number: u32, text: &'static CStr) -> Result<Attr<'a>, Refusal<'a>> {
         self.attr(number).ok_or(Refusal {

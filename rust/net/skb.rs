@@ -115,8 +115,7 @@ impl Skb {
         let total = usize::from(u16::from_be_bytes(
             self.linear().get(2..4)?.try_into().ok()?,
         ));
-        // SAFETY: The packet is valid.
-        let len = unsafe { bindings::skb_len(self.raw()) as usize };
+        let len = self.size();
         // A length of 0 is that of a merged packet of more than 64 KiB (BIG TCP).
         let end = if total == 0 { len } else { total.min(len) };
         Some(Layout {
@@ -124,6 +123,12 @@ impl Skb {
             tcp,
             payload: end.checked_sub(ip + tcp)?,
         })
+    }
+
+    /// Bytes from the IP header on, as the device brought them.
+    pub fn size(&self) -> usize {
+        // SAFETY: The packet is valid. CAST: A length of 32 bits.
+        unsafe { bindings::skb_len(self.raw()) as usize }
     }
 
     /// The linear part.

@@ -7,6 +7,25 @@ struct net *carisma_helper_genl_info_net(const struct genl_info *info)
 	return genl_info_net(info);
 }
 
+/* The next attribute of a type behind "after", or the first. */
+const struct nlattr *carisma_helper_genl_next_attr(const struct genl_info *info,
+						   const struct nlattr *after, int type)
+{
+	const struct nlattr *pos;
+	int rem;
+
+	nlmsg_for_each_attr(pos, info->nlhdr, GENL_HDRLEN + info->family->hdrsize, rem) {
+		if (after) {
+			if (pos == after)
+				after = NULL;
+			continue;
+		}
+		if (nla_type(pos) == type)
+			return pos;
+	}
+	return NULL;
+}
+
 struct net *carisma_helper_netlink_callback_net(const struct netlink_callback *cb)
 {
 	return sock_net(cb->skb->sk);

@@ -9,11 +9,13 @@ pub enum Answer {
     Timeout,
     /// The request head is too long (RFC 6585, section 5).
     TooLarge,
+    /// Nobody can serve the request now (RFC 9110, section 15.6.4).
+    Unavailable,
 }
 
 impl Answer {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Timeout, Self::TooLarge];
+    pub const ALL: [Self; 3] = [Self::Timeout, Self::TooLarge, Self::Unavailable];
 
     /// Its status code.
     #[must_use]
@@ -21,6 +23,7 @@ impl Answer {
         match self {
             Self::Timeout => 408,
             Self::TooLarge => 431,
+            Self::Unavailable => 503,
         }
     }
 
@@ -42,6 +45,10 @@ impl Answer {
             }
             Self::TooLarge => {
                 b"HTTP/1.1 431 Request Header Fields Too Large\r\n\
+                Connection: close\r\nContent-Length: 0\r\n\r\n"
+            }
+            Self::Unavailable => {
+                b"HTTP/1.1 503 Service Unavailable\r\n\
                 Connection: close\r\nContent-Length: 0\r\n\r\n"
             }
         }

@@ -19,6 +19,7 @@ extern crate std;
 
 pub mod answer;
 pub mod back;
+pub mod commit;
 pub mod counters;
 pub mod csum;
 pub mod front;

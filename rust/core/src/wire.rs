@@ -104,6 +104,8 @@ pub enum Kind {
     Abort = 6,
     /// The connection has ended at BE.
     Closed = 7,
+    /// BE has got DATA: the connection is its own.
+    Taken = 8,
 }
 
 impl Kind {
@@ -117,6 +119,7 @@ impl Kind {
             5 => Self::Data,
             6 => Self::Abort,
             7 => Self::Closed,
+            8 => Self::Taken,
             _ => return None,
         })
     }
@@ -130,7 +133,7 @@ impl Kind {
         match self {
             Self::Hello => exactly(HEADER_LEN + size_of::<RawHello>()),
             Self::Req => (MIN_REQ_LEN, MAX_REQ_LEN),
-            Self::Accept | Self::Abort => exactly(HANDOFF_LEN),
+            Self::Accept | Self::Abort | Self::Taken => exactly(HANDOFF_LEN),
             Self::Reject => exactly(HANDOFF_LEN + size_of::<RawReject>()),
             Self::Data => (DATA_OVERHEAD + 1, MAX_LEN),
             Self::Closed => exactly(HANDOFF_LEN + size_of::<RawClosed>()),
@@ -239,6 +242,8 @@ pub enum Body<'a> {
     Data(Data<'a>),
     /// See [`Kind::Abort`].
     Abort,
+    /// See [`Kind::Taken`].
+    Taken,
     /// See [`Kind::Closed`].
     Closed {
         /// BE's TCP keeps the tuple in TIME_WAIT: FE goes on forwarding as long.
@@ -346,6 +351,8 @@ pub enum Reason {
     Unanswered,
     /// BE is being drained or unloaded.
     Draining,
+    /// The answer to DATA of a handoff that BE does not know, or not any more.
+    Unknown,
     /// A reason of a later minor change, to be counted as any other.
     Other(u16),
 }
@@ -361,6 +368,7 @@ impl Reason {
             4 => Self::Mismatch,
             5 => Self::Unanswered,
             6 => Self::Draining,
+            7 => Self::Unknown,
             other => Self::Other(other),
         }
     }
@@ -375,6 +383,7 @@ impl Reason {
             Self::Mismatch => 4,
             Self::Unanswered => 5,
             Self::Draining => 6,
+            Self::Unknown => 7,
             Self::Other(other) => other,
         }
     }
@@ -384,6 +393,10 @@ impl Reason {
 /// what the client said last in its other fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Data<'a> {
+    /// The address that the client talks to.
+    pub vip: Addr,
+    /// The port that the client talks to.
+    pub vip_port: u16,
     /// The number of the first byte.
     pub seq: Seq,
     /// The newest acknowledgement number of the client, in FE's numbers.

@@ -153,7 +153,7 @@ pub struct NodeAdd {
 
 #[derive(Debug, Subcommand)]
 pub enum Rule {
-    /// Send requests of a service to a node
+    /// Send requests of a service to a node, or to the first of some that takes them
     ///
     /// Of the rules that fit a request, one with its host goes before one for any host, then one with a
     /// longer path before one with a shorter. Requests that no rule fits are served by the node that
@@ -162,9 +162,15 @@ pub enum Rule {
         #[command(flatten)]
         rule: RuleKey,
 
-        /// The node that serves the requests
-        #[arg(long)]
-        node: String,
+        /// The node that serves the requests; up to 4 may be given, the next one is asked if one is
+        /// down, refuses, or does not answer
+        #[arg(long = "node", value_name = "NODE", required = true)]
+        nodes: Vec<String>,
+
+        /// What is done when no node can take a request: the one that accepted it serves it, or
+        /// answers 503
+        #[arg(long, value_parser = uapi::otherwise::NAMES.to_vec(), default_value = "local")]
+        otherwise: String,
     },
 
     /// Delete a rule
@@ -320,6 +326,12 @@ mod tests {
         assert_eq!(
             parse("rule add 10.0.0.100:80 --path /fr/").err(),
             Some(ErrorKind::MissingRequiredArgument)
+        );
+        let more = "rule add 10.0.0.100:80 --node fr --node de --otherwise";
+        assert!(parse(&format!("{more} unavailable")).is_ok());
+        assert_eq!(
+            parse(&format!("{more} nothing")).err(),
+            Some(ErrorKind::InvalidValue)
         );
     }
 

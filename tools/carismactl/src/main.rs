@@ -99,12 +99,19 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
         }
         Command::Node(cli::Node::List) => list::<state::Node>(kernel, command::NODE_GET, json),
 
-        Command::Rule(cli::Rule::Add { rule, node }) => {
-            let node = Attr::text(uapi::rule::NODE, node);
-            kernel.ask(
-                command::RULE_ADD,
-                rule_attrs(rule).into_iter().chain([node]),
-            )?;
+        Command::Rule(cli::Rule::Add {
+            rule,
+            nodes,
+            otherwise,
+        }) => {
+            let nodes = nodes.iter().map(|it| Attr::text(uapi::rule::NODE, it));
+            let names = uapi::otherwise::NAMES;
+            let number = (0..).zip(names).find(|(_, name)| *name == otherwise);
+            // clap lets no other name through.
+            let number = number.map_or(u32::MAX, |(number, _)| number);
+            let otherwise = Attr::u32(uapi::rule::OTHERWISE, number);
+            let attrs = rule_attrs(rule).into_iter().chain(nodes);
+            kernel.ask(command::RULE_ADD, attrs.chain([otherwise]))?;
             done(json)
         }
         Command::Rule(cli::Rule::Del { rule }) => {

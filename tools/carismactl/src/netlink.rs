@@ -173,9 +173,16 @@ impl Attrs {
     }
 
     pub fn text(&self, kind: u16) -> Option<String> {
-        let value = self.get(kind)?;
-        let value = value.strip_suffix(&[0]).unwrap_or(value);
-        Some(String::from_utf8_lossy(value).into_owned())
+        self.texts(kind).into_iter().next()
+    }
+
+    /// All of this kind, in their order.
+    pub fn texts(&self, kind: u16) -> Vec<String> {
+        let attrs = self.0.iter().filter(|attr| attr.kind == kind);
+        attrs
+            .map(|attr| attr.value.strip_suffix(&[0]).unwrap_or(&attr.value))
+            .map(|value| String::from_utf8_lossy(value).into_owned())
+            .collect()
     }
 
     pub fn addr(&self, kind: u16) -> Option<IpAddr> {

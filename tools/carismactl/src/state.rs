@@ -103,7 +103,10 @@ pub struct Rule {
     pub host: Option<String>,
     /// Any, if there is none.
     pub path: Option<String>,
-    pub node: String,
+    /// Who serves the requests, in the order in which they are asked.
+    pub nodes: Vec<String>,
+    /// What is done when none of them can.
+    pub otherwise: String,
 }
 
 impl Entry for Rule {
@@ -113,20 +116,22 @@ impl Entry for Rule {
             port: attrs.u16(rule::PORT)?,
             host: attrs.text(rule::HOST),
             path: attrs.text(rule::PATH),
-            node: attrs.text(rule::NODE)?,
+            nodes: attrs.texts(rule::NODE),
+            otherwise: attrs.name_of(rule::OTHERWISE, uapi::otherwise::NAMES)?,
         })
     }
 }
 
 impl Row for Rule {
-    const HEAD: &'static [&'static str] = &["SERVICE", "HOST", "PATH", "NODE"];
+    const HEAD: &'static [&'static str] = &["SERVICE", "HOST", "PATH", "NODES", "OTHERWISE"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             SocketAddr::new(self.address, self.port).to_string(),
             or_any(self.host.as_ref()),
             or_any(self.path.as_ref()),
-            self.node.clone(),
+            self.nodes.join(" "),
+            self.otherwise.clone(),
         ]
     }
 }
@@ -328,12 +333,19 @@ mod tests {
             Attr::u16(rule::PORT, 80),
             Attr::text(rule::PATH, "/fr/"),
             Attr::text(rule::NODE, "fr"),
+            Attr::text(rule::NODE, "de"),
+            Attr::u32(rule::OTHERWISE, 1),
         ]
         .into_iter()
         .collect();
         let rule = Rule::read(&attrs).unwrap();
-        assert_eq!(rule.cells(), ["10.0.0.100:80", "*", "/fr/", "fr"]);
-        assert_eq!(serde_json::to_value(rule).unwrap()["host"], json!(null));
+        assert_eq!(
+            rule.cells(),
+            ["10.0.0.100:80", "*", "/fr/", "fr de", "unavailable"]
+        );
+        let rule = serde_json::to_value(rule).unwrap();
+        assert_eq!(rule["host"], json!(null));
+        assert_eq!(rule["nodes"], json!(["fr", "de"]));
     }
 
     #[test]

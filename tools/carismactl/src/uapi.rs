@@ -78,6 +78,7 @@ numbers! {
         HOST = "host",
         PATH = "path",
         NODE = "node",
+        OTHERWISE = "otherwise",
     }
 
     /// Attributes of a flow.
@@ -117,6 +118,12 @@ numbers! {
         RARE = "rare",
         FREQUENT = "frequent",
         ALWAYS = "always",
+    }
+
+    /// What becomes of a request that no node of its rule can take.
+    otherwise from 0 {
+        LOCAL = "local",
+        UNAVAILABLE = "unavailable",
     }
 
     /// How this node stands to another.
@@ -216,6 +223,7 @@ mod tests {
         let spec = spec();
         let enums = [
             ("mode", mode::FIRST, mode::NAMES),
+            ("otherwise", otherwise::FIRST, otherwise::NAMES),
             ("peer-state", peer_state::FIRST, peer_state::NAMES),
             ("role", role::FIRST, role::NAMES),
             ("flow-state", flow_state::FIRST, flow_state::NAMES),

@@ -67,8 +67,9 @@ impl<'a> Handoff<'a> {
                 zero(raw.reserved.get())?;
                 Body::Reject(Reason::of(raw.reason.get()))
             }
-            Kind::Data => Body::Data(Data::parse(rest)?),
+            Kind::Data => Body::Data(Data::parse(&tuple, rest)?),
             Kind::Abort => Body::Abort,
+            Kind::Taken => Body::Taken,
             Kind::Closed => {
                 let raw: &RawClosed = take(rest)?;
                 zero(raw.reserved.get())?;
@@ -114,11 +115,15 @@ impl<'a> Req<'a> {
 }
 
 impl<'a> Data<'a> {
-    /// Cuts the body of a DATA record off `rest`.
-    fn parse(rest: &mut &'a [u8]) -> Result<Self, Refused> {
+    /// Cuts the body of a DATA record to the owner of `tuple` off `rest`.
+    fn parse(tuple: &Tuple, rest: &mut &'a [u8]) -> Result<Self, Refused> {
         let raw: &RawData = take(rest)?;
-        zero(raw.reserved.get())?;
+        if !tuple.with_local(raw.vip, raw.vip_port.get()).is_valid() {
+            return Err(Refused::Tuple);
+        }
         Ok(Self {
+            vip: raw.vip,
+            vip_port: raw.vip_port.get(),
             seq: Seq(raw.seq.get()),
             ack: Seq(raw.ack.get()),
             tsval: raw.tsval.get(),

@@ -32,6 +32,7 @@ impl Record<'_> {
                 Body::Reject(_) => Kind::Reject,
                 Body::Data(_) => Kind::Data,
                 Body::Abort => Kind::Abort,
+                Body::Taken => Kind::Taken,
                 Body::Closed { .. } => Kind::Closed,
             },
         }
@@ -107,7 +108,7 @@ impl Handoff<'_> {
         };
         out.put(raw.as_bytes())?;
         match &self.body {
-            Body::Accept | Body::Abort => Some(()),
+            Body::Accept | Body::Abort | Body::Taken => Some(()),
             Body::Req(req) => {
                 req.belongs_to(&self.tuple).then_some(())?;
                 req.encode(out)
@@ -120,12 +121,15 @@ impl Handoff<'_> {
                 out.put(raw.as_bytes())
             }
             Body::Data(data) => {
+                let vip = self.tuple.with_local(data.vip, data.vip_port);
+                vip.is_valid().then_some(())?;
                 let raw = RawData {
+                    vip: data.vip,
                     seq: U32::new(data.seq.0),
                     ack: U32::new(data.ack.0),
                     tsval: U32::new(data.tsval),
                     window: U16::new(data.window),
-                    reserved: U16::new(0),
+                    vip_port: U16::new(data.vip_port),
                 };
                 out.put(raw.as_bytes())?;
                 out.put(data.bytes)

@@ -90,6 +90,8 @@ pub(super) struct RawReject {
 #[derive(FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 pub(super) struct RawData {
+    /// The address that the client talks to.
+    pub(super) vip: Addr,
     /// The number of the first byte.
     pub(super) seq: U32,
     /// The client's newest acknowledgement number.
@@ -98,8 +100,8 @@ pub(super) struct RawData {
     pub(super) tsval: U32,
     /// The client's newest window.
     pub(super) window: U16,
-    /// 0.
-    pub(super) reserved: U16,
+    /// The port that the client talks to.
+    pub(super) vip_port: U16,
 }
 
 /// CLOSED.
@@ -118,6 +120,6 @@ const _: () = {
     assert!(size_of::<RawHandoff>() == 44);
     assert!(size_of::<RawReq>() == 28);
     assert!(size_of::<RawReject>() == 4);
-    assert!(size_of::<RawData>() == 16);
+    assert!(size_of::<RawData>() == 32);
     assert!(size_of::<RawClosed>() == 4);
 };

@@ -106,6 +106,8 @@ fn encoded(record: &Record<'_>) -> Vec<u8> {
 }
 
 const DATA: Data<'_> = Data {
+    vip: v4_mapped(VIP),
+    vip_port: 80,
     seq: Seq(0x1112_1314),
     ack: Seq(0x2122_2324),
     tsval: 0x3132_3334,
@@ -114,7 +116,7 @@ const DATA: Data<'_> = Data {
 };
 
 /// One record of each kind.
-fn each(handshake: Handshake<'_>) -> [Record<'_>; 8] {
+fn each(handshake: Handshake<'_>) -> [Record<'_>; 9] {
     [
         Record::Hello {
             epoch: 9,
@@ -127,6 +129,7 @@ fn each(handshake: Handshake<'_>) -> [Record<'_>; 8] {
         handoff(Body::Abort),
         handoff(Body::Closed { linger: true }),
         handoff(Body::Closed { linger: false }),
+        handoff(Body::Taken),
     ]
 }
 
@@ -174,10 +177,11 @@ fn the_bytes_are_those_of_the_document() {
     assert_eq!(encoded(&req(wires.handshake().unwrap())), expected.concat());
 
     let data = [
-        &[1, 5, 0, 71, 0, 0, 0, 0],
+        &[1, 5, 0, 87, 0, 0, 0, 0],
         &common[..],
+        &v4_mapped(VIP),
         &[0x11, 0x12, 0x13, 0x14, 0x21, 0x22, 0x23, 0x24],
-        &[0x31, 0x32, 0x33, 0x34, 0x41, 0x42, 0, 0],
+        &[0x31, 0x32, 0x33, 0x34, 0x41, 0x42, 0, 80],
         b"GET",
     ];
     assert_eq!(encoded(&handoff(Body::Data(DATA))), data.concat());
@@ -188,6 +192,7 @@ fn the_bytes_are_those_of_the_document() {
         (Body::Abort, 6, &[]),
         (Body::Closed { linger: true }, 7, &[0, 1, 0, 0]),
         (Body::Closed { linger: false }, 7, &[0, 0, 0, 0]),
+        (Body::Taken, 8, &[]),
     ];
     for (body, kind, tail) in cases {
         let len = 52 + tail.len() as u8;
@@ -255,7 +260,7 @@ fn what_no_version_says_is_refused() {
         (&hello, 0, 2, Refused::Version(2)),
         (&hello, 0, 0, Refused::Version(0)),
         (&hello, 1, 0, Refused::Kind(0)),
-        (&hello, 1, 8, Refused::Kind(8)),
+        (&hello, 1, 9, Refused::Kind(9)),
         (&hello, 1, 3, Refused::Length),
         (&hello, 7, 1, Refused::Reserved),
         (&hello, 16, 0, Refused::Name),
@@ -264,7 +269,8 @@ fn what_no_version_says_is_refused() {
         // One of the tuple's addresses is of another family.
         (&reject, 26, 0, Refused::Tuple),
         (&reject, 54, 1, Refused::Reserved),
-        (&data, 67, 1, Refused::Reserved),
+        // The family of the VIP.
+        (&data, 62, 0, Refused::Tuple),
         (&closed, 53, 3, Refused::Reserved),
         (&closed, 52, 1, Refused::Reserved),
         (&closed, 55, 1, Refused::Reserved),
@@ -366,7 +372,7 @@ proptest! {
     /// Bytes that almost are a record: what still parses says the same in the same bytes.
     #[test]
     fn a_record_has_one_form(
-        which in 0usize..8,
+        which in 0usize..9,
         spoils in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
     ) {
         let wires = wires();
@@ -387,7 +393,7 @@ proptest! {
     ) {
         let tuple = Tuple::v4(CLIENT, ports.0 | 1, NODE, ports.1 | 1);
         let body = Body::Data(Data {
-            seq: Seq(seq), ack: Seq(ack), tsval, window, bytes: &bytes,
+            seq: Seq(seq), ack: Seq(ack), tsval, window, bytes: &bytes, ..DATA
         });
         let record = Record::Handoff(Handoff { id, tuple, body });
         let bytes = encoded(&record);

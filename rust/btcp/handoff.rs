@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The front end's side: a connection on its way to another node (paper, section 4, "TCP handoff
+//! initiation"), and what becomes of it if that does not take it.
+//!
+//! `Deciding` → `Asked` (REQ was sent) → `Committed` (DATA was sent) → `Forward` (TAKEN came). Until
+//! TAKEN has come this node keeps its half of the connection, so that the request can be served by
+//! the next node, or here, whenever it is certain that the node that was asked will not serve it.
+
+use crate::{
+    bounds::Pool,
+    config::{Candidate, Otherwise},
+    counters::{Counter, Gauge},
+    early::Early,
+    flow::{FlowRef, Inner, InnerGuard, Stage},
+    forward::Forward,
+    front::{theirs, Deciding},
+    lower, packet,
+    state::State,
+    trace::{event, FRONT},
+};
+use carisma_core::{
+    answer::Answer,
+    commit::{Commit, Outcome},
+    front::Phase,
+    seq::Seq,
+    tcp::Build,
+    wire::{Body, Data, Handoff, Reason, Req},
+};
+use carisma_net::{
+    connection,
+    netfilter::{self, PacketContext},
+};
+use kernel::{prelude::*, sync::rcu};
+
+impl State {
+    /// Asks the next of the nodes that may serve the request. If there is none, it is served here or
+    /// answered, as the rule says; `why` counts what was in the way. `Deciding` or `Asked`.
+    pub(crate) fn front_place(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        mut why: Option<Counter>,
+        ctx: &PacketContext,
+    ) {
+        let (Stage::Deciding(deciding) | Stage::Asked(deciding)) = &mut inner.stage else {
+            return;
+        };
+        let otherwise = loop {
+            let target = &mut deciding.target;
+            let candidate = {
+                let rcu = rcu::read_lock();
+                target.next(self.config.snapshot(&rcu))
+            };
+            let (node, addr) = match candidate {
+                Candidate::Node(node, addr) => (node, addr),
+                Candidate::Here => break Otherwise::Local,
+                Candidate::None => break target.otherwise(),
+            };
+            let to = (addr, flow.key().local_port.get());
+            match self.front_ask(flow, deciding, node, to) {
+                Ok(()) => {
+                    // From here on all that comes waits for whoever will get it.
+                    let mut early = core::mem::replace(&mut deciding.early, Early::new());
+                    inner.stage = match core::mem::replace(&mut inner.stage, Stage::Gone) {
+                        Stage::Deciding(deciding) => Stage::Asked(deciding),
+                        stage => stage,
+                    };
+                    while let Some(skb) = early.pop() {
+                        self.park(&mut inner, skb);
+                    }
+                    return;
+                }
+                Err(counter) => why = Some(counter),
+            }
+        };
+        match otherwise {
+            Otherwise::Local => {
+                if let Some(why) = why {
+                    self.counters.count(why);
+                }
+                self.front_local(flow, inner, ctx);
+            }
+            Otherwise::Unavailable => {
+                self.front_decided(flow, Counter::RequestsUnavailable);
+                self.front_answer(flow, inner, Answer::Unavailable, ctx);
+            }
+        }
+    }
+
+    /// Asks a node to take the connection over. An error counts what is in the way.
+    fn front_ask(
+        &self,
+        flow: &FlowRef,
+        deciding: &mut Deciding,
+        node: u32,
+        to: ([u8; 4], u16),
+    ) -> Result<(), Counter> {
+        if deciding.asked.is_none() {
+            let limit = self.knobs.handoffs_max();
+            deciding.asked = self.bounds.ticket(Pool::Asked, limit);
+            if deciding.asked.is_none() {
+                return Err(Counter::HandoffsRefusedLimit);
+            }
+        }
+        deciding.front.ask();
+        deciding.id = self.next_handoff();
+        deciding.node = node;
+        deciding.to = to;
+        let key = flow.key();
+        let handshake = deciding.front.handshake();
+        let req = Req {
+            vip: key.local,
+            vip_port: key.local_port.get(),
+            ts_now: deciding.front.ts_now(connection::now_ms()),
+            handshake: handshake.ok_or(Counter::RequestsLocalOptions)?,
+        };
+        self.record(node, deciding.id, theirs(key, to.0, to.1), Body::Req(req))
+            .map_err(|_| Counter::RequestsLocalPeerDown)?;
+        self.counters.count(Counter::HandoffsStarted);
+        flow.arm(self.knobs.handoff_timeout_ms());
+        Ok(())
+    }
+
+    /// Tells the node that was asked that it is not to have the connection.
+    pub(crate) fn front_abort(&self, flow: &FlowRef, deciding: &Deciding) {
+        let (addr, port) = deciding.to;
+        // If it cannot be told, it gives up by itself: nothing was committed.
+        let _ = self.record(
+            deciding.node,
+            deciding.id,
+            theirs(flow.key(), addr, port),
+            Body::Abort,
+        );
+    }
+
+    /// A node was asked in vain: the next one is.
+    fn front_elsewhere(
+        &self,
+        flow: &FlowRef,
+        inner: InnerGuard<'_>,
+        counter: Counter,
+        ctx: &PacketContext,
+    ) {
+        self.counters.count(counter);
+        self.front_place(flow, inner, None, ctx);
+    }
+
+    /// The node that was asked is not waited for any more: `Asked`.
+    pub(crate) fn front_take_back(
+        &self,
+        flow: &FlowRef,
+        inner: InnerGuard<'_>,
+        counter: Counter,
+        ctx: &PacketContext,
+    ) {
+        if let Stage::Asked(deciding) = &inner.stage {
+            self.front_abort(flow, deciding);
+        }
+        self.front_elsewhere(flow, inner, counter, ctx);
+    }
+
+    /// The node that was asked has answered, or a node reports the end of what it served. Process
+    /// context.
+    pub(crate) fn front_record(&self, node: u32, handoff: &Handoff<'_>) {
+        let Some(flow) = self.flows.lookup(&handoff.tuple) else {
+            // ABORT was sent when the flow ended, and was crossed; or CLOSED comes after the linger.
+            return;
+        };
+        let ctx = PacketContext::enter();
+        let inner = flow.inner.lock();
+        if inner.stage.sent() != Some((node, handoff.id)) {
+            return;
+        }
+        match (&inner.stage, handoff.body) {
+            (Stage::Asked(_), Body::Accept) => self.front_commit(&flow, inner, &ctx),
+            (Stage::Asked(_), Body::Reject(reason)) => {
+                self.count_reject(reason);
+                self.front_elsewhere(&flow, inner, Counter::HandoffsRejected, &ctx);
+            }
+            (Stage::Committed(_), Body::Taken) => self.front_taken(&flow, inner, &ctx),
+            (Stage::Committed(it), Body::Reject(reason)) => {
+                self.count_reject(reason);
+                match it.commit.on_reject(reason, connection::now_ms()) {
+                    Outcome::Elsewhere => self.front_uncommit(&flow, inner, &ctx),
+                    _ => self.front_break(&flow, inner, &ctx),
+                }
+            }
+            // DATA was repeated, though it had come.
+            (Stage::Forward(_), Body::Taken) => {}
+            (Stage::Forward(_), Body::Closed { linger }) => {
+                self.front_closed(&flow, inner, linger);
+            }
+            _ => self.counters.count(Counter::RecordsBad),
+        }
+    }
+
+    fn count_reject(&self, reason: Reason) {
+        if reason == Reason::Mismatch {
+            self.counters.count(Counter::HandoffsRejectedOptions);
+        }
+    }
+
+    /// The back end's TCP has the connection: the back end is given the request. From here on only
+    /// it can say that another may serve it.
+    fn front_commit(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, ctx: &PacketContext) {
+        let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
+        let Stage::Asked(mut deciding) = stage else {
+            inner.stage = stage;
+            return;
+        };
+        let sent = lower::hold_modules()
+            && self
+                .front_data(flow, &deciding)
+                .inspect_err(|_| lower::release_modules())
+                .is_ok();
+        if sent {
+            deciding.commit = Commit::new(connection::now_ms());
+            inner.stage = Stage::Committed(deciding);
+            flow.arm(self.knobs.handoff_timeout_ms());
+        } else {
+            inner.stage = Stage::Asked(deciding);
+            self.front_take_back(flow, inner, Counter::HandoffsAborted, ctx);
+        }
+    }
+
+    /// Sends what is held of the client's stream.
+    fn front_data(&self, flow: &FlowRef, deciding: &Deciding) -> Result {
+        let (ack, window, tsval) = deciding.front.newest();
+        let key = flow.key();
+        let data = Data {
+            vip: key.local,
+            vip_port: key.local_port.get(),
+            seq: deciding.front.first(),
+            ack,
+            tsval,
+            window,
+            bytes: &deciding.bytes,
+        };
+        let (addr, port) = deciding.to;
+        let tuple = theirs(key, addr, port);
+        self.record(deciding.node, deciding.id, tuple, Body::Data(data))
+    }
+
+    /// The back end has the request: what comes from the client is forwarded.
+    fn front_taken(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, ctx: &PacketContext) {
+        let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
+        let Stage::Committed(deciding) = stage else {
+            inner.stage = stage;
+            return;
+        };
+        flow.disarm();
+        let (acked, _, _) = deciding.front.newest();
+        inner.stage = Stage::Forward(Forward {
+            id: deciding.id,
+            node: deciding.node,
+            to: deciding.to,
+            acked,
+        });
+        inner.draining = true;
+        drop(inner);
+        self.trace_flow(
+            event::FLOW_HANDED_OFF,
+            flow.key(),
+            FRONT,
+            deciding.node,
+            deciding.id,
+        );
+        self.counters.count(Counter::HandoffsAccepted);
+        self.counters.up(Gauge::HandedOffOut);
+        self.front_discard(flow, &deciding, ctx);
+        self.front_drain(flow, ctx);
+    }
+
+    /// The back end will not serve what it was given: another may.
+    fn front_uncommit(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, ctx: &PacketContext) {
+        let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
+        inner.stage = match stage {
+            Stage::Committed(deciding) => {
+                lower::release_modules();
+                Stage::Asked(deciding)
+            }
+            stage => stage,
+        };
+        self.front_elsewhere(flow, inner, Counter::HandoffsRejected, ctx);
+    }
+
+    /// It cannot be known whether the back end serves what it was given: the client is told that the
+    /// connection is lost. `Committed`.
+    pub(crate) fn front_break(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        ctx: &PacketContext,
+    ) {
+        let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
+        let Stage::Committed(deciding) = stage else {
+            inner.stage = stage;
+            return;
+        };
+        drop(inner);
+        let (node, id) = (deciding.node, deciding.id);
+        self.trace_flow(event::FLOW_RESET, flow.key(), FRONT, node, id);
+        self.counters.count(Counter::FlowsReset);
+        self.forget(flow);
+        // The back end may have it after all.
+        self.front_abort(flow, &deciding);
+        self.front_discard(flow, &deciding, ctx);
+        let (acked, _, _) = deciding.front.newest();
+        self.reset_client(flow, acked, ctx);
+        lower::release_modules();
+    }
+
+    /// Resets the client's end, with the newest number that it has acknowledged. If that is not the
+    /// one that it expects next, it asks back (RFC 5961, section 3.2), and TCP here, which knows of
+    /// no such connection, answers with the exact number. The flow has ended. Any context.
+    pub(crate) fn reset_client(&self, flow: &FlowRef, acked: Seq, ctx: &PacketContext) {
+        let key = flow.key();
+        let reset = Build::rst(key.local_port.get(), key.client_port.get(), acked);
+        if let Ok(skb) = packet::to_client(key, &reset) {
+            // If it is lost, the client's next segment is answered in the same way.
+            let _ = netfilter::xmit(&self.net, skb, ctx);
+        }
+    }
+
+    /// The timer of a connection that is not handed off yet has run out.
+    pub(crate) fn front_timer(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
+        match &inner.stage {
+            Stage::Deciding(deciding) if deciding.front.phase() == Phase::Head => {
+                if deciding.bytes.is_empty() {
+                    self.front_decided(flow, Counter::HeadsAbsent);
+                    self.front_local(flow, inner, ctx);
+                } else {
+                    self.front_decided(flow, Counter::HeadsTimedOut);
+                    self.front_answer(flow, inner, Answer::Timeout, ctx);
+                }
+            }
+            Stage::Asked(_) => {
+                self.front_take_back(flow, inner, Counter::HandoffsTimedOut, ctx);
+            }
+            Stage::Committed(deciding) => {
+                let patience = self.knobs.peer_timeout_ms();
+                match deciding.commit.on_timer(connection::now_ms(), patience) {
+                    Outcome::Repeat => {
+                        // While the peer is down it cannot be; it is repeated when it is back.
+                        let _ = self.front_data(flow, deciding);
+                        flow.arm(self.knobs.handoff_timeout_ms());
+                    }
+                    _ => self.front_break(flow, inner, ctx),
+                }
+            }
+            _ => self.end(flow, inner),
+        }
+    }
+
+    /// UTCP goes away: what is undecided becomes local.
+    pub(crate) fn front_give_up(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
+        match &inner.stage {
+            Stage::Asked(deciding) => {
+                self.counters.count(Counter::HandoffsAborted);
+                self.front_abort(flow, deciding);
+                self.front_local(flow, inner, ctx);
+            }
+            Stage::Deciding(deciding) if deciding.front.phase() == Phase::Head => {
+                self.front_local(flow, inner, ctx);
+            }
+            _ => self.end(flow, inner),
+        }
+    }
+}
+
+impl Stage {
+    /// Front end: the node that the connection was offered or given to, and the number of the
+    /// handoff.
+    pub(crate) fn sent(&self) -> Option<(u32, u64)> {
+        match self {
+            Self::Asked(it) | Self::Committed(it) => Some((it.node, it.id)),
+            Self::Forward(it) => Some((it.node, it.id)),
+            _ => None,
+        }
+    }
+}
+
+impl Inner {
+    /// Front end: whether that node was offered or given the connection.
+    pub(crate) fn is_sent_to(&self, node: u32) -> bool {
+        self.stage.sent().is_some_and(|(it, _)| it == node)
+    }
+}
