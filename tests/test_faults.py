@@ -17,6 +17,11 @@ table ip strict {
     chain on { type filter hook forward priority 0; ct state invalid drop; }
 }
 '''
+CONTROL = '''
+table ip cut {
+    chain in { type filter hook input priority 0; tcp sport 7480 drop; tcp dport 7480 drop; }
+}
+'''
 
 
 @pytest.mark.parametrize('weather', (
@@ -169,3 +174,46 @@ def test_front_end_dies(bare: Cluster, lab: Lab) -> None:
     served(sock.response(), 'de', '1k')
     bare['en'].kill()
     served(bare.client.curl.get(bare.url('fr', '/de/1k')), 'de', '1k')
+
+
+def test_end_while_control_connection_is_down(fresh: Cluster) -> None:
+    """A connection may end while nobody can tell its front end; that asks
+    when it can. Those that have not ended go on."""
+    front, back = fresh['en'], fresh['de']
+    socks = [fresh.client.connect(front.vip) for _ in range(3)]
+    for sock in socks:
+        sock.send(request('/de/1k'))
+        served(sock.response(), 'de', '1k')
+    back.nft(CONTROL)
+    front.run('ss -K dport = :7480 or sport = :7480 >/dev/null')
+    wait_for(lambda: not fresh.joined(front) and not fresh.joined(back),
+             'the control connection is down', 30)
+    for sock in socks[:2]:
+        sock.close()
+    wait_for(lambda: len(fresh.live_flows()['de']) == 1, 'two have ended')
+    assert len(fresh.live_flows()['en']) == 3
+    back.nft('')
+    wait_for(lambda: fresh.joined(front), 'the peer is back', 30)
+    wait_for(lambda: len(fresh.live_flows()['en']) == 1, 'the front end knows')
+    socks[2].send(request('/de/128k'))
+    served(socks[2].response(), 'de', '128k')
+    socks[2].close()
+    no_flows(fresh)
+
+
+def test_front_end_comes_back_anew(bare: Cluster, lab: Lab) -> None:
+    """What a front end has handed over and knows nothing of any more ends at
+    the back end."""
+    bare.start_servers()
+    lab.enable(bare)
+    sock = bare.client.connect(bare['en'].vip)
+    sock.send(request('/de/1k'))
+    served(sock.response(), 'de', '1k')
+    bare['en'].kill()
+    assert bare.live_flows()
+    bare.revive(bare['en'])
+    bare['en'].nginx.start()
+    bare['en'].configure()
+    wait_for(lambda: bare.joined(bare['en']), 'the node is back', 30)
+    no_flows(bare)
+    served(bare.client.curl.get(bare.url('en', '/de/1k')), 'de', '1k')

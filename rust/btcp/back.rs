@@ -6,7 +6,7 @@ use crate::{
     bounds::{Held, Pool, Ticket},
     config::Endpoint,
     counters::{Counter, Gauge},
-    flow::{linger_ms, Flow, FlowRef, InnerGuard, Over, Stage},
+    flow::{linger_ms, Flow, FlowRef, Inner, InnerGuard, Over, Stage},
     lower,
     state::State,
     trace::{event, reason_name, BACK},
@@ -16,7 +16,7 @@ use carisma_core::{
     seq::Seq,
     tcp::{self, flag},
     translate::{self, End, Translation},
-    tuple::{v4_of, Tuple},
+    tuple::{v4_of, Addr, Tuple},
     wire::{Body, Data, Handoff, Reason, Req},
 };
 use carisma_net::{
@@ -63,6 +63,8 @@ pub(crate) struct Live {
     translation: Translation,
     /// What the front end passed on and TCP has not acknowledged.
     undelivered: Option<KBox<Undelivered>>,
+    /// The front end has yet to be told that it is closed, and whether TCP keeps it in TIME_WAIT.
+    pub(crate) untold: Option<bool>,
 }
 
 /// Bytes for which the front end, not the client, answers.
@@ -99,6 +101,7 @@ impl State {
         match handoff.body {
             Body::Req(req) => self.back_request(node, handoff, &req),
             Body::Data(data) => self.back_data(node, handoff, &data),
+            Body::Check { vip, vip_port } => self.back_check(node, handoff, vip, vip_port),
             _ => self.back_abort(node, handoff),
         }
     }
@@ -340,6 +343,7 @@ impl State {
             origin: replay.origin,
             translation: back.translation(),
             undelivered,
+            untold: None,
         });
         inner.draining = true;
         flow.arm(RETRY_MS);
@@ -544,18 +548,12 @@ impl State {
                 let origin = live.origin;
                 inner.stage = Stage::Over(Over::Live(Live {
                     undelivered: None,
+                    untold: Some(time_wait),
                     ..live
                 }));
-                flow.arm(linger_ms(time_wait));
-                drop(inner);
                 self.trace_flow(event::FLOW_CLOSED, flow.key(), BACK, origin.node, origin.id);
-                let closed = Body::Closed { linger: time_wait };
-                if self
-                    .record(origin.node, origin.id, origin.theirs(flow), closed)
-                    .is_ok()
-                {
-                    self.counters.count(Counter::ClosedNotified);
-                }
+                self.back_tell(flow, &mut inner);
+                drop(inner);
                 self.counters.down(Gauge::HandedOffIn);
                 lower::release_modules();
             }
@@ -567,6 +565,44 @@ impl State {
             }
             other => inner.stage = other,
         }
+    }
+
+    /// Tells the front end that a connection is closed, or tries again later. Any context.
+    pub(crate) fn back_tell(&self, flow: &FlowRef, inner: &mut Inner) {
+        let Stage::Over(Over::Live(live)) = &mut inner.stage else {
+            return;
+        };
+        let Some(linger) = live.untold else {
+            return;
+        };
+        let origin = live.origin;
+        let closed = Body::Closed { linger };
+        let told = self.record(origin.node, origin.id, origin.theirs(flow), closed);
+        if told.is_ok() {
+            self.counters.count(Counter::ClosedNotified);
+        }
+        // A front end that cannot be reached asks when it can be again.
+        if told.is_ok() || !self.is_up(origin.node) {
+            live.untold = None;
+            flow.arm(linger_ms(linger));
+        } else {
+            flow.arm(RETRY_MS);
+        }
+    }
+
+    /// The front end asks whether this node still has a connection. It is told if not.
+    fn back_check(&self, node: u32, handoff: &Handoff<'_>, vip: Addr, vip_port: u16) {
+        let mut linger = false;
+        if let Some(flow) = self.flows.lookup(&handoff.tuple) {
+            match &flow.inner.lock().stage {
+                Stage::Replay(replay) if replay.origin.is(node, handoff) => return,
+                Stage::Live(live) if live.origin.is(node, handoff) => return,
+                Stage::Over(Over::Live(live)) => linger = live.origin.is(node, handoff),
+                _ => {}
+            }
+        }
+        let tuple = handoff.tuple.with_local(vip, vip_port);
+        let _ = self.record(node, handoff.id, tuple, Body::Closed { linger });
     }
 
     /// The timer of a connection that was handed to this node has run out. Softirq.

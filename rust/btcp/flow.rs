@@ -246,18 +246,22 @@ impl State {
     /// The timer of a flow has run out. Softirq.
     fn on_timer(&self, flow: &FlowRef) {
         let ctx = PacketContext::enter();
-        let inner = flow.inner.lock();
+        let mut inner = flow.inner.lock();
         match inner.stage {
             Stage::Deciding(_) | Stage::Asked(_) | Stage::Committed(_) => {
                 self.front_timer(flow, inner, &ctx);
             }
             Stage::Replay(_) | Stage::Live(_) => self.back_timer(flow, inner, &ctx),
+            Stage::Over(Over::Live(Live {
+                untold: Some(_), ..
+            })) => self.back_tell(flow, &mut inner),
             Stage::Over(_) => self.end(flow, inner),
-            // Its node has been out of reach for long; if not, this timer was stopped too late.
+            // Its node has been out of reach for long; if not, it could not be asked before.
             Stage::Forward(forward) if !self.is_up(forward.node) => {
                 self.front_lose(flow, inner, &ctx);
             }
-            Stage::Forward(_) | Stage::Gone => {}
+            Stage::Forward(forward) => self.front_check(flow, &forward),
+            Stage::Gone => {}
         }
     }
 
@@ -385,12 +389,12 @@ impl State {
                 return;
             }
             for flow in &some {
-                self.end_by_force(flow);
+                self.reset(flow);
             }
         }
     }
 
-    fn end_by_force(&self, flow: &FlowRef) {
+    fn reset(&self, flow: &FlowRef) {
         let ctx = PacketContext::enter();
         let inner = flow.inner.lock();
         match &inner.stage {

@@ -16,11 +16,15 @@ use carisma_core::{
     tcp::{self, flag},
     translate::{self, End},
     tuple::Tuple,
+    wire::Body,
 };
 use carisma_net::{
     netfilter::{self, PacketContext},
     skb::{Layout, Skb},
 };
+
+/// How long until a back end is asked again that could not be asked.
+const CHECK_MS: u32 = 1_000;
 
 /// A connection that another node serves.
 #[derive(Clone, Copy)]
@@ -100,6 +104,20 @@ impl State {
             Err(_) => Counter::PacketsDroppedUnroutable,
         };
         self.counters.count(counter);
+    }
+
+    /// Asks the back end whether it still has a connection: while the control connection was
+    /// down, nobody could tell of its end. The flow's lock is held. Any context.
+    pub(crate) fn front_check(&self, flow: &FlowRef, forward: &Forward) {
+        let key = flow.key();
+        let check = Body::Check {
+            vip: key.local,
+            vip_port: key.local_port.get(),
+        };
+        match self.record(forward.node, forward.id, forward.theirs(flow), check) {
+            Ok(()) => flow.disarm(),
+            Err(_) => flow.arm(CHECK_MS),
+        }
     }
 
     /// The back end's socket is closed.

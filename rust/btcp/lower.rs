@@ -208,7 +208,9 @@ impl State {
         };
         self.trace_record(event::RECORD_RECEIVED, node, &handoff, bytes.len());
         match handoff.body {
-            Body::Req(_) | Body::Data(_) | Body::Abort => self.back_record(node, &handoff),
+            Body::Req(_) | Body::Data(_) | Body::Abort | Body::Check { .. } => {
+                self.back_record(node, &handoff);
+            }
             Body::Accept | Body::Reject(_) | Body::Taken | Body::Closed { .. } => {
                 self.front_record(node, &handoff);
             }
@@ -230,7 +232,7 @@ impl State {
             // What may have been lost with the old connection is sent again.
             self.of_node(index, |flow, inner| match inner.stage {
                 Stage::Committed(_) => flow.arm(1),
-                Stage::Forward(_) => flow.disarm(),
+                Stage::Forward(forward) => self.front_check(flow, &forward),
                 _ => {}
             });
         }

@@ -82,6 +82,7 @@ impl State {
                 Body::Abort => (c"abort", c""),
                 Body::Taken => (c"taken", c""),
                 Body::Closed { .. } => (c"closed", c""),
+                Body::Check { .. } => (c"check", c""),
             };
             let event = Event {
                 tuple: handoff.tuple,

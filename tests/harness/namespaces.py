@@ -99,16 +99,28 @@ class NamespaceCluster(Cluster):
                  'forward_delay 0 mcast_snooping 0',
                  f'ip -n {SWITCH} link set br0 up']
         for host in self.spec.hosts:
-            name = host.name
-            lines += [
-                f'ip netns add {name}',
-                f'ip -n {SWITCH} link add p-{name} type veth '
-                f'peer name eth0 address {host.mac} netns {name}',
-                f'ip -n {SWITCH} link set p-{name} master br0 up',
-                f'ip netns exec {name} sh -es <<-END',
-                *self.setup(host),
-                'END']
+            lines += self._plug(host)
         return lines
+
+    def _plug(self, host: Host) -> List[str]:
+        name = host.name
+        return [
+            f'ip netns add {name}',
+            f'ip -n {SWITCH} link add p-{name} type veth '
+            f'peer name eth0 address {host.mac} netns {name}',
+            f'ip -n {SWITCH} link set p-{name} master br0 up',
+            f'ip netns exec {name} sh -es <<-END',
+            *self.setup(host),
+            'END']
+
+    def revive(self, node: Node) -> None:
+        """Put a new host in the place of one that was killed."""
+        # The old one's cable goes when the last reference to it does.
+        self.kernel.guest.run('\n'.join([
+            f'while ip -n {SWITCH} link show p-{node.name} >/dev/null 2>&1; '
+            'do sleep 0.05; done',
+            'set -e', *self._plug(node.host)]))
+        node.dead = False
 
     def start(self) -> None:
         self.kernel.guest.run('\n'.join(self._script()), timeout=60)

@@ -13,9 +13,12 @@
 //!                SYN's length u8 | SYN-ACK's u8 | ACK's u8 | reserved u8 = 0 | the three headers
 //! ACCEPT    3    -
 //! REJECT    4    reason u16 | reserved u16 = 0
-//! DATA      5    seq u32 | ack u32 | tsval u32 | window u16 | reserved u16 = 0 | 1 or more bytes
+//! DATA      5    vip 16 bytes | seq u32 | ack u32 | tsval u32 | window u16 | vip port u16 |
+//!                1 or more bytes
 //! ABORT     6    -
 //! CLOSED    7    flags u16 (1: linger) | reserved u16 = 0
+//! TAKEN     8    -
+//! CHECK     9    vip 16 bytes | vip port u16 | reserved u16 = 0
 //! ```
 //!
 //! A record says each thing in one way only: whatever parses is encoded to the same bytes again.
@@ -50,6 +53,7 @@ mod raw;
 
 pub use name::Name;
 use raw::{
+    RawCheck,
     RawClosed,
     RawData,
     RawHandoff,
@@ -106,6 +110,8 @@ pub enum Kind {
     Closed = 7,
     /// BE has got DATA: the connection is its own.
     Taken = 8,
+    /// FE asks whether BE still has the connection: CLOSED may have been lost.
+    Check = 9,
 }
 
 impl Kind {
@@ -120,6 +126,7 @@ impl Kind {
             6 => Self::Abort,
             7 => Self::Closed,
             8 => Self::Taken,
+            9 => Self::Check,
             _ => return None,
         })
     }
@@ -137,6 +144,7 @@ impl Kind {
             Self::Reject => exactly(HANDOFF_LEN + size_of::<RawReject>()),
             Self::Data => (DATA_OVERHEAD + 1, MAX_LEN),
             Self::Closed => exactly(HANDOFF_LEN + size_of::<RawClosed>()),
+            Self::Check => exactly(HANDOFF_LEN + size_of::<RawCheck>()),
         }
     }
 }
@@ -248,6 +256,13 @@ pub enum Body<'a> {
     Closed {
         /// BE's TCP keeps the tuple in TIME_WAIT: FE goes on forwarding as long.
         linger: bool,
+    },
+    /// See [`Kind::Check`].
+    Check {
+        /// The address that the client talks to: BE may not know it any more.
+        vip: Addr,
+        /// The port that the client talks to.
+        vip_port: u16,
     },
 }
 

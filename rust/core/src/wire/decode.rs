@@ -78,6 +78,18 @@ impl<'a> Handoff<'a> {
                     linger: raw.flags.get() & CLOSED_LINGER != 0,
                 }
             }
+            Kind::Check => {
+                let raw: &RawCheck = take(rest)?;
+                zero(raw.reserved.get())?;
+                let at = tuple.with_local(raw.vip, raw.vip_port.get());
+                if !at.is_valid() {
+                    return Err(Refused::Tuple);
+                }
+                Body::Check {
+                    vip: raw.vip,
+                    vip_port: raw.vip_port.get(),
+                }
+            }
             Kind::Hello => return Err(Refused::Kind(kind as u8)),
         };
         Ok(Self { id, tuple, body })

@@ -34,6 +34,7 @@ impl Record<'_> {
                 Body::Abort => Kind::Abort,
                 Body::Taken => Kind::Taken,
                 Body::Closed { .. } => Kind::Closed,
+                Body::Check { .. } => Kind::Check,
             },
         }
     }
@@ -137,6 +138,14 @@ impl Handoff<'_> {
             Body::Closed { linger } => {
                 let raw = RawClosed {
                     flags: U16::new(if *linger { CLOSED_LINGER } else { 0 }),
+                    reserved: U16::new(0),
+                };
+                out.put(raw.as_bytes())
+            }
+            Body::Check { vip, vip_port } => {
+                let raw = RawCheck {
+                    vip: *vip,
+                    vip_port: U16::new(*vip_port),
                     reserved: U16::new(0),
                 };
                 out.put(raw.as_bytes())

@@ -114,6 +114,18 @@ pub(super) struct RawClosed {
     pub(super) reserved: U16,
 }
 
+/// CHECK.
+#[derive(FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(super) struct RawCheck {
+    /// The address that the client talks to.
+    pub(super) vip: Addr,
+    /// The port that the client talks to.
+    pub(super) vip_port: U16,
+    /// 0.
+    pub(super) reserved: U16,
+}
+
 const _: () = {
     assert!(size_of::<RawHeader>() == 8);
     assert!(size_of::<RawHello>() == 24);
@@ -122,4 +134,5 @@ const _: () = {
     assert!(size_of::<RawReject>() == 4);
     assert!(size_of::<RawData>() == 32);
     assert!(size_of::<RawClosed>() == 4);
+    assert!(size_of::<RawCheck>() == 20);
 };

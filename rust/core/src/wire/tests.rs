@@ -115,8 +115,13 @@ const DATA: Data<'_> = Data {
     bytes: b"GET",
 };
 
+const CHECK: Body<'_> = Body::Check {
+    vip: v4_mapped(VIP),
+    vip_port: 80,
+};
+
 /// One record of each kind.
-fn each(handshake: Handshake<'_>) -> [Record<'_>; 9] {
+fn each(handshake: Handshake<'_>) -> [Record<'_>; 10] {
     [
         Record::Hello {
             epoch: 9,
@@ -130,6 +135,7 @@ fn each(handshake: Handshake<'_>) -> [Record<'_>; 9] {
         handoff(Body::Closed { linger: true }),
         handoff(Body::Closed { linger: false }),
         handoff(Body::Taken),
+        handoff(CHECK),
     ]
 }
 
@@ -193,6 +199,7 @@ fn the_bytes_are_those_of_the_document() {
         (Body::Closed { linger: true }, 7, &[0, 1, 0, 0]),
         (Body::Closed { linger: false }, 7, &[0, 0, 0, 0]),
         (Body::Taken, 8, &[]),
+        (CHECK, 9, &[&v4_mapped(VIP)[..], &[0, 80, 0, 0]].concat()),
     ];
     for (body, kind, tail) in cases {
         let len = 52 + tail.len() as u8;
@@ -256,11 +263,12 @@ fn what_no_version_says_is_refused() {
     let reject = encoded(&handoff(Body::Reject(Reason::InUse)));
     let data = encoded(&handoff(Body::Data(DATA)));
     let closed = encoded(&handoff(Body::Closed { linger: true }));
+    let check = encoded(&handoff(CHECK));
     let cases: &[(&[u8], usize, u8, Refused)] = &[
         (&hello, 0, 2, Refused::Version(2)),
         (&hello, 0, 0, Refused::Version(0)),
         (&hello, 1, 0, Refused::Kind(0)),
-        (&hello, 1, 9, Refused::Kind(9)),
+        (&hello, 1, 10, Refused::Kind(10)),
         (&hello, 1, 3, Refused::Length),
         (&hello, 7, 1, Refused::Reserved),
         (&hello, 16, 0, Refused::Name),
@@ -274,6 +282,10 @@ fn what_no_version_says_is_refused() {
         (&closed, 53, 3, Refused::Reserved),
         (&closed, 52, 1, Refused::Reserved),
         (&closed, 55, 1, Refused::Reserved),
+        // The family of the VIP, its port.
+        (&check, 62, 0, Refused::Tuple),
+        (&check, 69, 0, Refused::Tuple),
+        (&check, 71, 1, Refused::Reserved),
         // REQ: flags, the reserved byte, the family of the VIP, its port.
         (&request, 71, 1, Refused::Reserved),
         (&request, 79, 1, Refused::Reserved),
@@ -372,7 +384,7 @@ proptest! {
     /// Bytes that almost are a record: what still parses says the same in the same bytes.
     #[test]
     fn a_record_has_one_form(
-        which in 0usize..9,
+        which in 0usize..10,
         spoils in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
     ) {
         let wires = wires();
