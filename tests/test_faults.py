@@ -176,6 +176,17 @@ def test_front_end_dies(bare: Cluster, lab: Lab) -> None:
     served(bare.client.curl.get(bare.url('fr', '/de/1k')), 'de', '1k')
 
 
+def test_impatient_back_end(fresh: Cluster) -> None:
+    """How long a back end waits for the commitment does not depend on its own
+    time-out alone: what it has offered is not gone when that comes."""
+    fresh['de'].knob('handoff_timeout_ms', 10)
+    fresh['de'].link.netem(delay=0.1)
+    answers = fresh.client.curl.fetch(
+        [fresh.url('en', '/de/1k')] * 5, options=CLOSE)
+    for answer in answers:
+        served(answer, 'de', '1k')
+
+
 def test_end_while_control_connection_is_down(fresh: Cluster) -> None:
     """A connection may end while nobody can tell its front end; that asks
     when it can. Those that have not ended go on."""

@@ -32,6 +32,10 @@ use kernel::{prelude::*, sync::rcu};
 /// that it has not acknowledged.
 const RETRY_MS: u32 = 100;
 
+/// How long, at the least, a front end may take to commit a connection that TCP has: it says so if
+/// it does not want it any more, and one that it has committed must not be gone.
+const COMMIT_MS: u32 = 5_000;
+
 /// How often bytes are given to TCP that it does not acknowledge.
 const DELIVERIES: u8 = 50;
 
@@ -616,7 +620,10 @@ impl State {
             Stage::Replay(replay) => {
                 replay.tries = replay.tries.saturating_add(1);
                 let waited = replay.tries.saturating_mul(RETRY_MS);
-                let limit = self.knobs.handoff_timeout_ms().saturating_mul(2);
+                let mut limit = self.knobs.handoff_timeout_ms().saturating_mul(2);
+                if replay.offered {
+                    limit = limit.max(COMMIT_MS);
+                }
                 if waited > limit && replay.failed.is_none() {
                     replay.failed = Some(Reason::Unanswered);
                 }
