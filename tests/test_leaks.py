@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
 """Nothing is left after many connections."""
 
-import itertools
+import time
 from typing import Dict
 
-from checks import gone, no_flows, served
-from harness.running import Cluster, wait_for
+from checks import all_right
+from harness.load import Load
+from harness.patience import Patience
+from harness.running import Cluster
 
-SLABS = ('TCP', 'request_sock_TCP', 'carisma')
+SLABS = ('TCP', 'tw_sock_TCP', 'request_sock_TCP')
 GAUGES = ('flows', 'withheld', 'handed_off_out', 'handed_off_in')
+LANGUAGES = ('en', 'fr', 'de')
+SETTLED = 70        # seconds; what is in TIME_WAIT lingers for 60
 
 
 def slabs(cluster: Cluster) -> Dict[str, int]:
@@ -17,44 +21,44 @@ def slabs(cluster: Cluster) -> Dict[str, int]:
         'for s in /sys/kernel/slab/*; do '
         '[ -e $s/shrink ] && echo 1 >$s/shrink; done 2>/dev/null; '
         'cat /proc/slabinfo').out
-    return {fields[0]: int(fields[1]) for fields in map(
-        str.split, told.splitlines()) if fields[0].startswith(SLABS)}
+    found = {fields[0]: int(fields[1]) for fields in map(
+        str.split, told.splitlines()) if fields[0] in SLABS}
+    assert set(found) == set(SLABS)
+    return found
 
 
-def allocated(cluster: Cluster) -> int:
-    """TCP sockets of the whole kernel."""
-    words = cluster.kernels[0].guest.run(
-        ['cat', '/proc/net/sockstat']).out.split()
-    return int(words[words.index('alloc') + 1])
-
-
-def serve(cluster: Cluster, count: int) -> None:
-    """Many connections, local and remote, that all come to an end."""
-    wanted = list(itertools.islice(
-        itertools.cycle(('en', 'fr', 'de')), count))
-    for answer, language in zip(cluster.client.curl.fetch(
-            [cluster.url('en', f'/{language}/1k') for language in wanted],
-            parallel=20, options='-H "Connection: close"', limit=120),
-            wanted):
-        served(answer, language, '1k')
-    for node in cluster.nodes:
-        gone(node, 'sport = :80')
-    no_flows(cluster)
+def serve(cluster: Cluster, count: int) -> Dict[str, int]:
+    """Many connections, local and remote, that end in every way; how many
+    each node has served."""
+    found = Load(cluster.client, cluster['en'].service,
+                 [f'/{language}/1k' for language in LANGUAGES],
+                 count=count).end(timeout=900)
+    served: Dict[str, int] = {}
+    for language in LANGUAGES:
+        served.update(all_right(found, f'/{language}/1k', language))
+    assert sum(served.values()) == sum(found.values()) == count, found
+    return served
 
 
 def test_many_connections(fresh: Cluster) -> None:
-    """Sockets, requests and flows are all given back."""
+    """10,000 connections, and 70 s: no flow is left, not even a lingering
+    one, nothing is withheld, and TCP has as many sockets and requests as
+    before. (1,000 on the debug kernel, which is slower.)"""
+    count = 10_000 if Patience.factor == 1 else 1_000
     serve(fresh, 60)
-    before, sockets = slabs(fresh), allocated(fresh)
-    serve(fresh, 600)
-    wait_for(lambda: allocated(fresh) <= sockets, 'sockets are freed')
-    after = slabs(fresh)
-    # The processors' own caches make the figures inexact, but a leak of
-    # one object a connection stands out.
-    for name, count in after.items():
-        assert count - before.get(name, 0) < 100, (name, before, after)
+    for host in fresh.hosts.values():
+        host.run('ss -K state time-wait >/dev/null')
+    before = slabs(fresh)
+    begin = time.monotonic()
+    served = serve(fresh, count)
+    print(f'{served} in {time.monotonic() - begin:.0f} s')
+    assert min(served.values()) >= count // 3
+    time.sleep(SETTLED)
     for node in fresh.nodes:
         stats = node.stats()
-        lingering = len(node.flows())
-        assert stats['withheld'] == 0
-        assert all(stats[gauge] <= lingering for gauge in GAUGES), stats
+        assert not node.flows(), node.name
+        assert not {gauge: stats[gauge] for gauge in GAUGES if stats[gauge]}
+    after = slabs(fresh)
+    print(f'{before} before, {after} after')
+    for name in SLABS:
+        assert after[name] - before[name] < 50, (name, before, after)
