@@ -99,6 +99,19 @@ guest-test: modules tools ## run the tests in guests (TESTS='...' is for pytest)
 test-debug: modules-debug tools ## run the tests in guests on the debug kernel (TESTS='...')
 	@$(chroot) tools/test --kernel debug guest $(if $(TESTS),-- $(TESTS))
 
+# How long, in seconds, and from which seed; a random one if there is none.
+SOAK_SECONDS ?= 3600
+SOAK_SEED ?=
+soak := tests/soak --seconds $(SOAK_SECONDS) $(if $(SOAK_SEED),--seed $(SOAK_SEED))
+
+.PHONY: soak
+soak: modules tools ## mixed traffic while whatever can happen does (SOAK_SECONDS=3600)
+	@$(chroot) $(soak)
+
+.PHONY: soak-debug
+soak-debug: modules-debug tools ## the same on the debug kernel
+	@$(chroot) $(soak) --kernel debug
+
 .PHONY: lint
 lint: setup ## complain about the sources
 	@$(chroot) tools/lint

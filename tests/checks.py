@@ -3,15 +3,22 @@
 
 import hashlib
 from functools import lru_cache
-from typing import Dict, Union
+from typing import Any, Dict, List, Tuple, Union
 
 from harness.capture import Capture
 from harness.curl import Response
-from harness.inside.documents import document
+from harness.inside.documents import SIZES, document
+from harness.inside.exchange import UPLOAD
 from harness.node import Node
 from harness.running import Cluster, wait_for
 from harness.sockets import Answer
 from harness.trace import Connection
+
+UPLOADS = ('post', 'expect', 'chunked', 'fin')
+LEAVERS = ('leave', 'reset')
+# From so many seconds on a head may be answered 408: on a busy machine, some
+# clients take as long for one.
+SLOW = 8
 
 
 @lru_cache(None)
@@ -40,6 +47,46 @@ def all_right(answers: Dict[str, int], path: str, *nodes: str
              if answer.split()[0] == path and answer not in wanted}
     assert not wrong, wrong
     return {node: answers.get(answer, 0) for answer, node in wanted.items()}
+
+
+def exchange_faults(told: Dict[str, Any]) -> Tuple[List[str], List[str]]:
+    """What is wrong with the answers to an exchange of `inside/traffic.py`,
+    whose `address` is the node's name, and what is missing of them."""
+    wrong: List[str] = []
+    if told['end'] - told['begin'] > SLOW and any(
+            ' 408 ' in answer['status'] for answer in told['answers']):
+        return [], []
+    nodes = (told['address'], told['language'])
+    size, shape = told['size'], told['shape']
+    names = {'pipelined': [size, '1k'], 'persistent': [size, '1k', 'empty'],
+             }.get(shape, [size])
+    answers = [answer for answer in told['answers']
+               if ' 100 ' not in answer['status']]
+    for name, answer in zip(names, answers):
+        node = {key.lower(): value for key, value in answer['headers']
+                }.get('x-node', '')
+        answer['node'] = node
+        status = answer['status'].split()[1]
+        if node not in nodes:
+            wrong.append(f'answered by {node or "nobody"}')
+        elif status != '200':
+            wrong.append(f'status {status}')
+        elif shape in UPLOADS:
+            body = UPLOAD[:SIZES[size]]
+            if body and answer['kept'] != hashlib.sha256(body).hexdigest():
+                wrong.append('another body was kept')
+        elif answer['sha256'] != sha256(node, name):
+            wrong.append('the body is not the document')
+    missing: List[str] = []
+    closes = told['reaction'] == 'close' or shape == 'fin'
+    if shape in LEAVERS:
+        if told['ended'].startswith('TimeoutError'):
+            missing.append(told['ended'])
+    elif len(answers) < len(names):
+        missing.append(f'{len(answers)} answers, then {told["ended"]}')
+    elif told['ended'] != ('closed' if closes else 'open'):
+        missing.append(f'{told["ended"]} at the end')
+    return wrong, missing
 
 
 def unbroken(connection: Connection, **kind: bool) -> None:
