@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Writes the seeds of the fuzz targets: one for each thing that a target should know from the
+//! start. From tests/fuzz: `cargo run --example seeds`.
+
+use carisma_core::{
+    seq::Seq,
+    tcp::{
+        flag,
+        Build,
+        Header,
+        Options,
+        Timestamps, //
+    },
+    tuple::{
+        v4_mapped,
+        Tuple, //
+    },
+    wire::{
+        Body,
+        Data,
+        Handoff,
+        Handshake,
+        Name,
+        Reason,
+        Record,
+        Req, //
+    },
+};
+use carisma_fuzz::{
+    raw,
+    written, //
+};
+use std::{
+    fs,
+    io,
+    path::Path, //
+};
+
+/// Lists of options, by what is in them.
+const OPTIONS: [(&str, &[u8]); 10] = [
+    ("none", &[]),
+    (
+        "linux",
+        &[
+            2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 9, 0, 0, 0, 0, 1, 3, 3, 7,
+        ],
+    ),
+    ("timestamps", &[1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 7]),
+    ("unaligned", &[1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 7, 0]),
+    (
+        "sack",
+        &[
+            1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 7, 1, 1, 5, 18, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0,
+            0, 0, 4, 0,
+        ],
+    ),
+    (
+        "fast-open",
+        &[2, 4, 5, 180, 34, 2, 254, 4, 0xf9, 0x89, 1, 1],
+    ),
+    ("mptcp", &[30, 12, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8]),
+    (
+        "md5",
+        &[
+            19, 18, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 1, 1,
+        ],
+    ),
+    ("too-long", &[2, 4, 5, 180, 3, 9, 7, 1]),
+    ("no-length", &[1, 1, 1, 3]),
+];
+
+/// Request heads, by what is in them.
+const HEADS: [(&str, &str); 16] = [
+    (
+        "get",
+        "GET /a/b/c HTTP/1.1\r\nHost: h\r\nAccept: */*\r\n\r\n",
+    ),
+    ("old", "GET / HTTP/1.0\r\n\r\n"),
+    (
+        "absolute",
+        "GET http://h.:80/b?x=1 HTTP/1.1\r\nHost: other\r\n\r\n",
+    ),
+    ("connect", "CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n"),
+    ("asterisk", "OPTIONS * HTTP/1.1\r\nHost: [::1]:80\r\n\r\n"),
+    (
+        "length",
+        "POST /a/ HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody",
+    ),
+    (
+        "chunked",
+        "POST /a/ HTTP/1.1\r\nhost: H\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ),
+    (
+        "two-lengths",
+        "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ),
+    (
+        "encoded",
+        "GET /%61%2Fb//c;d/%2e%2e%2f HTTP/1.1\r\nHost: h\r\n\r\n",
+    ),
+    ("readings", "GET /;x//a%2fb HTTP/1.1\r\nHost:\r\n\r\n"),
+    ("dots", "GET /a/../b HTTP/1.1\r\nHost: h\r\n\r\n"),
+    ("bare-lf", "GET / HTTP/1.1\nHost: h\r\n\r\n"),
+    ("obs-fold", "GET / HTTP/1.1\r\nHost: h\r\n more\r\n\r\n"),
+    ("two-hosts", "GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n"),
+    ("http2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    ("tls", "\x16\x03\x01\x02\x00\x01\x00\x01"),
+];
+
+/// A segment's fixed part.
+const BUILD: Build = Build {
+    source: 40000,
+    dest: 80,
+    seq: Seq(0xffff_fff0),
+    ack: Seq(7000),
+    flags: flag::ACK | flag::PSH,
+    window: 64000,
+    urgent: 0,
+    options: Options {
+        mss: None,
+        wscale: None,
+        sack_ok: false,
+        ts: None,
+        signed: false,
+        fast_open: false,
+        mptcp: false,
+    },
+};
+
+fn main() -> io::Result<()> {
+    for (name, text) in HEADS {
+        seed("head", name, text.as_bytes())?;
+    }
+    for (name, options) in OPTIONS {
+        let syn = Build {
+            flags: flag::SYN | flag::ECE | flag::CWR,
+            ..BUILD
+        };
+        seed("options", name, &raw(&syn, options))?;
+        let segment = [&raw(&BUILD, options)[..], b"payload"].concat();
+        translate(name, &segment)?;
+        front(name, options)?;
+        back(name, options)?;
+    }
+    seed("options", "syn-ack", &raw(&syn_ack(), OPTIONS[1].1))?;
+    wire()
+}
+
+/// Writes a seed.
+fn seed(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("corpus")
+        .join(target);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(name), bytes)
+}
+
+/// The SYN-ACK to [`BUILD`]'s SYN.
+fn syn_ack() -> Build {
+    Build {
+        source: BUILD.dest,
+        dest: BUILD.source,
+        seq: BUILD.ack.sub(1),
+        ack: BUILD.seq,
+        flags: flag::SYN | flag::ACK,
+        ..BUILD
+    }
+}
+
+/// A translation and a packet.
+fn translate(name: &str, segment: &[u8]) -> io::Result<()> {
+    let mut packet = vec![0; 20];
+    let ip = carisma_core::ipv4::Build {
+        src: carisma_fuzz::SRC,
+        dst: carisma_fuzz::DST,
+        ttl: 64,
+        tos: 0,
+        id: 1,
+    };
+    ip.write(&mut packet, segment.len()).unwrap();
+    packet.extend_from_slice(segment);
+    let how = [
+        &9000u32.to_le_bytes()[..],
+        &100u32.to_le_bytes(),
+        &[7, 9, 2, 0],
+        &[10, 0, 0, 2],
+    ];
+    seed(
+        "translate",
+        name,
+        &[&how.concat(), &[0x90, 0x1f][..], &packet].concat(),
+    )
+}
+
+/// Options behind their number of words, as the two machines' targets take them.
+fn counted(options: &[u8]) -> Vec<u8> {
+    let mut list = options.to_vec();
+    list.resize(options.len().next_multiple_of(4), 1);
+    list.insert(0, (list.len() / 4) as u8);
+    list
+}
+
+/// SYN, SYN-ACK, ACK, a socket, two pieces of a head, and another node that is asked.
+fn front(name: &str, options: &[u8]) -> io::Result<()> {
+    let list = &counted(options)[..];
+    let number = |number: u32| number.to_le_bytes();
+    // A segment and, if it brings something, how much of that is taken.
+    let piece = |flags: u8, payload: u8| {
+        let head = [
+            &number(0)[..],
+            &[flags, payload, 0, 0, 0],
+            &number(500),
+            &[0],
+        ]
+        .concat();
+        let took = number(payload.into());
+        [&head, &took[..if payload > 0 { 4 } else { 0 }], &number(3)].concat()
+    };
+    let events = [
+        &[&number(100)[..], &[0], &number(64000), list].concat(),
+        &[&number(4)[..], &number(5000), &[0, 0], &number(64000), list].concat(),
+        &[&number(1000)[..], &number(3)].concat(),
+        &piece(0, 0),
+        &[number(5), number(3)].concat(),
+        &piece(flag::PSH, 20),
+        &piece(flag::PSH | flag::FIN, 30),
+        &[number(6), number(3)].concat(),
+    ];
+    seed("front", name, &events.map(|event| &event[..]).concat())
+}
+
+/// A handshake, TCP's answer, a socket, and the front end's word.
+fn back(name: &str, options: &[u8]) -> io::Result<()> {
+    let list = &counted(options)[..];
+    let number = |number: u32| number.to_le_bytes();
+    let events = [
+        &[&number(100)[..], &number(5000), &[0], &number(64000), &[0]].concat(),
+        list,
+        list,
+        list,
+        &number(9000),
+        &[
+            &number(0)[..],
+            &[0],
+            &number(7000),
+            &number(64000),
+            list,
+            &number(1),
+        ]
+        .concat(),
+        &[number(2), number(1)].concat(),
+        &[number(3), number(0), number(80), number(1)].concat(),
+    ];
+    seed("back", name, &events.concat())
+}
+
+/// A record of each kind, and a stream of them.
+fn wire() -> io::Result<()> {
+    let ts = |val, ecr| Options {
+        ts: Some(Timestamps { val, ecr }),
+        ..Options::default()
+    };
+    let syn = written(&Build {
+        flags: flag::SYN,
+        seq: BUILD.seq.sub(1),
+        options: ts(9, 0),
+        ..BUILD
+    });
+    let answer = written(&Build {
+        options: ts(7, 9),
+        ..syn_ack()
+    });
+    let ack = written(&Build {
+        options: ts(10, 7),
+        ..BUILD
+    });
+    let header = |bytes| Header::parse(bytes).unwrap();
+    let handshake = Handshake::new(header(&syn), header(&answer), header(&ack)).unwrap();
+    let handoff = |body| {
+        Record::Handoff(Handoff {
+            id: 1,
+            tuple: Tuple::v4([192, 0, 2, 1], 40000, [10, 0, 0, 2], 80),
+            body,
+        })
+    };
+    let name = Name::new(b"fr").unwrap();
+    let records = [
+        ("hello", Record::Hello { epoch: 9, name }),
+        (
+            "req",
+            handoff(Body::Req(Req {
+                vip: v4_mapped([10, 0, 0, 11]),
+                vip_port: 80,
+                ts_now: 77,
+                handshake,
+            })),
+        ),
+        ("accept", handoff(Body::Accept)),
+        ("reject", handoff(Body::Reject(Reason::Mismatch))),
+        (
+            "data",
+            handoff(Body::Data(Data {
+                seq: Seq(1),
+                ack: Seq(2),
+                tsval: 3,
+                window: 4,
+                bytes: b"GET / HTTP/1.1\r\n\r\n",
+            })),
+        ),
+        ("abort", handoff(Body::Abort)),
+        ("closed", handoff(Body::Closed { linger: true })),
+    ];
+    let mut stream = Vec::new();
+    for (name, record) in records {
+        let mut bytes = vec![0; record.encoded_len()];
+        record.encode(&mut bytes).unwrap();
+        seed("wire", name, &bytes)?;
+        stream.extend_from_slice(&bytes);
+    }
+    seed("wire", "stream", &stream)
+}

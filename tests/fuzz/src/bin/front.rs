@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A connection at its front end: any segments in any order, of the client's and of TCP's, and
+//! what the caller does in between. The input says what happens, an event at a time.
+
+#![no_main]
+
+use carisma_core::{
+    front::{
+        Front,
+        Input,
+        Phase, //
+    },
+    seq::Seq,
+    tcp::{
+        flag,
+        Build,
+        Header, //
+    },
+};
+use carisma_fuzz::{
+    raw,
+    written, //
+};
+use libfuzzer_sys::{
+    arbitrary::Unstructured,
+    fuzz_target, //
+};
+
+const CLIENT: u16 = 40000;
+const SERVER: u16 = 80;
+
+fuzz_target!(|data: &[u8]| {
+    let mut events = Unstructured::new(data);
+    let mut wire = Wire {
+        client: number(&mut events),
+        ..Wire::default()
+    };
+    let syn = wire.of_client(&mut events, flag::SYN, Seq(wire.client));
+    let header = Header::parse(&syn).unwrap();
+    let Some(mut front) = Front::new(&header) else {
+        assert!(header.options().is_err());
+        return;
+    };
+    assert_eq!(front.phase(), Phase::Syn);
+    while !events.is_empty() {
+        let phase = front.phase();
+        match number(&mut events) & 7 {
+            0..=3 => wire.input(&mut front, &mut events),
+            4 => wire.output(&mut front, &mut events),
+            5 => {
+                let withheld = front.on_child();
+                assert_eq!(withheld, matches!(phase, Phase::SynAck | Phase::Head));
+                assert_eq!(front.phase() == Phase::Head, withheld);
+            }
+            // Nobody is asked before there is a request.
+            6 if phase == Phase::Head => front.ask(),
+            6 => {}
+            _ => wire.again(&mut front, &mut events),
+        }
+        wire.built(&front, number(&mut events));
+    }
+});
+
+/// The next 32 bits of what happens; 0 at its end.
+fn number(events: &mut Unstructured<'_>) -> u32 {
+    events.arbitrary().unwrap_or(0)
+}
+
+/// A small signed difference, 0 more often than not.
+fn near(events: &mut Unstructured<'_>) -> u32 {
+    let byte: i8 = events.arbitrary().unwrap_or(0);
+    i32::from(if byte & 1 == 0 { 0 } else { byte }) as u32
+}
+
+/// What both ends know of the connection.
+#[derive(Default)]
+struct Wire {
+    /// The client's initial sequence number.
+    client: u32,
+    /// That of TCP's newest SYN-ACK.
+    server: u32,
+    /// How many bytes are held.
+    held: u32,
+}
+
+impl Wire {
+    /// The next byte that is expected of the client.
+    fn next(&self) -> Seq {
+        Seq(self.client).add(1).add(self.held)
+    }
+
+    /// A header of the client's with options as they come.
+    fn of_client(&self, events: &mut Unstructured<'_>, flags: u8, seq: Seq) -> Vec<u8> {
+        let build = Build {
+            source: CLIENT,
+            dest: SERVER,
+            seq,
+            ack: Seq(self.server).add(1).add(near(events)),
+            flags,
+            window: number(events) as u16,
+            ..Build::default()
+        };
+        options(&build, events)
+    }
+
+    /// A segment of the client's.
+    fn input(&mut self, front: &mut Front, events: &mut Unstructured<'_>) {
+        let flags = events.arbitrary::<u8>().unwrap_or(0) & !flag::SYN;
+        let [size, scale] = events.arbitrary::<[u8; 2]>().unwrap_or([0; 2]);
+        let scale = 1 << (scale & 4);
+        let payload = u32::from(size) * scale;
+        let seq = self.next().add(near(events).wrapping_mul(scale));
+        let segment = self.of_client(events, flags | flag::ACK, seq);
+        let header = Header::parse(&segment).unwrap();
+        let (phase, fin) = (front.phase(), header.has(flag::FIN));
+        let input = front.on_input(&header, payload);
+        assert_eq!(front.phase(), phase);
+        assert_eq!(front.held(), self.held);
+        let opened = matches!(phase, Phase::Head | Phase::Asked);
+        match input {
+            Input::Pass => {}
+            Input::Open => {
+                assert_eq!(phase, Phase::SynAck);
+                assert!(front.handshake().is_some());
+            }
+            Input::Take { skip, fin: last } => {
+                assert!(opened && last == fin && !header.has(flag::RST));
+                assert_eq!(seq.add(skip), self.next());
+                assert!(skip < payload + u32::from(fin) && skip <= payload);
+                // There may be no room for all of it.
+                let took = (payload - skip).min(number(events));
+                front.took(took);
+                self.held += took;
+            }
+            Input::Known => assert!(opened && front.is_next(seq)),
+            Input::Early => {
+                assert!(opened && !front.is_next(seq));
+                assert_eq!(self.next().add(front.gap(seq)), seq);
+            }
+            Input::Reset => assert!(opened && header.has(flag::RST) && seq == self.next()),
+        }
+    }
+
+    /// A segment of TCP's, most often a SYN-ACK.
+    fn output(&mut self, front: &mut Front, events: &mut Unstructured<'_>) {
+        let build = Build {
+            source: SERVER,
+            dest: CLIENT,
+            seq: Seq(number(events)),
+            ack: Seq(self.client).add(1).add(near(events)),
+            flags: flag::ACK | (events.arbitrary::<u8>().unwrap_or(0) ^ flag::SYN),
+            window: number(events) as u16,
+            ..Build::default()
+        };
+        let segment = options(&build, events);
+        let header = Header::parse(&segment).unwrap();
+        let before = front.phase();
+        front.on_output(&header, number(events));
+        let kind = flag::SYN | flag::ACK | flag::RST | flag::FIN;
+        let answers = header.flags() & kind == flag::SYN | flag::ACK
+            && header.ack() == Seq(self.client).add(1)
+            && header.options().is_ok();
+        if matches!(before, Phase::Syn | Phase::SynAck) && answers {
+            assert_eq!(front.phase(), Phase::SynAck);
+            self.server = header.seq().0;
+        } else {
+            assert_eq!(front.phase(), before);
+        }
+    }
+
+    /// A SYN, the same or another.
+    fn again(&mut self, front: &mut Front, events: &mut Unstructured<'_>) {
+        let flags = flag::SYN | (events.arbitrary::<u8>().unwrap_or(0) & (flag::ECE | flag::CWR));
+        let seq = Seq(self.client).add(near(events));
+        let segment = self.of_client(events, flags, seq);
+        let header = Header::parse(&segment).unwrap();
+        let before = front.phase();
+        assert_eq!(front.on_input(&header, 0), Input::Pass);
+        let early = matches!(before, Phase::Syn | Phase::SynAck);
+        if early && seq.0 != self.client && header.options().is_ok() {
+            assert_eq!(front.phase(), Phase::Syn);
+            (self.client, self.server) = (seq.0, 0);
+        } else {
+            assert_eq!(front.phase(), before);
+        }
+    }
+
+    /// Whatever is sent in the name of either end has the numbers that the other expects.
+    fn built(&self, front: &Front, any: u32) {
+        let first = Seq(self.client).add(1);
+        assert_eq!((front.first(), front.held()), (first, self.held));
+        let says = |build: Build, source: u16, seq: Seq, ack: Seq| {
+            let bytes = written(&build);
+            let header = Header::parse(&bytes).unwrap();
+            assert!(header.options().is_ok());
+            assert_eq!((header.source(), header.seq()), (source, seq));
+            if header.has(flag::ACK) {
+                assert_eq!(header.ack(), ack);
+            }
+            header.window()
+        };
+        let server = Seq(self.server).add(1);
+        says(front.reset(), CLIENT, first, Seq(0));
+        if front.phase() == Phase::Syn {
+            return;
+        }
+        says(front.ack(), CLIENT, first, server);
+        says(front.segment(any), CLIENT, first.add(any), server);
+        let window = says(front.acknowledge(any), SERVER, server, self.next());
+        if let Some(handshake) = front.handshake() {
+            assert_eq!(handshake.client().isn, Seq(self.client));
+            assert_eq!(handshake.server().isn, Seq(self.server));
+            let facts = handshake.server();
+            let shift = facts.options.wscale.unwrap_or(0);
+            let left = u32::from(facts.window).saturating_sub(self.held);
+            assert!(u32::from(window) << shift <= left);
+        }
+    }
+}
+
+/// `build` with options as they come: up to 10 words of anything.
+fn options(build: &Build, events: &mut Unstructured<'_>) -> Vec<u8> {
+    let len = usize::from(events.arbitrary::<u8>().unwrap_or(0) % 11) * 4;
+    raw(build, events.bytes(len.min(events.len())).unwrap())
+}
