@@ -84,7 +84,7 @@ demo: modules tools ## three nodes, real servers, and a report of who answered w
 	@$(chroot) tests/demo
 
 .PHONY: test
-test: modules tools ## run every test: on the host and in guests
+test: modules tools ## run every test: on the host, in guests, and the fuzzers
 	@$(chroot) tools/test
 
 .PHONY: host-test
@@ -111,6 +111,20 @@ soak: modules tools ## mixed traffic while whatever can happen does (SOAK_SECOND
 .PHONY: soak-debug
 soak-debug: modules-debug tools ## the same on the debug kernel
 	@$(chroot) $(soak) --kernel debug
+
+# Arguments for tools/fuzz: a target, and files to try instead of fuzzing it.
+# FUZZ_SECONDS= and FUZZ_SEED= are for all fuzzers.
+FUZZ ?=
+export FUZZ_SECONDS FUZZ_SEED
+
+.PHONY: fuzz
+ifneq ($(FUZZ),)
+fuzz: setup
+	@$(chroot) tools/fuzz $(FUZZ)
+else
+fuzz: modules tools ## try inputs that nobody thought of (FUZZ_SECONDS=..., FUZZ_SEED=..., FUZZ='target [file]')
+	@$(chroot) tools/test fuzz
+endif
 
 .PHONY: lint
 lint: setup ## complain about the sources
