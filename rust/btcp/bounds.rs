@@ -22,6 +22,8 @@ const CLIENT_BITS: u32 = 12;
 /// Something of which there may be so many at a time.
 #[derive(Clone, Copy)]
 pub(crate) enum Pool {
+    /// Front end: flows whose handshake is under way.
+    Handshakes,
     /// Sockets that are kept from `accept()`.
     Withheld,
     /// Front end: handoffs that a back end was asked for, and has not answered.
@@ -30,9 +32,13 @@ pub(crate) enum Pool {
     Replayed,
 }
 
+impl Pool {
+    const COUNT: usize = 4;
+}
+
 /// The bounds of a namespace.
 pub(crate) struct Bounds {
-    pools: [Atomic<usize>; 3],
+    pools: [Atomic<usize>; Pool::COUNT],
     /// Bytes that are held, in all.
     held: Atomic<usize>,
     /// Bytes that are held of a client.
@@ -49,7 +55,7 @@ impl Bounds {
             clients.push(Atomic::new(0), GFP_KERNEL)?;
         }
         let bounds = Self {
-            pools: [const { Atomic::new(0) }; 3],
+            pools: [const { Atomic::new(0) }; Pool::COUNT],
             held: Atomic::new(0),
             clients,
             // A multiplier must be odd.

@@ -28,6 +28,9 @@ counters! {
         FlowsCreated = c"flows_created",
         /// A SYN began no flow, because `flows_max` was reached. It is served as if there were no CARISMA.
         FlowsRefusedLimit = c"flows_refused_limit",
+        /// A SYN began no flow, because the handshakes of `handshakes_max` flows were under way, as in a
+        /// SYN flood. It is served as if there were no CARISMA.
+        FlowsRefusedHandshakes = c"flows_refused_handshakes",
         /// A flow began not, or ended, for want of memory.
         FlowsRefusedMemory = c"flows_refused_memory",
         /// A request was served by this node, which accepted it.
@@ -135,6 +138,8 @@ counters! {
         // These are what is taken of bounds.
         /// Bytes of clients that are held.
         HeldBytes = c"held_bytes",
+        /// Connections whose handshake is under way.
+        Handshakes = c"handshakes",
         /// Handoffs that back ends were asked for, and have not taken yet.
         HandoffsAsked = c"handoffs_asked",
         /// Handoffs that this node was asked for, and that were not committed yet.

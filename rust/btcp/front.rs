@@ -54,7 +54,8 @@ pub(crate) struct Deciding {
     pub(crate) early: Early,
     /// How far the head in it has been looked at.
     scan: Scan,
-    /// Its socket is withheld.
+    /// Its handshake is under way; then, its socket is withheld.
+    handshake: Option<Ticket>,
     withheld: Option<Ticket>,
     /// Since the decision: who may serve the request.
     pub(crate) target: Target,
@@ -100,11 +101,17 @@ impl State {
         let Some(front) = Front::new(&header) else {
             return;
         };
+        let limit = self.knobs.handshakes_max();
+        let Some(handshake) = self.bounds.ticket(Pool::Handshakes, limit) else {
+            self.counters.count(Counter::FlowsRefusedHandshakes);
+            return;
+        };
         let deciding = Deciding {
             front,
             bytes: KVec::new(),
             early: Early::new(),
             scan: Scan::new(),
+            handshake: Some(handshake),
             withheld: None,
             target: Target::HERE,
             asked: None,
@@ -547,6 +554,7 @@ impl State {
                 return false;
             }
         }
+        deciding.handshake = None;
         let withhold = deciding.front.on_child();
         if withhold {
             flow.arm(self.knobs.head_timeout_ms());

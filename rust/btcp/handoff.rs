@@ -71,7 +71,7 @@ impl State {
                     }
                     return;
                 }
-                Err(counter) => why = Some(counter),
+                Err(counter) => why = counter,
             }
         };
         match otherwise {
@@ -88,19 +88,21 @@ impl State {
         }
     }
 
-    /// Asks a node to take the connection over. An error counts what is in the way.
+    /// Asks a node to take the connection over. An error may have a counter for what is in the way of
+    /// it.
     fn front_ask(
         &self,
         flow: &FlowRef,
         deciding: &mut Deciding,
         node: u32,
         to: ([u8; 4], u16),
-    ) -> Result<(), Counter> {
+    ) -> Result<(), Option<Counter>> {
         if deciding.asked.is_none() {
             let limit = self.knobs.handoffs_max();
             deciding.asked = self.bounds.ticket(Pool::Asked, limit);
             if deciding.asked.is_none() {
-                return Err(Counter::HandoffsRefusedLimit);
+                self.counters.count(Counter::HandoffsRefusedLimit);
+                return Err(None);
             }
         }
         deciding.front.ask();
@@ -113,10 +115,10 @@ impl State {
             vip: key.local,
             vip_port: key.local_port.get(),
             ts_now: deciding.front.ts_now(connection::now_ms()),
-            handshake: handshake.ok_or(Counter::RequestsLocalOptions)?,
+            handshake: handshake.ok_or(Some(Counter::RequestsLocalOptions))?,
         };
         self.record(node, deciding.id, theirs(key, to.0, to.1), Body::Req(req))
-            .map_err(|_| Counter::RequestsLocalPeerDown)?;
+            .map_err(|_| Some(Counter::RequestsLocalPeerDown))?;
         self.counters.count(Counter::HandoffsStarted);
         flow.arm(self.knobs.handoff_timeout_ms());
         Ok(())

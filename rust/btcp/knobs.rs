@@ -23,6 +23,8 @@ pub(crate) enum Knob {
     /// How long a node may be out of reach before the connections that it serves are given up, in
     /// milliseconds.
     PeerTimeoutMs,
+    /// How many flows there may be whose handshake is under way.
+    HandshakesMax,
     /// How many sockets may be kept from `accept()`.
     WithheldMax,
     /// How many handoffs may be under way: as many that were asked for, and as many that this node
@@ -49,7 +51,7 @@ pub(crate) struct Range {
 }
 
 impl Knob {
-    const COUNT: usize = 10;
+    const COUNT: usize = 11;
 
     /// All of them.
     pub(crate) const ALL: [Self; Self::COUNT] = [
@@ -58,6 +60,7 @@ impl Knob {
         Self::HeadMax,
         Self::FlowsMax,
         Self::PeerTimeoutMs,
+        Self::HandshakesMax,
         Self::WithheldMax,
         Self::HandoffsMax,
         Self::HeldMax,
@@ -73,6 +76,7 @@ impl Knob {
             Self::HeadMax => (c"head_max", 256, 32_768, 32_768),
             Self::FlowsMax => (c"flows_max", 0, 16_777_216, 262_144),
             Self::PeerTimeoutMs => (c"peer_timeout_ms", 1_000, 3_600_000, 30_000),
+            Self::HandshakesMax => (c"handshakes_max", 0, 16_777_216, 16_384),
             Self::WithheldMax => (c"withheld_max", 0, 1_048_576, 65_536),
             Self::HandoffsMax => (c"handoffs_max", 0, 1_048_576, 16_384),
             Self::HeldMax => (c"held_max", 1_024, 16 << 20, 256 << 10),
@@ -135,6 +139,10 @@ impl Knobs {
 
     pub(crate) fn flows_max(&self) -> usize {
         self.get(Knob::FlowsMax) as usize
+    }
+
+    pub(crate) fn handshakes_max(&self) -> usize {
+        self.get(Knob::HandshakesMax) as usize
     }
 
     pub(crate) fn withheld_max(&self) -> usize {

@@ -137,6 +137,7 @@ impl State {
     pub(crate) fn level(&self, gauge: Gauge) -> u64 {
         match gauge {
             Gauge::Withheld => self.bounds.taken(Pool::Withheld),
+            Gauge::Handshakes => self.bounds.taken(Pool::Handshakes),
             Gauge::HandoffsAsked => self.bounds.taken(Pool::Asked),
             Gauge::HandoffsReplayed => self.bounds.taken(Pool::Replayed),
             Gauge::HeldBytes => self.bounds.held(),

@@ -181,6 +181,9 @@ impl Front {
     }
 
     fn on_handshake(&mut self, header: &Header<'_>, payload: u32) -> Input {
+        if header.has(flag::RST) && header.seq() == self.next {
+            return Input::Reset;
+        }
         if header.has(flag::RST) || !header.has(flag::ACK) || header.ack() != self.server.isn.add(1)
         {
             return Input::Pass;
@@ -505,6 +508,9 @@ mod tests {
             // What is old opens nothing.
             (100, 1, flag::ACK, Input::Pass, Input::Known),
             (100, 0, flag::ACK, Input::Pass, Input::Known),
+            // The client thinks better of it.
+            (101, 0, flag::RST, Input::Reset, Input::Reset),
+            (102, 0, flag::RST, Input::Pass, Input::Pass),
         ];
         for (seq, payload, flags, first, then) in cases {
             let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {

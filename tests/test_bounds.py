@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0
+"""At each bound new work is refused in the stated way, and old work goes on."""
+
+import pytest
+
+from checks import gone, no_flows, request, served
+from harness.curl import Response
+from harness.node import Node
+from harness.paths import INSIDE
+from harness.running import Cluster, wait_for
+
+CLOSE = '-H "Connection: close"'
+UNANSWERED = '''
+table ip silent {
+    chain in { type filter hook input priority 0
+        tcp sport 7480 @th,264,8 3 drop
+        tcp dport 7480 @th,264,8 3 drop
+    }
+}
+'''
+
+
+def ask(cluster: Cluster, language: str = 'fr') -> Response:
+    """A request on a connection of its own."""
+    return cluster.client.curl.get(
+        cluster.url('en', f'/{language}/1k'), options=CLOSE)
+
+
+def mac_of(node: Node) -> str:
+    """The address of its network device."""
+    return node.run(['cat', '/sys/class/net/eth0/address']).out.strip()
+
+
+def idle_again(node: Node) -> None:
+    """Nothing is taken of any bound."""
+    names = ('withheld', 'held_bytes', 'handshakes', 'handoffs_asked',
+             'handoffs_replayed')
+    wait_for(lambda: not any(node.stats()[name] for name in names),
+             'all is given back')
+
+
+def test_withheld(fresh: Cluster) -> None:
+    """Beyond it connections are served as if nothing were there."""
+    front = fresh['en']
+    front.knob('withheld_max', 1)
+    first = fresh.client.connect(front.vip)
+    wait_for(lambda: front.stats()['withheld'] == 1, 'it is withheld')
+    served(ask(fresh), 'en', '1k')
+    assert front.stats()['withheld_refused_limit'] >= 1
+    first.send(request('/fr/1k'))
+    served(first.response(), 'fr', '1k')
+    first.close()
+    served(ask(fresh), 'fr', '1k')
+    # A back end that may not withhold refuses.
+    fresh['fr'].knob('withheld_max', 0)
+    served(ask(fresh), 'en', '1k')
+    assert front.stats()['handoffs_rejected'] == 1
+    no_flows(fresh)
+    idle_again(front)
+
+
+@pytest.mark.parametrize('otherwise', ('local', 'unavailable'))
+def test_handoffs(fresh: Cluster, otherwise: str) -> None:
+    """As the rule says, beyond the handoffs that this node may ask for; as
+    the front end's rule says, beyond those that it may be asked for."""
+    front, back = fresh['en'], fresh['fr']
+    front.ctl('rule', 'del', front.service, '--path', '/fr/')
+    front.ctl('rule', 'add', front.service, '--path', '/fr/', '--node', 'fr',
+              '--otherwise', otherwise)
+    status, node = (200, 'en') if otherwise == 'local' else (503, '')
+    front.knob('handoffs_max', 1)
+    front.knob('handoff_timeout_ms', 20000)
+    front.nft(UNANSWERED)
+    first = fresh.client.connect(front.vip)
+    first.send(request('/fr/1k'))
+    wait_for(lambda: front.stats()['handoffs_asked'] == 1, 'it is asked')
+    answer = ask(fresh)
+    assert (answer.status, answer.node) == (status, node)
+    assert front.stats()['handoffs_refused_limit'] == 1
+    front.nft('')
+    served(first.response(timeout=30), 'fr', '1k')
+    first.close()
+    served(ask(fresh), 'fr', '1k')
+    back.knob('handoffs_max', 0)
+    answer = ask(fresh)
+    assert (answer.status, answer.node) == (status, node)
+    assert back.stats()['handoffs_refused_limit'] == 1
+    no_flows(fresh)
+    for it in (front, back):
+        idle_again(it)
+
+
+@pytest.mark.parametrize('knob, counter', (
+    ('held_max', 'held_refused_connection'),
+    ('held_client_max', 'held_refused_client'),
+    ('held_total_max', 'held_refused_total'),
+))
+def test_held_bytes(fresh: Cluster, knob: str, counter: str) -> None:
+    """A request that needs more is answered 503; what is held already stays
+    so, and is handed off when it is whole."""
+    front = fresh['en']
+    front.knob(knob, 2048)
+    raw = request('/fr/1k', Cookie='c' * 1500)
+    first = fresh.client.connect(front.vip)
+    first.send(raw[:1200])
+    wait_for(lambda: front.stats()['held_bytes'] == 1200, 'it is held')
+    second = fresh.client.connect(front.vip)
+    more = request('/fr/1k', Cookie='c' * 3000)
+    second.send(more[:1000])
+    second.send(more[1000:])
+    answer = second.response()
+    assert (answer.status, answer.node) == (503, '')
+    stats = front.stats()
+    assert (stats[counter], stats['requests_unavailable']) == (1, 1), stats
+    second.close()
+    # What is decided at once, and is this node's own, need not be held.
+    served(ask(fresh, 'en'), 'en', '1k')
+    first.send(raw[1200:])
+    served(first.response(), 'fr', '1k')
+    first.close()
+    gone(front, 'sport = :80')
+    no_flows(fresh)
+    idle_again(front)
+
+
+def test_reset_in_the_handshake(fresh: Cluster) -> None:
+    """A client that thinks better of it takes nothing of the bound."""
+    front, client = fresh['en'], fresh.client
+    client.nft('table ip t { chain c { type filter hook input priority 0; '
+               'tcp sport 80 tcp flags & (syn | ack) == syn | ack '
+               'reject with tcp reset; }; }')
+    client.run(f'curl -s --max-time 2 {fresh.url("en", "/fr/1k")}; true')
+    client.nft('')
+    idle_again(front)
+    assert not front.flows()
+
+
+@pytest.mark.parametrize('cookies', ('1', '2'), ids=('when-full', 'always'))
+def test_syn_flood(fresh: Cluster, cookies: str) -> None:
+    """Clients are answered as they are without the modules; what the flood
+    takes is bounded, and given back."""
+    front, client = fresh['en'], fresh.client
+    front.knob('handshakes_max', 100)
+    front.sysctl('net.ipv4.tcp_syncookies', cookies)
+    front.run('ip route add blackhole 198.18.0.0/15')
+    flood = client.popen(
+        ['python3', '-S', f'{INSIDE}/flood.py', 'eth0', mac_of(client),
+         mac_of(front), front.vip, '80'], stdin=True)
+    assert flood.readline(60) == b'begun\n'
+    wait_for(lambda: front.stats()['flows_refused_handshakes'] > 100,
+             'the bound is reached')
+    answers = [ask(fresh, language) for language in ('en', 'fr') * 10]
+    stats = front.stats()
+    flood.write(b'', close=True)
+    sent = int(flood.readline(30))
+    assert sent > 1000
+    for answer in answers:
+        served(answer, answer.node, '1k')
+    assert stats['handshakes'] <= 100 and stats['flows'] <= 200, stats
+    # As long as a handshake may take.
+    wait_for(lambda: front.stats()['handshakes'] == 0, 'all is given back', 100)
+    front.run('ip route del blackhole 198.18.0.0/15')
+    front.sysctl('net.ipv4.tcp_syncookies', '1')
+    served(ask(fresh), 'fr', '1k')
