@@ -18,6 +18,7 @@
 extern crate std;
 
 pub mod answer;
+pub mod auth;
 pub mod back;
 pub mod commit;
 pub mod counters;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The records that nodes exchange over their control connections, version 1.
+//! The records that nodes exchange over their control connections, version 2.
 //!
 //! `docs/handoff-protocol.md` draws them and says when each is sent. Everything is big-endian and
 //! without padding that is not a field:
 //!
 //! ```text
-//! every record   version u8 = 1 | kind u8 | length u16 | reserved u32 = 0
-//! HELLO     1    epoch u64 | name 16 bytes
-//! every other    id u64 | tuple 36 bytes (the receiver's)
+//! every record   version u8 = 2 | kind u8 | length u16 | reserved u32 = 0
+//! HELLO     1    epoch u64 | name 16 bytes | nonce 32 bytes | flags u16 (1: signs) | reserved u16 = 0
+//! every other but KEY    id u64 | tuple 36 bytes (the receiver's)
 //! REQ       2    vip 16 bytes | vip port u16 | flags u16 = 0 | ts_now u32
 //!                SYN's length u8 | SYN-ACK's u8 | ACK's u8 | reserved u8 = 0 | the three headers
 //! ACCEPT    3    -
@@ -19,7 +19,10 @@
 //! CLOSED    7    flags u16 (1: linger) | reserved u16 = 0
 //! TAKEN     8    -
 //! CHECK     9    vip 16 bytes | vip port u16 | reserved u16 = 0
+//! KEY      10    key's id u8 | reserved 3 bytes = 0 (neither id nor tuple)
 //! ```
+//!
+//! On a connection whose ends sign, a tag follows each record but HELLO ([`crate::auth`]).
 //!
 //! A record says each thing in one way only: whatever parses is encoded to the same bytes again.
 //! Nothing in a record is believed because it is well-formed; that is for the state machines.
@@ -59,12 +62,13 @@ use raw::{
     RawHandoff,
     RawHeader,
     RawHello,
+    RawKey,
     RawReject,
     RawReq, //
 };
 
 /// The version of the format.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// The size of the header that every record begins with.
 pub const HEADER_LEN: usize = size_of::<RawHeader>();
@@ -72,7 +76,16 @@ pub const HEADER_LEN: usize = size_of::<RawHeader>();
 /// The size of the longest record.
 pub const MAX_LEN: usize = 0xffff;
 
-/// The size of what all records but HELLO begin with.
+/// The size of a HELLO.
+pub const HELLO_LEN: usize = HEADER_LEN + size_of::<RawHello>();
+
+/// The size of a KEY.
+pub const KEY_LEN: usize = HEADER_LEN + size_of::<RawKey>();
+
+/// The size of the number that each end draws for a connection.
+pub const NONCE_LEN: usize = 32;
+
+/// The size of what all records but HELLO and KEY begin with.
 const HANDOFF_LEN: usize = HEADER_LEN + size_of::<RawHandoff>();
 
 /// The size of the longest REQ: no header of TCP has more than 60 bytes.
@@ -86,6 +99,9 @@ pub const DATA_OVERHEAD: usize = HANDOFF_LEN + size_of::<RawData>();
 
 /// How many bytes a DATA record can carry.
 pub const MAX_DATA: usize = MAX_LEN - DATA_OVERHEAD;
+
+/// In [`RawHello::flags`]: the sender signs its records, and takes none that are not signed.
+const HELLO_SIGNS: u16 = 1;
 
 /// In [`RawClosed::flags`]: BE's TCP keeps the tuple in TIME_WAIT.
 const CLOSED_LINGER: u16 = 1;
@@ -112,6 +128,8 @@ pub enum Kind {
     Taken = 8,
     /// FE asks whether BE still has the connection: CLOSED may have been lost.
     Check = 9,
+    /// The sender signs this record and all that follow with this key.
+    Key = 10,
 }
 
 impl Kind {
@@ -127,6 +145,7 @@ impl Kind {
             7 => Self::Closed,
             8 => Self::Taken,
             9 => Self::Check,
+            10 => Self::Key,
             _ => return None,
         })
     }
@@ -138,7 +157,8 @@ impl Kind {
             (len, len)
         }
         match self {
-            Self::Hello => exactly(HEADER_LEN + size_of::<RawHello>()),
+            Self::Hello => exactly(HELLO_LEN),
+            Self::Key => exactly(KEY_LEN),
             Self::Req => (MIN_REQ_LEN, MAX_REQ_LEN),
             Self::Accept | Self::Abort | Self::Taken => exactly(HANDOFF_LEN),
             Self::Reject => exactly(HANDOFF_LEN + size_of::<RawReject>()),
@@ -159,8 +179,10 @@ pub enum Refused {
     Version(u8),
     /// No kind of this version.
     Kind(u8),
-    /// A length that the kind cannot have, or another one than there are bytes.
+    /// A length that is too short for the kind, or another one than there are bytes.
     Length,
+    /// A length that is too long for the kind.
+    Oversize,
     /// A reserved field or an unknown flag is not 0.
     Reserved,
     /// A node's name that cannot be one.
@@ -191,8 +213,11 @@ impl Header {
         zero(raw.reserved.get())?;
         let len = usize::from(raw.length.get());
         let (min, max) = kind.len_range();
-        if len < min || len > max {
+        if len < min {
             return Err(Refused::Length);
+        }
+        if len > max {
+            return Err(Refused::Oversize);
         }
         Ok(Self { kind, len })
     }
@@ -215,14 +240,24 @@ fn zero(field: impl Into<u32>) -> Result<(), Refused> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record<'a> {
     /// Who speaks.
-    Hello {
-        /// Another one whenever the peer's module was loaded anew: its state is gone.
-        epoch: u64,
-        /// The peer's name.
-        name: Name,
-    },
+    Hello(Hello),
+    /// The number of the key that the sender signs with.
+    Key(u8),
     /// A record of one handoff.
     Handoff(Handoff<'a>),
+}
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Another one whenever the peer's module was loaded anew: its state is gone.
+    pub epoch: u64,
+    /// The peer's name.
+    pub name: Name,
+    /// Another one for each connection, which nobody can guess.
+    pub nonce: [u8; NONCE_LEN],
+    /// The sender signs its records, and takes none that are not signed.
+    pub signs: bool,
 }
 
 /// A record of one handoff.

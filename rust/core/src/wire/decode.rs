@@ -35,19 +35,35 @@ impl<'a> Record<'a> {
             return Err(Refused::Length);
         }
         let mut rest = bytes.get(HEADER_LEN..).ok_or(Refused::Short)?;
-        let record = if header.kind == Kind::Hello {
-            let raw: &RawHello = take(&mut rest)?;
-            Self::Hello {
-                epoch: raw.epoch.get(),
-                name: Name::from_padded(raw.name).ok_or(Refused::Name)?,
+        let record = match header.kind {
+            Kind::Hello => Self::Hello(Hello::parse(&mut rest)?),
+            Kind::Key => {
+                let raw: &RawKey = take(&mut rest)?;
+                let [a, b, c] = raw.reserved;
+                zero(a | b | c)?;
+                Self::Key(raw.id)
             }
-        } else {
-            Self::Handoff(Handoff::parse(header.kind, &mut rest)?)
+            kind => Self::Handoff(Handoff::parse(kind, &mut rest)?),
         };
         if !rest.is_empty() {
             return Err(Refused::Length);
         }
         Ok(record)
+    }
+}
+
+impl Hello {
+    /// Cuts a HELLO off `rest`, which begins behind the header.
+    fn parse(rest: &mut &[u8]) -> Result<Self, Refused> {
+        let raw: &RawHello = take(rest)?;
+        zero(raw.reserved.get())?;
+        zero(raw.flags.get() & !HELLO_SIGNS)?;
+        Ok(Self {
+            epoch: raw.epoch.get(),
+            name: Name::from_padded(raw.name).ok_or(Refused::Name)?,
+            nonce: raw.nonce,
+            signs: raw.flags.get() & HELLO_SIGNS != 0,
+        })
     }
 }
 
@@ -90,7 +106,7 @@ impl<'a> Handoff<'a> {
                     vip_port: raw.vip_port.get(),
                 }
             }
-            Kind::Hello => return Err(Refused::Kind(kind as u8)),
+            Kind::Hello | Kind::Key => return Err(Refused::Kind(kind as u8)),
         };
         Ok(Self { id, tuple, body })
     }

@@ -25,7 +25,8 @@ impl Record<'_> {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Hello { .. } => Kind::Hello,
+            Self::Hello(_) => Kind::Hello,
+            Self::Key(_) => Kind::Key,
             Self::Handoff(handoff) => match handoff.body {
                 Body::Req(_) => Kind::Req,
                 Body::Accept => Kind::Accept,
@@ -86,10 +87,20 @@ impl Record<'_> {
         };
         out.put(header.as_bytes())?;
         match self {
-            Self::Hello { epoch, name } => {
+            Self::Hello(hello) => {
                 let raw = RawHello {
-                    epoch: U64::new(*epoch),
-                    name: *name.padded(),
+                    epoch: U64::new(hello.epoch),
+                    name: *hello.name.padded(),
+                    nonce: hello.nonce,
+                    flags: U16::new(if hello.signs { HELLO_SIGNS } else { 0 }),
+                    reserved: U16::new(0),
+                };
+                out.put(raw.as_bytes())?;
+            }
+            Self::Key(id) => {
+                let raw = RawKey {
+                    id: *id,
+                    reserved: [0; 3],
                 };
                 out.put(raw.as_bytes())?;
             }

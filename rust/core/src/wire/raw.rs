@@ -42,6 +42,22 @@ pub(super) struct RawHello {
     pub(super) epoch: U64,
     /// The sender's name, padded with zeroes.
     pub(super) name: [u8; 16],
+    /// What the sender drew for this connection.
+    pub(super) nonce: [u8; super::NONCE_LEN],
+    /// [`super::HELLO_SIGNS`] or 0.
+    pub(super) flags: U16,
+    /// 0.
+    pub(super) reserved: U16,
+}
+
+/// KEY, behind the header.
+#[derive(FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(super) struct RawKey {
+    /// The key's number.
+    pub(super) id: u8,
+    /// 0.
+    pub(super) reserved: [u8; 3],
 }
 
 /// Every other record, behind the header.
@@ -128,7 +144,8 @@ pub(super) struct RawCheck {
 
 const _: () = {
     assert!(size_of::<RawHeader>() == 8);
-    assert!(size_of::<RawHello>() == 24);
+    assert!(size_of::<RawHello>() == 60);
+    assert!(size_of::<RawKey>() == 4);
     assert!(size_of::<RawHandoff>() == 44);
     assert!(size_of::<RawReq>() == 28);
     assert!(size_of::<RawReject>() == 4);

@@ -120,13 +120,24 @@ const CHECK: Body<'_> = Body::Check {
     vip_port: 80,
 };
 
+fn hello() -> Hello {
+    Hello {
+        epoch: 0x0a0b,
+        name: Name::new(b"fr").unwrap(),
+        nonce: [7; NONCE_LEN],
+        signs: true,
+    }
+}
+
 /// One record of each kind.
-fn each(handshake: Handshake<'_>) -> [Record<'_>; 10] {
+fn each(handshake: Handshake<'_>) -> [Record<'_>; 12] {
     [
-        Record::Hello {
-            epoch: 9,
-            name: Name::new(b"fr").unwrap(),
-        },
+        Record::Hello(hello()),
+        Record::Hello(Hello {
+            signs: false,
+            ..hello()
+        }),
+        Record::Key(200),
         req(handshake),
         handoff(Body::Accept),
         handoff(Body::Reject(Reason::Mismatch)),
@@ -159,20 +170,20 @@ fn the_bytes_are_those_of_the_document() {
         &[0x12, 0x67, 0x1f, 0x90],
     ]
     .concat();
-    let hello = Record::Hello {
-        epoch: 0x0a0b,
-        name: Name::new(b"fr").unwrap(),
-    };
     let expected = [
-        &[1, 1, 0, 32, 0, 0, 0, 0][..],
+        &[2, 1, 0, 68, 0, 0, 0, 0][..],
         &[0, 0, 0, 0, 0, 0, 10, 11],
         b"fr\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        &[7; 32],
+        &[0, 1, 0, 0],
     ];
-    assert_eq!(encoded(&hello), expected.concat());
+    assert_eq!(encoded(&Record::Hello(hello())), expected.concat());
+    let expected = [2, 10, 0, 12, 0, 0, 0, 0, 200, 0, 0, 0];
+    assert_eq!(encoded(&Record::Key(200)), expected);
 
     let wires = wires();
     let expected = [
-        &[1, 2, 0, 80 + 40 + 40 + 32, 0, 0, 0, 0],
+        &[2, 2, 0, 80 + 40 + 40 + 32, 0, 0, 0, 0],
         &common[..],
         &v4_mapped(VIP),
         &[0, 80, 0, 0, 0, 0, 0, 77, 40, 40, 32, 0],
@@ -183,7 +194,7 @@ fn the_bytes_are_those_of_the_document() {
     assert_eq!(encoded(&req(wires.handshake().unwrap())), expected.concat());
 
     let data = [
-        &[1, 5, 0, 87, 0, 0, 0, 0],
+        &[2, 5, 0, 87, 0, 0, 0, 0],
         &common[..],
         &v4_mapped(VIP),
         &[0x11, 0x12, 0x13, 0x14, 0x21, 0x22, 0x23, 0x24],
@@ -203,7 +214,7 @@ fn the_bytes_are_those_of_the_document() {
     ];
     for (body, kind, tail) in cases {
         let len = 52 + tail.len() as u8;
-        let expected = [&[1, kind, 0, len, 0, 0, 0, 0], &common[..], tail].concat();
+        let expected = [&[2, kind, 0, len, 0, 0, 0, 0], &common[..], tail].concat();
         assert_eq!(encoded(&handoff(body)), expected);
     }
 }
@@ -247,10 +258,10 @@ fn cut_and_padded_records_are_refused() {
         let len = (bytes.len() as u16 + 1).to_be_bytes();
         long[2..4].copy_from_slice(&len);
         let result = Record::parse(&long);
-        if record.kind() != Kind::Data {
-            assert_eq!(result, Err(Refused::Length));
-        } else {
-            assert!(result.is_ok());
+        match record.kind() {
+            Kind::Data => assert!(result.is_ok()),
+            Kind::Req => assert_eq!(result, Err(Refused::Length)),
+            _ => assert_eq!(result, Err(Refused::Oversize)),
         }
     }
 }
@@ -258,22 +269,30 @@ fn cut_and_padded_records_are_refused() {
 #[test]
 fn what_no_version_says_is_refused() {
     let wires = wires();
-    let hello = encoded(&each(wires.handshake().unwrap())[0]);
+    let hello = encoded(&Record::Hello(hello()));
+    let key = encoded(&Record::Key(9));
     let request = encoded(&req(wires.handshake().unwrap()));
     let reject = encoded(&handoff(Body::Reject(Reason::InUse)));
     let data = encoded(&handoff(Body::Data(DATA)));
     let closed = encoded(&handoff(Body::Closed { linger: true }));
     let check = encoded(&handoff(CHECK));
     let cases: &[(&[u8], usize, u8, Refused)] = &[
-        (&hello, 0, 2, Refused::Version(2)),
+        (&hello, 0, 1, Refused::Version(1)),
         (&hello, 0, 0, Refused::Version(0)),
         (&hello, 1, 0, Refused::Kind(0)),
-        (&hello, 1, 10, Refused::Kind(10)),
-        (&hello, 1, 3, Refused::Length),
+        (&hello, 1, 11, Refused::Kind(11)),
+        (&hello, 1, 10, Refused::Oversize),
+        (&hello, 1, 3, Refused::Oversize),
         (&hello, 7, 1, Refused::Reserved),
         (&hello, 16, 0, Refused::Name),
         (&hello, 31, b'x', Refused::Name),
         (&hello, 17, b'/', Refused::Name),
+        (&hello, 64, 1, Refused::Reserved),
+        (&hello, 65, 3, Refused::Reserved),
+        (&hello, 67, 1, Refused::Reserved),
+        (&key, 9, 1, Refused::Reserved),
+        (&key, 11, 1, Refused::Reserved),
+        (&key, 1, 3, Refused::Length),
         // One of the tuple's addresses is of another family.
         (&reject, 26, 0, Refused::Tuple),
         (&reject, 54, 1, Refused::Reserved),
@@ -310,10 +329,16 @@ fn what_no_version_says_is_refused() {
     bytes[48..50].fill(0);
     assert_eq!(Record::parse(&bytes), Err(Refused::Tuple));
     // The length field alone.
-    for len in [0u16, 7, 31, 33, 65535] {
+    for (len, refused) in [
+        (0u16, Refused::Length),
+        (7, Refused::Length),
+        (67, Refused::Length),
+        (69, Refused::Oversize),
+        (65535, Refused::Oversize),
+    ] {
         let mut bytes = hello.clone();
         bytes[2..4].copy_from_slice(&len.to_be_bytes());
-        assert_eq!(Header::parse(&bytes), Err(Refused::Length));
+        assert_eq!(Header::parse(&bytes), Err(refused));
     }
     let mut empty = data;
     empty.truncate(68);
@@ -384,7 +409,7 @@ proptest! {
     /// Bytes that almost are a record: what still parses says the same in the same bytes.
     #[test]
     fn a_record_has_one_form(
-        which in 0usize..10,
+        which in 0usize..12,
         spoils in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
     ) {
         let wires = wires();
