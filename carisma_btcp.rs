@@ -28,6 +28,8 @@ mod front;
 mod handoff;
 #[path = "rust/btcp/hook.rs"]
 mod hook;
+#[path = "rust/btcp/keys.rs"]
+mod keys;
 #[path = "rust/btcp/knobs.rs"]
 mod knobs;
 #[path = "rust/btcp/lower.rs"]

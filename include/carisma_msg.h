@@ -15,9 +15,10 @@ struct module;
 struct net;
 
 #define CARISMA_NAME_LEN	16	/* bytes of a node's name, padded with zeroes */
+#define CARISMA_SECRET_LEN	32	/* bytes of a cluster key */
 
 /* Changes whenever this file does; both modules must come from one build. */
-#define CARISMA_MSG_ABI		3
+#define CARISMA_MSG_ABI		4
 
 /*
  * A connection, as the TCP of this node sees it. IPv4 addresses are v4-mapped (RFC 4291, section
@@ -41,8 +42,10 @@ enum carisma_msg_kind {
 	 * RECORD_IND: a whole record of the peer "node" (len bytes at data). Process context.
 	 * PEER_UP, PEER_DOWN: the control connection to "node"; value is the epoch of the peer's
 	 * module. Process context.
-	 * CONFIG_REQ: tell the namespace's configuration again. It comes up as SERVICE_ADD and
-	 * NODE_ADD before this returns; what UTCP knows already may be among it. Process context,
+	 * PEER_REFUSED: there is no control connection to "node"; value is 1 more than why (a
+	 * carisma_core::auth::Trouble), 0 if that is not known. Process context.
+	 * CONFIG_REQ: tell the namespace's configuration again. It comes up as KEYS, NODE_ADD
+	 * and SERVICE_ADD before this returns; what UTCP knows already may be among it. Process context,
 	 * may sleep.
 	 * COUNT_IND: something happened that UTCP counts; value is the number of the counter
 	 * (rust/core/src/counters.rs). Any context.
@@ -57,6 +60,7 @@ enum carisma_msg_kind {
 	CARISMA_CONFIG_REQ,
 	CARISMA_COUNT_IND,
 	CARISMA_LEAVE_REQ,
+	CARISMA_PEER_REFUSED,
 
 	/*
 	 * BTCP to UTCP.
@@ -73,6 +77,8 @@ enum carisma_msg_kind {
 	 * more, BTCP's business. Process context, may sleep.
 	 * NODE_ADD, NODE_DEL: node (from 1), its name, tuple.local and tuple.local_port of its
 	 * control connection; value is 1 for this node itself. Process context, may sleep.
+	 * KEYS: all keys of the cluster, each a number (1 byte) and CARISMA_SECRET_LEN bytes. This
+	 * node signs with the first, if there is one. Process context, may sleep.
 	 */
 	CARISMA_CONN_RES = 32,
 	CARISMA_CONN_DISCARD,
@@ -82,6 +88,7 @@ enum carisma_msg_kind {
 	CARISMA_NODE_ADD,
 	CARISMA_NODE_DEL,
 	CARISMA_CONN_ANSWER,
+	CARISMA_KEYS,
 };
 
 struct carisma_msg {

@@ -97,7 +97,7 @@ def test_nothing_is_wrong(fresh: Cluster) -> None:
         assert status == 0
         # The two other nodes; the listener for clients and that for other nodes.
         checks = [finding['check'] for finding in findings]
-        assert checks == ['modules', 'node', 'listener', 'listener', 'peer', 'peer',
+        assert checks == ['modules', 'node', 'key', 'listener', 'listener', 'peer', 'peer',
                           'settings', 'counters']
     lines = fresh['en'].ctl('check').out.splitlines()
     assert lines[1] == 'ok       node: this is en, its address 10.0.0.1 is ours'
@@ -135,8 +135,7 @@ def test_wrong_name(node: Node) -> None:
     status, findings = checked(node)
     peer, counter = [finding for finding in findings if finding['level'] != 'ok']
     assert (status, peer['check'], counter['check']) == (1, 'peer', 'counters')
-    assert peer['text'] == ('gr is down: somebody listens at 10.0.0.2:7480, but does not take '
-                            'this node')
+    assert peer['text'] == 'gr is down: it says that it is another node'
     assert 'is it `gr` there, and does it know `en` as 10.0.0.1?' in peer['advice']
     assert counter['text'].startswith('peers_strange is ')
 

@@ -21,7 +21,7 @@ def restore(cluster: Cluster, *names: str) -> None:
     for name in names:
         node = cluster[name]
         for words in node.configuration():
-            if words[0] != 'node':
+            if words[0] not in ('key', 'node'):
                 node.ctl(*words)
 
 

@@ -7,6 +7,7 @@
 
 #include "bindings_helper.h"
 
+#include "helpers/crypto.c"
 #include "helpers/genl.c"
 #include "helpers/ksock.c"
 #include "helpers/listener.c"

@@ -10,6 +10,7 @@
 
 use super::uapi;
 use carisma_core::{
+    auth::Trouble,
     http,
     rule,
     tuple::v4_of, //
@@ -225,6 +226,8 @@ pub(crate) struct Node {
     up: Atomic<bool>,
     /// The peer's epoch, as it said when the connection came up last.
     epoch: Atomic<u64>,
+    /// Why the connection is not up: 1 more than the number of a trouble, or 0.
+    trouble: Atomic<u64>,
 }
 
 impl Node {
@@ -241,8 +244,19 @@ impl Node {
     /// The control connection came up. Answers whether the peer was loaded anew since it was up last.
     pub(crate) fn set_up(&self, epoch: u64) -> bool {
         let before = self.epoch.xchg(epoch, Full);
+        self.trouble.store(0, Relaxed);
         self.up.store(true, Release);
         before != 0 && before != epoch
+    }
+
+    /// Why the control connection is not up, if that is known. Any context.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        Trouble::of(self.trouble.load(Relaxed).checked_sub(1)?)
+    }
+
+    /// It is known why the control connection is not up: see `PEER_REFUSED`.
+    pub(crate) fn set_trouble(&self, trouble: u64) {
+        self.trouble.store(trouble, Relaxed);
     }
 
     /// The control connection went down.
@@ -501,6 +515,16 @@ pub(crate) enum Refused {
     RulesFull,
     /// Connections go on at as many endpoints that were deleted as may be.
     RetiredFull,
+    /// There is a key of that number.
+    KeyExists,
+    /// There is no such key.
+    NoKey,
+    /// There are as many keys as there may be.
+    KeysFull,
+    /// The first key would not be signed with.
+    FirstKey,
+    /// The key is the one that is signed with.
+    KeySigns,
     /// Something failed that has nothing to do with the request.
     Failed(Error),
 }
@@ -525,6 +549,11 @@ impl Refused {
             Self::RetiredFull => {
                 c"addr: connections of 512 deleted services go on, drain them first"
             }
+            Self::KeyExists => c"id: a key of this number exists already, delete it first",
+            Self::NoKey => c"id: no such key",
+            Self::KeysFull => c"id: there are 4 keys, the most that are allowed",
+            Self::FirstKey => c"verify-only: must not be given with the first key",
+            Self::KeySigns => c"id: this key signs, let another one sign first",
             Self::Failed(_) => c"",
         }
     }
@@ -533,10 +562,12 @@ impl Refused {
     pub(crate) fn error(self) -> Error {
         match self {
             Self::ServiceExists | Self::NodeExists | Self::AddrTaken => EEXIST,
-            Self::LocalTaken | Self::RuleExists => EEXIST,
+            Self::LocalTaken | Self::RuleExists | Self::KeyExists => EEXIST,
             Self::NoService | Self::NoNode | Self::NoTarget | Self::NoRule => ENOENT,
-            Self::ServicesFull | Self::NodesFull | Self::RulesFull => ENOSPC,
-            Self::NodeInUse | Self::RetiredFull => EBUSY,
+            Self::NoKey => ENOENT,
+            Self::ServicesFull | Self::NodesFull | Self::RulesFull | Self::KeysFull => ENOSPC,
+            Self::NodeInUse | Self::RetiredFull | Self::KeySigns => EBUSY,
+            Self::FirstKey => EINVAL,
             Self::Failed(err) => err,
         }
     }
@@ -701,6 +732,7 @@ impl Config {
                     local,
                     up: Atomic::new(false),
                     epoch: Atomic::new(0),
+                    trouble: Atomic::new(0),
                 },
                 GFP_KERNEL,
             )?;

@@ -159,6 +159,13 @@ impl link::Put for Lower {
                 state.on_peer_down(msg.node);
                 Ok(0)
             }
+            kind::PEER_REFUSED => {
+                let rcu = rcu::read_lock();
+                if let Some(node) = state.config.snapshot(&rcu).node(msg.node) {
+                    node.set_trouble(msg.value);
+                }
+                Ok(0)
+            }
             kind::COUNT_IND => {
                 // CAST: A number that is too large is no counter's.
                 state.counters.count_upper(msg.value as usize);

@@ -29,7 +29,10 @@ use super::{
     state::State,
     uapi::*, //
 };
-use carisma_core::rule;
+use carisma_core::{
+    auth::SECRET_LEN,
+    rule, //
+};
 use carisma_net::{
     genl::{
         At,
@@ -42,6 +45,7 @@ use carisma_net::{
         Request, //
     },
     genl_doit, genl_dump, genl_dumpit, genl_family,
+    hmac::Secret,
     pernet::{
         Net,
         PerNet, //
@@ -69,6 +73,9 @@ genl_doit! {
     carisma_nl_drain_doit => drain;
     carisma_nl_resume_doit => resume;
     carisma_nl_drain_get_doit => drain_get;
+    carisma_nl_key_set_doit => key_set;
+    carisma_nl_key_use_doit => key_use;
+    carisma_nl_key_del_doit => key_del;
 }
 
 genl_dumpit! {
@@ -76,6 +83,7 @@ genl_dumpit! {
     carisma_nl_node_get_dumpit => node_get;
     carisma_nl_rule_get_dumpit => rule_get;
     carisma_nl_stats_get_dumpit => stats_get;
+    carisma_nl_key_get_dumpit => key_get;
 }
 
 genl_dump! {
@@ -103,6 +111,8 @@ const HOST: &CStr =
     c"host: must be a host name or address as in a URL, without port, 1 to 253 characters";
 const PATH: &CStr = c"path: must be 1 to 255 characters, decoded, the first '/', \
 without '//', '.' and '..' segments, '%', '?', '#', ';', '\\', spaces and control characters";
+const KEY_ID: &CStr = c"id: must be 0 to 255";
+const KEY_SECRET: &CStr = c"secret: must be 32 bytes, not all of them 0";
 
 /// The state of the namespace that a request is about.
 fn state(net: &Net) -> Result<&State> {
@@ -368,6 +378,49 @@ fn drain_get<'a>(request: &Request<'a>) -> Answer<'a> {
     Ok(())
 }
 
+/// The number of a key.
+fn key_id<'a>(request: &Request<'a>) -> Result<u8, Refusal<'a>> {
+    let attr = request.need(CARISMA_A_KEY_ID, KEY_ID)?;
+    u8::try_from(attr.u32()).map_err(|_| invalid(attr, KEY_ID))
+}
+
+fn key_set<'a>(request: &Request<'a>) -> Answer<'a> {
+    // First, so that it is wiped whatever else there is to be said.
+    let given = request.need_secret(CARISMA_A_KEY_SECRET, KEY_SECRET)?;
+    let state = state(request.net())?;
+    let id = key_id(request)?;
+    let secret = match given.bytes().try_into() {
+        Ok(bytes) if bytes != &[0; SECRET_LEN] => Secret::new(bytes).map_err(Error::from)?,
+        _ => return Err(invalid(given, KEY_SECRET)),
+    };
+    let signs = request.attr(CARISMA_A_KEY_VERIFY_ONLY).is_none();
+    state
+        .rekey(|keys, tell| keys.set(id, secret, signs, tell))
+        .map_err(|why| {
+            let suspect = match why {
+                Refused::FirstKey => CARISMA_A_KEY_VERIFY_ONLY,
+                _ => CARISMA_A_KEY_ID,
+            };
+            refused(request, &[suspect])(why)
+        })
+}
+
+fn key_use<'a>(request: &Request<'a>) -> Answer<'a> {
+    let state = state(request.net())?;
+    let id = key_id(request)?;
+    state
+        .rekey(|keys, tell| keys.sign_with(id, tell))
+        .map_err(refused(request, &[CARISMA_A_KEY_ID]))
+}
+
+fn key_del<'a>(request: &Request<'a>) -> Answer<'a> {
+    let state = state(request.net())?;
+    let id = key_id(request)?;
+    state
+        .rekey(|keys, tell| keys.del(id, tell))
+        .map_err(refused(request, &[CARISMA_A_KEY_ID]))
+}
+
 /// Adds an entry for each item, from where the dump is.
 fn dump_each<T>(
     dump: &mut Dump<'_>,
@@ -436,10 +489,15 @@ fn node_get(dump: &mut Dump<'_>) -> Result {
                 );
             }
             if !node.is_up() {
-                return message.put_u32(
+                message.put_u32(
                     CARISMA_A_NODE_STATE,
                     carisma_peer_state_CARISMA_PEER_STATE_DOWN,
-                );
+                )?;
+                return match node.trouble() {
+                    // CAST: The number of a variant.
+                    Some(it) => message.put_u32(CARISMA_A_NODE_TROUBLE, u32::from(it as u8)),
+                    None => Ok(()),
+                };
             }
             message.put_u32(
                 CARISMA_A_NODE_STATE,
@@ -482,6 +540,23 @@ fn rule_get(dump: &mut Dump<'_>) -> Result {
             message.put_u32(CARISMA_A_RULE_OTHERWISE, otherwise)
         },
     )
+}
+
+/// The numbers of the keys: few enough for one buffer.
+fn key_get(dump: &mut Dump<'_>) -> Result {
+    let [done, ..] = *dump.cursor();
+    if done != 0 {
+        return Ok(());
+    }
+    state(dump.net())?.keys().for_each(|id, signs| {
+        dump.entry(&FAMILY, CARISMA_CMD_KEY_GET, |message| {
+            message.put_u32(CARISMA_A_KEY_ID, id.into())?;
+            message.put_flag(CARISMA_A_KEY_SIGNS, signs)
+        })
+    })?;
+    let [done, ..] = dump.cursor();
+    *done = 1;
+    Ok(())
 }
 
 /// The list of the connections.

@@ -7,6 +7,7 @@ use crate::{
     config::{self, Config, Endpoint, Event, Node},
     counters::{Counters, Gauge, Stat},
     flow::Flow,
+    keys::Keys,
     knobs::Knobs,
     lower::{self, Steady},
 };
@@ -36,6 +37,9 @@ pub(crate) struct State {
     /// What is configured.
     #[pin]
     pub(crate) config: Config,
+    /// What control connections are signed with.
+    #[pin]
+    keys: Keys,
     /// What happened.
     pub(crate) counters: Counters,
     /// What can be changed.
@@ -55,7 +59,24 @@ pub(crate) struct State {
 impl State {
     /// Tells UTCP all that is configured.
     pub(crate) fn tell_config(&self, steady: &Steady) -> Result {
+        // Before the nodes, with which UTCP begins to connect.
+        self.keys.tell(|keys| self.tell_keys(steady, keys))?;
         self.config.replay(|event| self.tell(steady, event))
+    }
+
+    /// Changes the keys; `change` is given what to tell UTCP by. Process context.
+    pub(crate) fn rekey<R>(&self, change: impl FnOnce(&Keys, &dyn Fn(&[u8]) -> Result) -> R) -> R {
+        lower::steadily(|steady| change(&self.keys, &|keys| self.tell_keys(steady, keys)))
+    }
+
+    /// The keys, to be read. Process context.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Tells UTCP all keys.
+    fn tell_keys(&self, steady: &Steady, keys: &[u8]) -> Result {
+        steady.tell(&self.net, Msg::record(kind::KEYS, 0, keys))
     }
 
     /// Changes the configuration; `change` is given what to tell UTCP by. Process context.
@@ -169,6 +190,7 @@ impl PerNet for State {
         let state = KBox::pin_init(
             try_pin_init!(Self {
                 config <- Config::new(),
+                keys <- Keys::new(),
                 counters: Counters::new()?,
                 knobs: Knobs::new(),
                 bounds: Bounds::new()?,

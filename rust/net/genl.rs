@@ -14,6 +14,7 @@ use crate::{
     pernet::Net, //
 };
 use core::{
+    cell::Cell,
     marker::PhantomData,
     ptr::{self, NonNull},
 };
@@ -140,6 +141,8 @@ impl From<Error> for Refusal<'_> {
 pub struct Request<'a> {
     info: NonNull<bindings::genl_info>,
     maxattr: u32,
+    /// The attribute that is to be wiped in the end.
+    secret: Cell<Option<u32>>,
     _info: PhantomData<&'a bindings::genl_info>,
 }
 
@@ -169,6 +172,7 @@ impl<'a> Request<'a> {
         Self {
             info,
             maxattr,
+            secret: Cell::new(None),
             _info: PhantomData,
         }
     }
@@ -208,6 +212,24 @@ impl<'a> Request<'a> {
             }
         })
         .fuse()
+    }
+
+    /// The attribute of this number, or a refusal with this text. It is overwritten when the request
+    /// has been answered.
+    pub fn need_secret(&self, number: u32, text: &'static CStr) -> Result<Attr<'a>, Refusal<'a>> {
+        self.secret.set(Some(number));
+        self.need(number, text)
+    }
+
+    /// Overwrites the secret. Nobody may read attributes any more.
+    fn wipe(self) {
+        if let Some(attr) = self.secret.get().and_then(|number| self.attr(number)) {
+            let (raw, len) = (attr.raw.cast_mut(), attr.payload.len());
+            // SAFETY: The payload is part of the message, which the kernel made for this request and
+            // frees after it; its callbacks may write to it. Nobody borrows it any more: the request,
+            // which all attributes borrow from, is ours.
+            unsafe { bindings::memzero_explicit(raw.add(1).cast(), len) };
+        }
     }
 
     /// The attribute of this number, or a refusal with this text.
@@ -473,11 +495,13 @@ pub unsafe fn doit(
     };
     // SAFETY: The caller says so.
     let request = unsafe { Request::from_raw(info) };
-    let result = run(&request);
-    match result {
+    let status = match run(&request) {
         Ok(()) => 0,
         Err(refusal) => request.refuse(&refusal).to_errno(),
-    }
+    };
+    // What `run` read of the request it cannot have kept.
+    request.wipe();
+    status
 }
 
 /// What [`genl_dumpit!`](crate::genl_dumpit) expands to.

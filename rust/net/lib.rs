@@ -8,6 +8,7 @@ pub mod below;
 pub mod bindings;
 pub mod connection;
 pub mod genl;
+pub mod hmac;
 pub mod ksock;
 pub mod kthread;
 pub mod link;

@@ -32,10 +32,12 @@ pub mod kind {
         carisma_msg_kind_CARISMA_CONN_RES as CONN_RES,
         carisma_msg_kind_CARISMA_COUNT_IND as COUNT_IND,
         carisma_msg_kind_CARISMA_DISCON_IND as DISCON_IND,
+        carisma_msg_kind_CARISMA_KEYS as KEYS,
         carisma_msg_kind_CARISMA_LEAVE_REQ as LEAVE_REQ,
         carisma_msg_kind_CARISMA_NODE_ADD as NODE_ADD,
         carisma_msg_kind_CARISMA_NODE_DEL as NODE_DEL, //
         carisma_msg_kind_CARISMA_PEER_DOWN as PEER_DOWN,
+        carisma_msg_kind_CARISMA_PEER_REFUSED as PEER_REFUSED,
         carisma_msg_kind_CARISMA_PEER_UP as PEER_UP,
         carisma_msg_kind_CARISMA_RECORD_IND as RECORD_IND,
         carisma_msg_kind_CARISMA_RECORD_REQ as RECORD_REQ,
@@ -46,6 +48,9 @@ pub mod kind {
 
 /// What a node is called, padded with zeroes.
 pub type Name = [u8; bindings::CARISMA_NAME_LEN as usize];
+
+// Cluster keys go as they are.
+const _: () = assert!(bindings::CARISMA_SECRET_LEN as usize == carisma_core::auth::SECRET_LEN);
 
 // `table.rs` and this file take the one tuple for the other.
 const _: () = assert!(
@@ -64,7 +69,7 @@ pub struct Msg<'a> {
     pub tuple: Tuple,
     /// Depends on the kind.
     pub value: u64,
-    /// A wire record.
+    /// A wire record, or keys.
     pub data: &'a [u8],
     /// A node's name.
     pub name: Name,

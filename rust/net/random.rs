@@ -11,3 +11,11 @@ pub fn u64() -> u64 {
     // SAFETY: The function has no preconditions.
     unsafe { bindings::get_random_u64() }
 }
+
+/// Bytes that nobody can guess. Any context.
+pub fn bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // SAFETY: There is room for that many.
+    unsafe { bindings::get_random_bytes(bytes.as_mut_ptr().cast(), N) };
+    bytes
+}

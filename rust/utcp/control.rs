@@ -4,28 +4,36 @@
 //! section 4).
 //!
 //! Of two nodes the one whose name sorts lower connects, to the other's control address from its
-//! own, and tries again with growing patience until it succeeds. The first record each way is
-//! HELLO; then come the records of handoffs, which BTCP gets one by one.
+//! own, and tries again with growing patience until it succeeds. When both have said who they are, and
+//! proved it if they have keys, the records of handoffs come, which BTCP gets one by one.
 //!
 //! One thread keeps all connections of the namespace. It never blocks in a socket: whatever happens
 //! to one of them, or is queued for one, rings its bell.
 
 use crate::utcp::{
+    conn::{
+        Conn,
+        Deadline,
+        End,
+        Stage, //
+    },
     counters::{
         Counter,
         Counters, //
     },
+    keys::Keys,
     peer::{
         Peer,
         Peers, //
     },
 };
-use carisma_core::wire::{
-    Header,
-    Kind,
-    Name,
-    Record,
-    MAX_LEN, //
+use carisma_core::{
+    auth::{
+        self,
+        Trouble, //
+    },
+    tuple::Addr,
+    wire::Hello, //
 };
 use carisma_net::{
     below,
@@ -46,11 +54,7 @@ use carisma_net::{
 };
 use kernel::{
     prelude::*,
-    sync::Arc,
-    time::{
-        Instant,
-        Monotonic, //
-    },
+    sync::Arc, //
 };
 
 /// What TCP is asked for. A peer that is gone is noticed within 11 seconds, also when records are
@@ -63,181 +67,12 @@ const TUNING: Tuning = Tuning {
 };
 /// Milliseconds until the first new attempt to connect, and at most.
 const BACKOFF_MS: (u32, u32) = (100, 2_000);
-/// Milliseconds that an attempt to connect, and then the peer's HELLO, may take.
-const PATIENCE_MS: u32 = 3_000;
 /// Milliseconds after which the thread looks around though nothing has rung.
 const IDLE_MS: u32 = 60_000;
-/// Connections that may wait for their HELLO; a stranger cannot have more of us.
+/// Connections that may wait for their HELLO and proof; a stranger cannot have more of us.
 const STRANGERS_MAX: usize = 16;
-/// The length of a HELLO.
-const HELLO_LEN: usize = Kind::Hello.len_range().1;
-/// Bytes that are sent in one go.
-const CHUNK: usize = 1 << 14;
 /// How many times a socket is read before the others get their turn.
 const READS: usize = 16;
-
-/// A time that something has to be done at.
-#[derive(Clone, Copy)]
-struct Deadline {
-    since: Instant<Monotonic>,
-    ms: u32,
-}
-
-impl Deadline {
-    /// So many milliseconds from now.
-    fn after(ms: u32) -> Self {
-        Self {
-            since: Instant::now(),
-            ms,
-        }
-    }
-
-    /// Milliseconds until then.
-    fn left(&self) -> u32 {
-        let gone = u32::try_from(self.since.elapsed().as_millis()).unwrap_or(u32::MAX);
-        self.ms.saturating_sub(gone)
-    }
-
-    fn is_over(&self) -> bool {
-        self.left() == 0
-    }
-}
-
-/// Why a connection is closed.
-enum End {
-    /// TCP says so, or the time is up.
-    Lost,
-    /// It did not begin with the HELLO of the node that it should be to.
-    Stranger,
-    /// What came is no record.
-    Malformed,
-    /// There is no memory for it.
-    NoMemory,
-}
-
-impl From<Error> for End {
-    fn from(_: Error) -> Self {
-        Self::Lost
-    }
-}
-
-impl From<AllocError> for End {
-    fn from(_: AllocError) -> Self {
-        Self::NoMemory
-    }
-}
-
-use kernel::alloc::AllocError;
-
-/// How far a connection has come.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// TCP shakes hands.
-    Connecting,
-    /// The peer has not said HELLO.
-    Greeting,
-    /// It carries records.
-    Up,
-}
-
-/// A connection to a peer.
-struct Conn {
-    sock: Socket,
-    stage: Stage,
-    /// Until when the next stage must be reached.
-    deadline: Deadline,
-    /// What was read and is no whole record yet.
-    rx: KVVec<u8>,
-    rx_len: usize,
-    /// What is being sent.
-    tx: KVec<u8>,
-    tx_at: usize,
-    tx_len: usize,
-}
-
-impl Conn {
-    /// A connection that begins with our HELLO.
-    fn new(sock: Socket, stage: Stage, hello: &[u8]) -> Result<Self> {
-        let mut tx = KVec::from_elem(0, CHUNK, GFP_KERNEL)?;
-        if let Some(to) = tx.get_mut(..hello.len()) {
-            to.copy_from_slice(hello);
-        }
-        Ok(Self {
-            sock,
-            stage,
-            deadline: Deadline::after(PATIENCE_MS),
-            rx: KVVec::from_elem(0, MAX_LEN + 1, GFP_KERNEL)?,
-            rx_len: 0,
-            tx,
-            tx_at: 0,
-            tx_len: hello.len(),
-        })
-    }
-
-    /// Sends what waits, as far as there is room.
-    fn send(&mut self, peer: &Peer) -> Result<(), End> {
-        loop {
-            if self.tx_at == self.tx_len {
-                self.tx_at = 0;
-                self.tx_len = peer.take(&mut self.tx);
-                if self.tx_len == 0 {
-                    return Ok(());
-                }
-            }
-            let Some(rest) = self.tx.get(self.tx_at..self.tx_len) else {
-                return Err(End::Lost);
-            };
-            match self.sock.send(rest)? {
-                // TCP never sends more than it was given.
-                Some(n) => self.tx_at = self.tx_at.saturating_add(n).min(self.tx_len),
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// Reads more; whether there was something.
-    fn fill(&mut self) -> Result<bool, End> {
-        let Some(room) = self.rx.get_mut(self.rx_len..) else {
-            return Err(End::Lost);
-        };
-        match self.sock.recv(room)? {
-            Some(n) => {
-                self.rx_len = self.rx_len.saturating_add(n);
-                Ok(n != 0)
-            }
-            None => Ok(false),
-        }
-    }
-
-    /// Cuts what was read into records, and gives them to `take`.
-    fn cut(&mut self, mut take: impl FnMut(Header, &[u8]) -> Result<(), End>) -> Result<(), End> {
-        let mut rest = self.rx.get(..self.rx_len).unwrap_or(&[]);
-        while rest.len() >= carisma_core::wire::HEADER_LEN {
-            let header = Header::parse(rest).map_err(|_| End::Malformed)?;
-            let Some((record, behind)) = rest.split_at_checked(header.len) else {
-                break;
-            };
-            take(header, record)?;
-            rest = behind;
-        }
-        let len = rest.len();
-        self.skip(self.rx_len.saturating_sub(len));
-        Ok(())
-    }
-
-    /// The first bytes of what was read, if there are so many.
-    fn first(&self, len: usize) -> Option<&[u8]> {
-        self.rx.get(..self.rx_len)?.get(..len)
-    }
-
-    /// Forgets the first bytes of what was read.
-    fn skip(&mut self, len: usize) {
-        let len = len.min(self.rx_len);
-        // Within bounds, as `rx_len` is.
-        self.rx.copy_within(len..self.rx_len, 0);
-        self.rx_len -= len;
-    }
-}
 
 /// A peer, and the connection to it.
 struct Link {
@@ -246,6 +81,8 @@ struct Link {
     /// When to connect, if it is up to us.
     next: Deadline,
     backoff: u32,
+    /// What BTCP was told of why there is none.
+    trouble: Option<Trouble>,
 }
 
 impl Link {
@@ -253,14 +90,6 @@ impl Link {
     fn parts(&mut self) -> Option<(&Peer, &mut Conn)> {
         Some((&self.peer, self.conn.as_mut()?))
     }
-}
-
-/// A connection that came in and has not said whose it is.
-struct Stranger {
-    sock: Socket,
-    deadline: Deadline,
-    hello: [u8; HELLO_LEN],
-    len: usize,
 }
 
 /// What the thread knows.
@@ -276,7 +105,9 @@ pub(crate) struct Control {
     /// When to listen again, if that failed.
     relisten: Deadline,
     links: KVec<Link>,
-    strangers: KVec<Stranger>,
+    /// Connections that came in and have not said, or not proved, whose they are.
+    strangers: KVec<Conn>,
+    keys: Arc<Keys>,
 }
 
 impl Control {
@@ -284,6 +115,7 @@ impl Control {
     pub(crate) fn new(net: NetRef, peers: Arc<Peers>, counters: Counters) -> Result<Self> {
         Ok(Self {
             net,
+            keys: peers.keys(),
             peers,
             counters,
             epoch: random::u64(),
@@ -301,13 +133,14 @@ impl Control {
         let _ = below::put(&self.net, msg);
     }
 
-    /// Follows changes of the list of nodes.
+    /// Follows changes of the keys and of the list of nodes.
     fn follow(&mut self) -> Result {
         let changes = self.peers.changes();
         if self.changes == Some(changes) {
             return Ok(());
         }
         let now = self.peers.snapshot()?;
+        self.keys = self.peers.keys();
         let local = now.iter().find(|peer| peer.local).cloned();
         let same = match (&self.local, &local) {
             (Some(old), Some(new)) => Arc::ptr_eq(old, new),
@@ -317,12 +150,23 @@ impl Control {
         let mut i = 0;
         while let Some(link) = self.links.get(i) {
             if same && !link.peer.is_gone() {
+                let stands = |conn: &Conn| conn.stands_on(&self.keys);
+                if !link.conn.as_ref().is_none_or(stands) {
+                    self.end(i, End::Rekeyed);
+                }
                 i += 1;
                 continue;
             }
-            self.end(i, End::Lost);
+            self.end(i, End::Unwanted);
+            self.note(i, None);
             // There is one, which was just looked at.
             let _ = self.links.remove(i);
+        }
+        let keys = &self.keys;
+        let before = self.strangers.len();
+        self.strangers.retain(|conn| conn.stands_on(keys));
+        for _ in self.strangers.len()..before {
+            self.counters.count(Counter::PeersRekeyed);
         }
         if !same {
             self.listener = None;
@@ -339,6 +183,7 @@ impl Control {
                         conn: None,
                         next: Deadline::after(0),
                         backoff: BACKOFF_MS.0,
+                        trouble: None,
                     },
                     GFP_KERNEL,
                 )?;
@@ -356,12 +201,7 @@ impl Control {
         let Some(conn) = link.conn.take() else {
             return;
         };
-        self.counters.count(match why {
-            End::Stranger => Counter::PeersStrange,
-            End::Malformed => Counter::PeersMalformed,
-            End::Lost | End::NoMemory if conn.stage == Stage::Up => Counter::PeersLost,
-            End::Lost | End::NoMemory => Counter::PeersUnreachable,
-        });
+        self.counters.count(cause(why, conn.stage));
         link.next = Deadline::after(link.backoff);
         link.backoff = link.backoff.saturating_mul(2).min(BACKOFF_MS.1);
         let (up, node) = (conn.stage == Stage::Up, link.peer.node);
@@ -372,14 +212,34 @@ impl Control {
         if up {
             self.tell(Msg::record(kind::PEER_DOWN, node, &[]));
         }
+        self.note(i, trouble(why));
     }
 
-    /// Our HELLO.
-    fn hello(&self) -> Option<[u8; HELLO_LEN]> {
-        let mut hello = [0; HELLO_LEN];
-        let name = self.local.as_ref()?.name;
-        let epoch = self.epoch;
-        (Record::Hello { epoch, name }.encode(&mut hello)? == HELLO_LEN).then_some(hello)
+    /// Tells why there is no connection to a node, or that nothing is known against one.
+    fn note(&mut self, i: usize, trouble: Option<Trouble>) {
+        let Some(link) = self.links.get_mut(i) else {
+            return;
+        };
+        if link.conn.is_some() || link.trouble == trouble {
+            return;
+        }
+        link.trouble = trouble;
+        let msg = Msg {
+            // CAST: The number of a variant.
+            value: trouble.map_or(0, |it| u64::from(it as u8) + 1),
+            ..Msg::record(kind::PEER_REFUSED, link.peer.node, &[])
+        };
+        self.tell(msg);
+    }
+
+    /// Our HELLO on a new connection.
+    fn hello(&self) -> Result<Hello> {
+        Ok(Hello {
+            epoch: self.epoch,
+            name: self.local.as_ref().ok_or(ENOTCONN)?.name,
+            nonce: random::bytes(),
+            signs: self.keys.signing().is_some(),
+        })
     }
 
     /// Listens, if we do not yet.
@@ -420,78 +280,99 @@ impl Control {
                 continue;
             }
             sock.tune(&TUNING);
-            let stranger = Stranger {
-                sock,
-                deadline: Deadline::after(PATIENCE_MS),
-                hello: [0; HELLO_LEN],
-                len: 0,
-            };
-            // There is room: see above.
-            let _ = self.strangers.push_within_capacity(stranger);
+            let conn = self
+                .hello()
+                .and_then(|hello| Conn::new(sock, auth::End::Acceptor, &hello));
+            if let Ok(conn) = conn {
+                // There is room: see above.
+                let _ = self.strangers.push_within_capacity(conn);
+            }
         }
     }
 
-    /// Reads the HELLOs of those that came in.
+    /// Listens to those that came in.
     fn greet(&mut self) {
         let mut i = 0;
-        while let Some(stranger) = self.strangers.get_mut(i) {
-            let read = match stranger.hello.get_mut(stranger.len..) {
-                Some(room) => stranger.sock.recv(room),
-                None => Err(EINVAL),
-            };
-            match read {
-                Ok(Some(n)) => stranger.len = stranger.len.saturating_add(n),
-                Ok(None) if !stranger.deadline.is_over() => {}
-                Ok(None) | Err(_) => stranger.len = usize::MAX,
-            }
-            if stranger.len < HELLO_LEN {
+        while i < self.strangers.len() {
+            let met = self.meet(i);
+            if matches!(met, Ok(None)) {
                 i += 1;
                 continue;
             }
             // There is one, which was just looked at.
-            let Ok(stranger) = self.strangers.remove(i) else {
+            let Ok(conn) = self.strangers.remove(i) else {
                 return;
             };
-            if stranger.len != HELLO_LEN || self.admit(stranger).is_err() {
-                self.counters.count(Counter::PeersStrange);
+            match met {
+                Ok(Some(link)) => self.admit(link, conn),
+                Ok(None) => {}
+                Err(why) => {
+                    let stage = conn.stage;
+                    let addr = conn.sock.peer();
+                    drop(conn);
+                    self.refuse(&addr, why, stage);
+                }
             }
         }
     }
 
-    /// Makes a stranger the connection to the peer that he says he is, in place of one that there
-    /// may be: the peer would not connect again if it were any good.
-    fn admit(&mut self, stranger: Stranger) -> Result<(), End> {
-        let (epoch, name) = hello_of(&stranger.hello)?;
-        let addr = stranger.sock.peer();
-        let local = self.local.as_ref().ok_or(End::Stranger)?.name;
-        let i = self
-            .links
-            .iter()
-            .position(|link| link.peer.name == name && link.peer.addr == addr && name < local)
-            .ok_or(End::Stranger)?;
-        let hello = self.hello().ok_or(End::Lost)?;
-        let conn = Conn::new(stranger.sock, Stage::Greeting, &hello)?;
+    /// Goes on with a stranger as far as it can. When it is the connection to a peer, to which.
+    fn meet(&mut self, i: usize) -> Result<Option<usize>, End> {
+        let (Some(local), Some(conn)) = (&self.local, self.strangers.get_mut(i)) else {
+            return Err(End::Lost);
+        };
+        conn.check_deadline()?;
+        let addr = conn.sock.peer();
+        let position = |hello: &Hello| {
+            self.links.iter().position(|link| {
+                link.peer.name == hello.name && link.peer.addr == addr && hello.name < local.name
+            })
+        };
+        if !conn.shake_hands(&self.keys, |hello| position(hello).is_some())? {
+            return Ok(None);
+        }
+        // An address is that of one node.
+        let link = self.links.iter().position(|link| link.peer.addr == addr);
+        link.map(Some).ok_or(End::Lost)
+    }
+
+    /// Counts why a stranger was none of ours, and remembers it of the node that has its address.
+    fn refuse(&mut self, addr: &Addr, why: End, stage: Stage) {
+        self.counters.count(match (why, stage) {
+            // It has not even said who it is.
+            (End::Lost, Stage::Greeting) => Counter::PeersStrange,
+            _ => cause(why, stage),
+        });
+        let link = self.links.iter().position(|link| link.peer.addr == *addr);
+        if let (Some(i), Some(trouble)) = (link, trouble(why)) {
+            self.note(i, Some(trouble));
+        }
+    }
+
+    /// Makes a stranger the connection to a peer, in place of one that there may be: the peer would
+    /// not connect again if it were any good.
+    fn admit(&mut self, i: usize, conn: Conn) {
         self.end(i, End::Lost);
         if let Some(link) = self.links.get_mut(i) {
             link.conn = Some(conn);
         }
-        self.raise(i, epoch);
-        Ok(())
+        self.raise(i);
     }
 
     /// The connection is up.
-    fn raise(&mut self, i: usize, epoch: u64) {
-        let Some(link) = self.links.get_mut(i) else {
+    fn raise(&mut self, i: usize) {
+        let Some((link, epoch)) = self.links.get_mut(i).and_then(|link| {
+            let epoch = link.conn.as_ref()?.epoch;
+            Some((link, epoch))
+        }) else {
             return;
         };
         if link.peer.up().is_err() {
             self.end(i, End::NoMemory);
             return;
         }
-        if let Some(conn) = &mut link.conn {
-            conn.stage = Stage::Up;
-        }
         link.backoff = BACKOFF_MS.0;
+        link.trouble = None;
         let node = link.peer.node;
         self.counters.count(Counter::PeersConnected);
         self.tell(Msg {
@@ -509,12 +390,12 @@ impl Control {
         if link.conn.is_some() || !ours || !link.next.is_over() {
             return Ok(());
         }
-        let hello = self.hello().ok_or(End::Lost)?;
+        let hello = self.hello()?;
         let mut sock = Socket::bound(&self.net, &local.addr, 0)?;
         sock.watch(self.peers.bell())?;
         sock.tune(&TUNING);
         sock.connect(&link.peer.addr, link.peer.port)?;
-        let conn = Conn::new(sock, Stage::Connecting, &hello)?;
+        let conn = Conn::new(sock, auth::End::Connector, &hello)?;
         if let Some(link) = self.links.get_mut(i) {
             link.conn = Some(conn);
         }
@@ -530,58 +411,36 @@ impl Control {
         let Some(conn) = &mut link.conn else {
             return Ok(false);
         };
-        if conn.stage != Stage::Up && conn.deadline.is_over() {
-            return Err(End::Lost);
-        }
+        conn.check_deadline()?;
         if conn.stage == Stage::Connecting {
             if !conn.sock.is_connected()? {
                 return Ok(false);
             }
-            conn.stage = Stage::Greeting;
-            conn.deadline = Deadline::after(PATIENCE_MS);
-        }
-        conn.send(&link.peer)?;
-        for _ in 0..READS {
-            if !self.read(i)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Reads from a link once; whether there was something.
-    fn read(&mut self, i: usize) -> Result<bool, End> {
-        let Some((_, conn)) = self.links.get_mut(i).and_then(Link::parts) else {
-            return Ok(false);
-        };
-        if !conn.fill()? {
-            return Ok(false);
+            conn.connected();
         }
         if conn.stage != Stage::Up {
-            // Behind the HELLO there may be records already, for which the peer must be up.
-            let Some(hello) = conn.first(HELLO_LEN) else {
-                return Ok(true);
-            };
-            let (epoch, name) = hello_of(hello)?;
-            conn.skip(HELLO_LEN);
-            if self.links.get(i).is_none_or(|link| link.peer.name != name) {
-                return Err(End::Stranger);
+            let name = link.peer.name;
+            if !conn.shake_hands(&self.keys, |hello| hello.name == name)? {
+                return Ok(false);
             }
-            self.raise(i, epoch);
+            self.raise(i);
         }
         let Some((peer, conn)) = self.links.get_mut(i).and_then(Link::parts) else {
             return Ok(false);
         };
-        let (net, counters) = (&self.net, &self.counters);
-        conn.cut(|header, record| {
-            if header.kind == Kind::Hello {
-                return Err(End::Malformed);
+        conn.send(Some(peer), &self.keys)?;
+        for _ in 0..READS {
+            let more = conn.fill()?;
+            // There may be records from the time before it was up.
+            conn.cut(&self.keys, |record| {
+                self.counters.count(Counter::RecordsReceived);
+                // What BTCP makes of it is its business.
+                let _ = below::put(&self.net, Msg::record(kind::RECORD_IND, peer.node, record));
+            })?;
+            if !more {
+                return Ok(false);
             }
-            counters.count(Counter::RecordsReceived);
-            // What BTCP makes of it is its business.
-            let _ = below::put(net, Msg::record(kind::RECORD_IND, peer.node, record));
-            Ok(())
-        })?;
+        }
         Ok(true)
     }
 
@@ -645,11 +504,33 @@ impl Control {
     }
 }
 
-/// What a HELLO says.
-fn hello_of(bytes: &[u8]) -> Result<(u64, Name), End> {
-    match Record::parse(bytes) {
-        Ok(Record::Hello { epoch, name }) => Ok((epoch, name)),
-        _ => Err(End::Stranger),
+/// What a closed connection is counted as.
+fn cause(why: End, stage: Stage) -> Counter {
+    match why {
+        End::Refused(Trouble::Strange) => Counter::PeersStrange,
+        End::Refused(Trouble::Version) => Counter::PeersVersion,
+        End::Refused(Trouble::Unauthenticated) => Counter::PeersUnauthenticated,
+        End::Refused(Trouble::UnknownKey) => Counter::PeersUnknownKey,
+        End::Refused(Trouble::Unproven) => Counter::PeersUnproven,
+        End::Malformed => Counter::PeersMalformed,
+        End::Rekeyed => Counter::PeersRekeyed,
+        End::Oversized => Counter::RecordsOversized,
+        End::Truncated => Counter::RecordsTruncated,
+        End::Forged => Counter::RecordsForged,
+        End::Replayed => Counter::RecordsReplayed,
+        End::Reordered => Counter::RecordsReordered,
+        End::Lost | End::NoMemory | End::Unwanted => match stage {
+            Stage::Up => Counter::PeersLost,
+            _ => Counter::PeersUnreachable,
+        },
+    }
+}
+
+/// What people are told of why there is no connection.
+fn trouble(why: End) -> Option<Trouble> {
+    match why {
+        End::Refused(trouble) => Some(trouble),
+        _ => None,
     }
 }
 
@@ -664,7 +545,7 @@ impl Run for Control {
             }
         }
         for i in 0..self.links.len() {
-            self.end(i, End::Lost);
+            self.end(i, End::Unwanted);
         }
     }
 }

@@ -12,8 +12,10 @@
 //! is taken before any of them, in process context.
 
 mod answer;
+mod conn;
 mod control;
 mod counters;
+mod keys;
 mod listener;
 mod peer;
 mod service;
@@ -688,6 +690,15 @@ impl Ns {
         self.peers.del(node).map(|()| 0)
     }
 
+    /// Takes the keys of the cluster.
+    fn set_keys(&self, told: &[u8]) -> Result<u32> {
+        let config = self.services.write();
+        if config.closed {
+            return Err(ENODEV);
+        }
+        self.peers.set_keys(told).map(|()| 0)
+    }
+
     /// Queues a record.
     fn record(&self, msg: &Msg<'_>) -> Result<u32> {
         let sent = self.peers.send(msg.node, msg.data);
@@ -719,6 +730,7 @@ impl carisma_net::link::Put for Upper {
             kind::SERVICE_DEL => ns.del_service(Service::of(&msg.tuple)),
             kind::NODE_ADD => ns.add_node(msg),
             kind::NODE_DEL => ns.del_node(msg.node),
+            kind::KEYS => ns.set_keys(msg.data),
             _ => Err(EOPNOTSUPP),
         }
     }

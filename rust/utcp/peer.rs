@@ -2,9 +2,13 @@
 
 //! The nodes of the cluster, and what waits to be sent to them.
 
+use crate::utcp::keys::Keys;
 use carisma_core::{
     tuple::Addr,
-    wire::Name, //
+    wire::{
+        Header,
+        Name, //
+    },
 };
 use carisma_net::{
     kthread::Bell,
@@ -15,6 +19,7 @@ use carisma_net::{
     },
 };
 use kernel::{
+    new_mutex,
     prelude::*,
     sync::{
         atomic::{
@@ -23,13 +28,14 @@ use kernel::{
             Release, //
         },
         Arc,
+        Mutex, //
     },
 };
 
 /// Bytes that may wait for a peer: more than three of the longest records.
 const QUEUE_LEN: usize = 1 << 18;
 
-/// Records that wait to be sent, as one stream of bytes.
+/// Records that wait to be sent, as one stream of bytes. A record says itself how long it is.
 #[derive(Default)]
 struct Queue {
     /// Empty while the peer is down, else [`QUEUE_LEN`] long.
@@ -42,8 +48,11 @@ struct Queue {
 
 impl Queue {
     /// Puts a record in as a whole. Errors: `ENOTCONN` when the peer is down, `ENOBUFS` when there
-    /// is no room.
+    /// is no room, `EINVAL` when it is not one record.
     fn put(&mut self, record: &[u8]) -> Result {
+        if !Header::parse(record).is_ok_and(|header| header.len == record.len()) {
+            return Err(EINVAL);
+        }
         if self.ring.is_empty() {
             return Err(ENOTCONN);
         }
@@ -63,10 +72,26 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes bytes out, as many as there are or `out` holds.
+    /// The length of the first record; 0 if there is none.
+    fn first_len(&self) -> usize {
+        let byte = |at: usize| {
+            // OVERFLOW: Both are at most QUEUE_LEN.
+            let at = (self.start + at).checked_rem(self.ring.len())?;
+            self.ring.get(at).copied()
+        };
+        match (byte(2), byte(3)) {
+            (Some(high), Some(low)) if self.len != 0 => u16::from_be_bytes([high, low]).into(),
+            _ => 0,
+        }
+    }
+
+    /// Takes the first record out, if `out` holds it; its length, or 0.
     fn take(&mut self, out: &mut [u8]) -> usize {
         let size = self.ring.len();
-        let n = self.len.min(out.len());
+        let n = self.first_len();
+        if n > out.len() {
+            return 0;
+        }
         let until_wrap = n.min(size - self.start);
         let (first, rest) = out.split_at_mut(until_wrap);
         // OVERFLOW: All are at most QUEUE_LEN.
@@ -154,7 +179,7 @@ impl Peer {
         let _old = core::mem::take(&mut *self.queue.lock());
     }
 
-    /// Takes bytes to send.
+    /// Takes a record to send, if there is one that `out` holds; its length, or 0.
     pub(crate) fn take(&self, out: &mut [u8]) -> usize {
         self.queue.lock().take(out)
     }
@@ -167,17 +192,21 @@ pub(crate) struct Peers {
     changes: Atomic<u32>,
     #[pin]
     list: SpinLockBh<KVec<Arc<Peer>>>,
+    #[pin]
+    keys: Mutex<Arc<Keys>>,
 }
 
 impl Peers {
     /// None yet.
     pub(crate) fn new() -> Result<Arc<Self>> {
         let bell = Bell::new()?;
+        let keys = Arc::new(Keys::default(), GFP_KERNEL)?;
         Arc::pin_init(
             pin_init!(Self {
                 bell,
                 changes: Atomic::new(0),
                 list <- new_spinlock_bh!(KVec::new(), "carisma_peers"),
+                keys <- new_mutex!(keys, "carisma_peer_keys"),
             }),
             GFP_KERNEL,
         )
@@ -196,6 +225,20 @@ impl Peers {
     fn changed(&self) {
         self.changes.fetch_add(1, Release);
         self.bell.ring();
+    }
+
+    /// The keys of the cluster. Process context.
+    pub(crate) fn keys(&self) -> Arc<Keys> {
+        self.keys.lock().clone()
+    }
+
+    /// Takes the keys that a message tells of, in place of those that there were. Process context;
+    /// callers serialise among themselves.
+    pub(crate) fn set_keys(&self, told: &[u8]) -> Result {
+        let keys = Arc::new(Keys::read(told, &self.keys())?, GFP_KERNEL)?;
+        let _old = core::mem::replace(&mut *self.keys.lock(), keys);
+        self.changed();
+        Ok(())
     }
 
     /// Adds a node, in the place of one with its index. Process context; callers serialise among

@@ -54,6 +54,7 @@ class ClusterSpec:
     prefix: int = 24
     port: int = 80
     control_port: int = 7480
+    key: str = ''               # of the control connections
 
     @property
     def hosts(self) -> Tuple[Host, ...]:
@@ -73,4 +74,5 @@ SITE = ClusterSpec(
         Rule('/fr/', 'fr'),
         Rule('/de/', 'de'),
     ),
+    key='3c' * 32,
 )

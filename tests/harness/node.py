@@ -16,6 +16,7 @@ from .sockets import SocketHolder
 
 Command = Union[str, Sequence[str]]
 DIRECTIONS = ('to', 'from')
+KEY_FILE = '/tmp/carisma.key'
 
 
 class Link(abc.ABC):
@@ -186,7 +187,10 @@ class Node(abc.ABC):
 
     def configuration(self) -> List[List[str]]:
         """The words of each carismactl call that configures this node."""
-        calls = [['service', 'add', self.service, '--mode', 'rare']]
+        calls = []
+        if self.cluster.key:
+            calls.append(['key', 'set', '1', '--file', KEY_FILE])
+        calls.append(['service', 'add', self.service, '--mode', 'rare'])
         for other in self.cluster.nodes:
             side = '--local' if other.name == self.name else '--remote'
             calls.append(['node', 'add', other.name, other.address, side,
@@ -201,6 +205,7 @@ class Node(abc.ABC):
 
     def configure(self) -> None:
         """Configure this node as the cluster's description says."""
+        self.put(KEY_FILE, self.cluster.key)
         self.run('set -e\n' + '\n'.join(
             ' '.join([paths.CARISMACTL, *words])
             for words in self.configuration()))

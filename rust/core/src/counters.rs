@@ -115,8 +115,32 @@ counters! {
         PeersStrange = c"peers_strange",
         /// A control connection was closed, because what came was no record.
         PeersMalformed = c"peers_malformed",
+        /// A control connection was closed, because the node at its other end speaks another version
+        /// of the protocol.
+        PeersVersion = c"peers_version",
+        /// A control connection was closed, because one of its ends has keys and the other has none.
+        PeersUnauthenticated = c"peers_unauthenticated",
+        /// A control connection was closed, because the peer signs with a key that this node does
+        /// not have.
+        PeersUnknownKey = c"peers_unknown_key",
+        /// A control connection was closed, because the peer did not prove that it has the key.
+        PeersUnproven = c"peers_unproven",
+        /// A control connection was closed, because the keys of this node are others now.
+        PeersRekeyed = c"peers_rekeyed",
         /// A record came from a peer.
         RecordsReceived = c"records_received",
+        /// A control connection was closed, because a record was not signed by the peer, or for
+        /// another connection.
+        RecordsForged = c"records_forged",
+        /// A control connection was closed, because a record came again.
+        RecordsReplayed = c"records_replayed",
+        /// A control connection was closed, because a record came before its turn.
+        RecordsReordered = c"records_reordered",
+        /// A control connection was closed, because a record said that it is longer than its kind
+        /// can be.
+        RecordsOversized = c"records_oversized",
+        /// A control connection ended in the midst of a record.
+        RecordsTruncated = c"records_truncated",
         /// A record was queued for a peer.
         RecordsSent = c"records_sent",
         /// One of `records_unsent`, because the peer was down.

@@ -223,6 +223,14 @@ impl Header {
     }
 }
 
+/// Whether this begins as a HELLO of another version does: the header is the same in all of them.
+#[must_use]
+pub fn is_foreign(bytes: &[u8]) -> bool {
+    RawHeader::ref_from_prefix(bytes).is_ok_and(|(raw, _)| {
+        raw.version != VERSION && raw.kind == Kind::Hello as u8 && raw.reserved.get() == 0
+    })
+}
+
 /// Refuses a reserved field that is not 0.
 fn zero(field: impl Into<u32>) -> Result<(), Refused> {
     if field.into() == 0 {
@@ -233,10 +241,6 @@ fn zero(field: impl Into<u32>) -> Result<(), Refused> {
 }
 
 /// A record.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nothing here allocates, and a record lives on the stack for one call"
-)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record<'a> {
     /// Who speaks.

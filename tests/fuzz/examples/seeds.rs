@@ -21,10 +21,12 @@ use carisma_core::{
         Data,
         Handoff,
         Handshake,
+        Hello,
         Name,
         Reason,
         Record,
-        Req, //
+        Req,
+        NONCE_LEN, //
     },
 };
 use carisma_fuzz::{
@@ -285,12 +287,22 @@ fn wire() -> io::Result<()> {
         })
     };
     let name = Name::new(b"fr").unwrap();
+    let vip = v4_mapped([10, 0, 0, 11]);
     let records = [
-        ("hello", Record::Hello { epoch: 9, name }),
+        (
+            "hello",
+            Record::Hello(Hello {
+                epoch: 9,
+                name,
+                nonce: [7; NONCE_LEN],
+                signs: true,
+            }),
+        ),
+        ("key", Record::Key(1)),
         (
             "req",
             handoff(Body::Req(Req {
-                vip: v4_mapped([10, 0, 0, 11]),
+                vip,
                 vip_port: 80,
                 ts_now: 77,
                 handshake,
@@ -301,6 +313,8 @@ fn wire() -> io::Result<()> {
         (
             "data",
             handoff(Body::Data(Data {
+                vip,
+                vip_port: 80,
                 seq: Seq(1),
                 ack: Seq(2),
                 tsval: 3,
@@ -310,6 +324,8 @@ fn wire() -> io::Result<()> {
         ),
         ("abort", handoff(Body::Abort)),
         ("closed", handoff(Body::Closed { linger: true })),
+        ("taken", handoff(Body::Taken)),
+        ("check", handoff(Body::Check { vip, vip_port: 80 })),
     ];
     let mut stream = Vec::new();
     for (name, record) in records {

@@ -4,12 +4,13 @@
 
 mod host;
 mod listeners;
+mod trouble;
 
 use crate::{
     incomplete,
     netlink::{Connection, Error},
     read,
-    state::{Node, Progress, Service, Stat},
+    state::{Key, Node, Progress, Service, Stat},
     uapi::{self, command},
 };
 use host::Interface;
@@ -62,6 +63,38 @@ const TROUBLE: &[(&str, &str)] = &[
     (
         "peers_strange",
         "compare names and addresses in `carismactl node list` of all nodes",
+    ),
+    (
+        "peers_version",
+        "install the modules from one version on all nodes",
+    ),
+    (
+        "peers_unauthenticated",
+        "carismactl key set, on all nodes or on none",
+    ),
+    (
+        "peers_unknown_key",
+        "compare `carismactl key list` of all nodes",
+    ),
+    (
+        "peers_unproven",
+        "look whether all nodes have the same keys, and who else has a node's address",
+    ),
+    (
+        "records_forged",
+        "look who is between the nodes: only an attacker does that",
+    ),
+    (
+        "records_replayed",
+        "look who is between the nodes: only an attacker does that",
+    ),
+    (
+        "records_reordered",
+        "look who is between the nodes: only an attacker does that",
+    ),
+    (
+        "records_oversized",
+        "compare the versions of the modules on all nodes",
     ),
     (
         "packets_dropped_unroutable",
@@ -190,6 +223,7 @@ fn examine() -> Result<Report, Error> {
     let nodes: Vec<Node> = read(kernel, command::NODE_GET)?;
     let services: Vec<Service> = read(kernel, command::SERVICE_GET)?;
     let stats: Vec<Stat> = read(kernel, command::STATS_GET)?;
+    let keys: Vec<Key> = read(kernel, command::KEY_GET)?;
     let drained = kernel.ask(command::DRAIN_GET, [])?;
 
     let complete = Path::new("/sys/module/carisma_utcp").exists();
@@ -203,6 +237,7 @@ fn examine() -> Result<Report, Error> {
         );
     }
     let local = this_node(&mut report, &nodes, &host);
+    authenticated(&mut report, &keys);
     for service in &services {
         check_service(&mut report, service, local, &host, complete);
     }
@@ -285,6 +320,25 @@ fn this_node<'a>(report: &mut Report, nodes: &'a [Node], host: &Host) -> Option<
     local.filter(|node| host.has(node.address))
 }
 
+/// Whether the control connections are authenticated.
+fn authenticated(report: &mut Report, keys: &[Key]) {
+    match keys.iter().find(|key| key.signs) {
+        Some(key) => report.ok(
+            "key",
+            format!(
+                "control connections are authenticated, signed with key {}",
+                key.id
+            ),
+        ),
+        None => report.warn(
+            "key",
+            "control connections are not authenticated: whoever can send from a node's address \
+             can take connections over",
+            "carismactl key generate, and carismactl key set on all nodes",
+        ),
+    }
+}
+
 /// Whether a service's connections arrive, here and from other nodes, and can be withheld.
 fn check_service(
     report: &mut Report,
@@ -340,6 +394,11 @@ fn check_peer(report: &mut Report, local: &Node, peer: &Node) {
     let at = SocketAddr::new(peer.address, peer.port);
     if peer.state == uapi::peer_state::NAMES[usize::from(uapi::peer_state::UP)] {
         report.ok("peer", format!("{} ({at}) is up", peer.name));
+        return;
+    }
+    if let Some(why) = &peer.trouble {
+        let (why, advice) = trouble::explained(local, peer, why);
+        report.error("peer", format!("{} is down: {why}", peer.name), advice);
         return;
     }
     let (why, advice) = match host::reach(local.address, at) {

@@ -4,7 +4,10 @@
 
 use crate::uapi;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 /// Configures CARISMA and shows its state.
 ///
@@ -20,6 +23,7 @@ A check: 0 if all is well, 1 if there are errors, 4 if there are warnings only.
 
 A site of two nodes, on the first of them:
 
+  carismactl key set 1 --file /etc/carisma.key
   carismactl node add en 10.0.0.1
   carismactl node add fr 10.0.0.2
   carismactl service add 10.0.0.100:80
@@ -47,6 +51,10 @@ pub enum Command {
     /// Rules: which requests of a service go to which node
     #[command(subcommand)]
     Rule(Rule),
+
+    /// Cluster keys: what the control connections are authenticated by
+    #[command(subcommand)]
+    Key(Key),
 
     /// List the connections that are being handed off or were
     Flows(Flows),
@@ -200,6 +208,49 @@ pub struct RuleKey {
     pub path: Option<String>,
 }
 
+/// To change the key without losing a connection: set the new one everywhere with --verify-only, then
+/// let every node use it, then delete the old one everywhere.
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Print a new key: 64 hexadecimal digits
+    Generate,
+
+    /// Set a key, and sign with it
+    ///
+    /// With the first key, control connections that are not authenticated are closed, and none is taken
+    /// any more. The key is read, as "generate" prints it, from a file or standard input, so that no list
+    /// of processes shows it.
+    Set {
+        /// The key's number, the same on all nodes: 0 to 255
+        id: u8,
+
+        /// Where the key is read from; - is standard input
+        #[arg(long, default_value = "-")]
+        file: PathBuf,
+
+        /// Take what other nodes sign with it, but go on to sign with another key
+        #[arg(long)]
+        verify_only: bool,
+    },
+
+    /// Sign with another key that was set before
+    Use {
+        /// The key's number
+        id: u8,
+    },
+
+    /// Delete a key, and close the control connections that are signed with it
+    #[command(visible_alias = "delete")]
+    Del {
+        /// The key's number
+        id: u8,
+    },
+
+    /// List the keys' numbers, and which of them this node signs with
+    #[command(visible_alias = "ls")]
+    List,
+}
+
 #[derive(Args, Debug, Default)]
 pub struct Flows {
     /// Only those in this state, such as handed-off; more than one may be given
@@ -333,6 +384,18 @@ mod tests {
             parse(&format!("{more} nothing")).err(),
             Some(ErrorKind::InvalidValue)
         );
+    }
+
+    #[test]
+    fn keys_have_a_number_of_a_byte() {
+        let Command::Key(Key::Set { id, file, .. }) = parse("key set 255").unwrap().command else {
+            panic!()
+        };
+        assert_eq!((id, file.to_str()), (255, Some("-")));
+        assert!(parse("key set 1 --file - --verify-only").is_ok());
+        for line in ["key set 256", "key del x", "key use -1"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
     }
 
     #[test]

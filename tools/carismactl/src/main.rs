@@ -4,6 +4,7 @@
 
 mod check;
 mod cli;
+mod key;
 mod netlink;
 mod state;
 mod table;
@@ -64,12 +65,15 @@ fn report(err: &Error, as_json: bool) {
 fn run(cli: &Cli) -> Result<ExitCode, Error> {
     let json = cli.json;
     // This one has to do without the modules, if need be.
-    if matches!(cli.command, Command::Check) {
-        return check::run(json);
+    match &cli.command {
+        Command::Check => return check::run(json),
+        Command::Key(cli::Key::Generate) => return key::generate(json),
+        _ => {}
     }
     let kernel = &mut Connection::open()?;
     match &cli.command {
         Command::Check => check::run(json),
+        Command::Key(cli::Key::Generate) => key::generate(json),
         Command::Service(cli::Service::Add { at, mode }) => {
             let mode = match mode {
                 Mode::Rare => uapi::mode::RARE,
@@ -119,6 +123,30 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
             done(json)
         }
         Command::Rule(cli::Rule::List) => list::<state::Rule>(kernel, command::RULE_GET, json),
+
+        Command::Key(cli::Key::Set {
+            id,
+            file,
+            verify_only,
+        }) => {
+            let secret = key::read(file)?;
+            let verify_only = verify_only.then(|| Attr::flag(uapi::key::VERIFY_ONLY));
+            let attrs = [
+                Attr::u32(uapi::key::ID, (*id).into()),
+                Attr::bytes(uapi::key::SECRET, &secret),
+            ];
+            kernel.ask(command::KEY_SET, attrs.into_iter().chain(verify_only))?;
+            done(json)
+        }
+        Command::Key(cli::Key::Use { id }) => {
+            kernel.ask(command::KEY_USE, [Attr::u32(uapi::key::ID, (*id).into())])?;
+            done(json)
+        }
+        Command::Key(cli::Key::Del { id }) => {
+            kernel.ask(command::KEY_DEL, [Attr::u32(uapi::key::ID, (*id).into())])?;
+            done(json)
+        }
+        Command::Key(cli::Key::List) => list::<state::Key>(kernel, command::KEY_GET, json),
 
         Command::Flows(wanted) => flows(kernel, wanted, json),
         Command::Stats { nonzero, explain } => stats(kernel, *nonzero, *explain, json),

@@ -37,6 +37,8 @@ pub enum Error {
     NotLoaded,
     #[error("{}", .0.text())]
     Refused(Refusal),
+    #[error("{0}")]
+    Key(String),
     #[error("netlink: {0}")]
     Io(#[from] io::Error),
     #[error("the kernel's answer cannot be read: {0}")]
@@ -97,6 +99,11 @@ impl Attr {
 
     pub fn u32(kind: u16, value: u32) -> Self {
         let value = value.to_ne_bytes().to_vec();
+        Self { kind, value }
+    }
+
+    pub fn bytes(kind: u16, bytes: &[u8]) -> Self {
+        let value = bytes.to_vec();
         Self { kind, value }
     }
 

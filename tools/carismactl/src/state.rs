@@ -6,7 +6,7 @@ use crate::{
     cli,
     netlink::Attrs,
     table::Row,
-    uapi::{self, drain, flow, node, rule, service, stat},
+    uapi::{self, drain, flow, key, node, rule, service, stat},
 };
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
@@ -65,6 +65,8 @@ pub struct Node {
     pub local: bool,
     /// Of the control connection.
     pub state: String,
+    /// Why there is none, if the node itself is there.
+    pub trouble: Option<String>,
     pub epoch: Option<u64>,
     pub index: u64,
 }
@@ -77,6 +79,7 @@ impl Entry for Node {
             port: attrs.u16(node::PORT)?,
             local: attrs.flag(node::LOCAL),
             state: attrs.name_of(node::STATE, uapi::peer_state::NAMES)?,
+            trouble: attrs.name_of(node::TROUBLE, uapi::peer_trouble::NAMES),
             epoch: attrs.uint(node::EPOCH),
             index: attrs.uint(node::INDEX)?,
         })
@@ -90,7 +93,10 @@ impl Row for Node {
         vec![
             self.name.clone(),
             SocketAddr::new(self.address, self.port).to_string(),
-            self.state.clone(),
+            match &self.trouble {
+                Some(trouble) => format!("{} ({trouble})", self.state),
+                None => self.state.clone(),
+            },
         ]
     }
 }
@@ -133,6 +139,32 @@ impl Row for Rule {
             self.nodes.join(" "),
             self.otherwise.clone(),
         ]
+    }
+}
+
+/// A cluster key, of which nobody is told more.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Key {
+    pub id: u64,
+    /// This node signs with it.
+    pub signs: bool,
+}
+
+impl Entry for Key {
+    fn read(attrs: &Attrs) -> Option<Self> {
+        Some(Self {
+            id: attrs.uint(key::ID)?,
+            signs: attrs.flag(key::SIGNS),
+        })
+    }
+}
+
+impl Row for Key {
+    const HEAD: &'static [&'static str] = &[">KEY", "USE"];
+
+    fn cells(&self) -> Vec<String> {
+        let used = if self.signs { "sign, verify" } else { "verify" };
+        vec![self.id.to_string(), used.to_owned()]
     }
 }
 
@@ -321,9 +353,30 @@ mod tests {
         assert_eq!(Service::read(&attrs), None);
         assert_eq!(Node::read(&attrs), None);
         assert_eq!(Rule::read(&attrs), None);
+        assert_eq!(Key::read(&Attrs::default()), None);
         assert_eq!(Flow::read(&attrs), None);
         assert_eq!(Stat::read(&attrs), None);
         assert_eq!(Progress::read(&attrs), None);
+    }
+
+    #[test]
+    fn nodes_say_what_the_trouble_is() {
+        let node = |more: &[Attr]| {
+            let attrs: Attrs = [
+                Attr::text(node::NAME, "fr"),
+                Attr::addr(node::ADDR, addr("10.0.0.2")),
+                Attr::u16(node::PORT, 7480),
+                Attr::u32(node::STATE, uapi::peer_state::DOWN.into()),
+                Attr::u32(node::INDEX, 1),
+            ]
+            .into_iter()
+            .chain(more.iter().cloned())
+            .collect();
+            Node::read(&attrs).unwrap()
+        };
+        let why = Attr::u32(node::TROUBLE, uapi::peer_trouble::UNKNOWN_KEY.into());
+        assert_eq!(node(&[]).cells(), ["fr", "10.0.0.2:7480", "down"]);
+        assert_eq!(node(&[why]).cells()[2], "down (unknown-key)");
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub const FAMILY: &str = "carisma";
 pub const VERSION: u8 = 1;
 /// The TCP port of control connections, unless another is given.
 pub const PORT_DEFAULT: u16 = 7480;
+/// Bytes of a cluster key.
+pub const SECRET_LEN: usize = 32;
 
 numbers! {
     /// Commands.
@@ -50,6 +52,10 @@ numbers! {
         DRAIN = "drain",
         RESUME = "resume",
         DRAIN_GET = "drain-get",
+        KEY_SET = "key-set",
+        KEY_USE = "key-use",
+        KEY_DEL = "key-del",
+        KEY_GET = "key-get",
     }
 
     /// Attributes of a service.
@@ -69,6 +75,7 @@ numbers! {
         INDEX = "index",
         STATE = "state",
         EPOCH = "epoch",
+        TROUBLE = "trouble",
     }
 
     /// Attributes of a rule.
@@ -113,6 +120,14 @@ numbers! {
         HANDED_OFF_IN = "handed-off-in",
     }
 
+    /// Attributes of a cluster key.
+    key from 1 {
+        ID = "id",
+        SECRET = "secret",
+        VERIFY_ONLY = "verify-only",
+        SIGNS = "signs",
+    }
+
     /// How a service's connections are handed off.
     mode from 0 {
         RARE = "rare",
@@ -131,6 +146,15 @@ numbers! {
         SELF = "self",
         DOWN = "down",
         UP = "up",
+    }
+
+    /// Why there is no control connection to a node.
+    peer_trouble from 0 {
+        STRANGE = "strange",
+        VERSION = "version",
+        UNAUTHENTICATED = "unauthenticated",
+        UNKNOWN_KEY = "unknown-key",
+        UNPROVEN = "unproven",
     }
 
     /// What this node is to a connection.
@@ -159,6 +183,7 @@ pub fn attribute_name(command: u16, attribute: u16) -> Option<&'static str> {
         command::RULE_ADD | command::RULE_DEL | command::RULE_GET => rule::NAMES,
         command::FLOW_GET => flow::NAMES,
         command::STATS_GET => stat::NAMES,
+        command::KEY_SET | command::KEY_USE | command::KEY_DEL | command::KEY_GET => key::NAMES,
         _ => drain::NAMES,
     };
     names.get(usize::from(attribute.checked_sub(1)?)).copied()
@@ -209,6 +234,7 @@ mod tests {
             ("flow", flow::FIRST, flow::NAMES),
             ("stat", stat::FIRST, stat::NAMES),
             ("drain", drain::FIRST, drain::NAMES),
+            ("key", key::FIRST, key::NAMES),
         ];
         assert_eq!(spec["attribute-sets"].as_vec().unwrap().len(), sets.len());
         for (name, first, ours) in sets {
@@ -225,6 +251,7 @@ mod tests {
             ("mode", mode::FIRST, mode::NAMES),
             ("otherwise", otherwise::FIRST, otherwise::NAMES),
             ("peer-state", peer_state::FIRST, peer_state::NAMES),
+            ("peer-trouble", peer_trouble::FIRST, peer_trouble::NAMES),
             ("role", role::FIRST, role::NAMES),
             ("flow-state", flow_state::FIRST, flow_state::NAMES),
         ];
@@ -235,6 +262,8 @@ mod tests {
         }
         let port = named(&spec["definitions"], "port-default");
         assert_eq!(port["value"].as_i64(), Some(i64::from(PORT_DEFAULT)));
+        let len = named(&spec["definitions"], "secret-len");
+        assert_eq!(len["value"].as_i64(), i64::try_from(SECRET_LEN).ok());
     }
 
     #[test]

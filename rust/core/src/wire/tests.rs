@@ -347,6 +347,22 @@ fn what_no_version_says_is_refused() {
 }
 
 #[test]
+fn other_versions_are_known_by_their_header() {
+    // Version 1 as it was.
+    assert!(is_foreign(&[1, 1, 0, 32, 0, 0, 0, 0, 9]));
+    assert!(is_foreign(&[3, 1, 255, 255, 0, 0, 0, 0]));
+    for none in [
+        &[2, 1, 0, 68, 0, 0, 0, 0][..],
+        &[1, 2, 0, 32, 0, 0, 0, 0],
+        &[1, 1, 0, 32, 0, 0, 0, 1],
+        &[1, 1, 0, 32, 0, 0, 0],
+        b"GET / HTTP/1.1",
+    ] {
+        assert!(!is_foreign(none), "{none:?}");
+    }
+}
+
+#[test]
 fn only_a_handshake_is_one() {
     assert!(wires().handshake().is_some());
     type Spoil = fn(&mut Wires);

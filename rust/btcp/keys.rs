@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The keys of the cluster: what the nodes' control connections are signed with, and checked.
+//!
+//! They are only kept here, for UTCP, which is told all of them whenever one changes. Nobody else is
+//! ever told more than their numbers.
+
+use crate::{
+    config::Refused,
+    uapi, //
+};
+use carisma_core::auth::SECRET_LEN;
+use carisma_net::hmac::Secret;
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    },
+};
+
+/// Keys of a namespace.
+const KEYS_MAX: usize = uapi::CARISMA_KEYS_MAX as usize;
+/// A key as UTCP is told of it.
+const TOLD_LEN: usize = 1 + SECRET_LEN;
+
+// A text names the limit.
+const _: () = assert!(KEYS_MAX == 4);
+
+/// A key.
+struct Key {
+    id: u8,
+    secret: Secret<SECRET_LEN>,
+}
+
+/// All keys; the first is the one to sign with.
+type List = KVec<Arc<Key>>;
+
+/// The keys of a namespace.
+#[pin_data]
+pub(crate) struct Keys {
+    #[pin]
+    list: Mutex<List>,
+}
+
+impl Keys {
+    /// There is none: nothing is signed.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            list <- new_mutex!(KVec::new(), "carisma_keys"),
+        })
+    }
+
+    /// Adds a key, to sign with or only to check. Process context, as all of these. `tell` is told of
+    /// the keys as they then are; if it fails nothing changes.
+    pub(crate) fn set(
+        &self,
+        id: u8,
+        secret: Secret<SECRET_LEN>,
+        signs: bool,
+        tell: impl Fn(&[u8]) -> Result,
+    ) -> Result<(), Refused> {
+        let key = Arc::new(Key { id, secret }, GFP_KERNEL)?;
+        self.change(tell, |list| {
+            if place(list, id).is_ok() {
+                return Err(Refused::KeyExists);
+            }
+            if list.len() >= KEYS_MAX {
+                return Err(Refused::KeysFull);
+            }
+            if list.is_empty() && !signs {
+                return Err(Refused::FirstKey);
+            }
+            list.push(key, GFP_KERNEL)?;
+            if signs {
+                list.rotate_right(1);
+            }
+            Ok(())
+        })
+    }
+
+    /// Signs with another key.
+    pub(crate) fn sign_with(&self, id: u8, tell: impl Fn(&[u8]) -> Result) -> Result<(), Refused> {
+        self.change(tell, |list| {
+            let place = place(list, id)?;
+            if let Some(until) = list.get_mut(..=place) {
+                until.rotate_right(1);
+            }
+            Ok(())
+        })
+    }
+
+    /// Deletes a key. The one to sign with goes last.
+    pub(crate) fn del(&self, id: u8, tell: impl Fn(&[u8]) -> Result) -> Result<(), Refused> {
+        self.change(tell, |list| {
+            let place = place(list, id)?;
+            if place == 0 && list.len() > 1 {
+                return Err(Refused::KeySigns);
+            }
+            drop(list.remove(place));
+            Ok(())
+        })
+    }
+
+    /// Tells all keys.
+    pub(crate) fn tell(&self, tell: impl Fn(&[u8]) -> Result) -> Result {
+        told(&self.list.lock(), tell)
+    }
+
+    /// Calls `f` with the number of each key, and whether it is the one to sign with.
+    pub(crate) fn for_each(&self, mut f: impl FnMut(u8, bool) -> Result) -> Result {
+        let list = self.list.lock();
+        list.iter()
+            .enumerate()
+            .try_for_each(|(place, key)| f(key.id, place == 0))
+    }
+
+    fn change(
+        &self,
+        tell: impl Fn(&[u8]) -> Result,
+        edit: impl FnOnce(&mut List) -> Result<(), Refused>,
+    ) -> Result<(), Refused> {
+        let mut list = self.list.lock();
+        let mut new = KVec::with_capacity(KEYS_MAX, GFP_KERNEL)?;
+        for key in list.iter() {
+            new.push(key.clone(), GFP_KERNEL)?;
+        }
+        edit(&mut new)?;
+        told(&new, tell)?;
+        *list = new;
+        Ok(())
+    }
+}
+
+/// The place of a key.
+fn place(list: &List, id: u8) -> Result<usize, Refused> {
+    let place = list.iter().position(|key| key.id == id);
+    place.ok_or(Refused::NoKey)
+}
+
+/// Tells these keys.
+fn told(list: &List, tell: impl Fn(&[u8]) -> Result) -> Result {
+    let mut bytes = Secret::<{ KEYS_MAX * TOLD_LEN }>::zeroed()?;
+    let mut len = 0;
+    for (room, key) in bytes.chunks_exact_mut(TOLD_LEN).zip(list) {
+        if let Some((id, secret)) = room.split_first_mut() {
+            *id = key.id;
+            secret.copy_from_slice(key.secret.as_slice());
+        }
+        len += TOLD_LEN;
+    }
+    tell(bytes.get(..len).unwrap_or(&[]))
+}
