@@ -254,6 +254,9 @@ impl State {
                     let what = if phase == Phase::Syn { c"syn" } else { c"ack" };
                     self.trace_replay(flow, &origin, what);
                     drop(inner);
+                    if phase == Phase::Ack {
+                        connection::undefer(&self.net, flow.key());
+                    }
                     self.to_tcp(flow, &build, &[], ctx);
                 }
                 Step::Offer => {

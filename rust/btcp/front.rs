@@ -201,6 +201,7 @@ impl State {
                     opened = true;
                     let ack = deciding.front.ack();
                     drop(inner);
+                    connection::undefer(&self.net, flow.key());
                     self.to_tcp(flow, &ack, &[], ctx);
                     inner = flow.inner.lock();
                 }

@@ -34,6 +34,18 @@ pub fn is_live(net: &Net, tuple: &Tuple) -> bool {
     })
 }
 
+/// Has TCP make the socket of a connection that is being opened as soon as the handshake's ACK comes,
+/// although the listener waits for data (TCP_DEFER_ACCEPT): who calls this has got them. Softirq
+/// context, or process context with softirqs off.
+pub fn undefer(net: &Net, tuple: &Tuple) {
+    if let Some((client, client_port, local, local_port)) = ends(tuple) {
+        // SAFETY: The namespace is valid.
+        unsafe {
+            bindings::connection_undefer(net.as_ptr(), client, client_port, local, local_port);
+        }
+    }
+}
+
 /// Ends the socket with this connection: a reset to the client, ECONNABORTED to the server. Process
 /// context, may sleep. Errors: `ENOENT`.
 pub fn abort(net: &Net, tuple: &Tuple) -> Result {

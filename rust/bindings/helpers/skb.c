@@ -203,6 +203,35 @@ bool carisma_helper_connection_is_live(struct net *net, __be32 client, __be16 cl
 	return live;
 }
 
+/*
+ * Let the bare ACK of this connection's handshake be enough for a socket, although its listener has
+ * TCP_DEFER_ACCEPT: as if the SYN-ACK had been repeated for as long as that waits. The request's
+ * timer is kept from counting, too, meanwhile.
+ */
+void carisma_helper_connection_undefer(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
+{
+	struct sock *sk = __inet_lookup_established(net, client, client_port, local, ntohs(local_port), 0, 0);
+	struct request_sock_queue *queue;
+	struct request_sock *req;
+	u8 defer;
+
+	if (!sk)
+		return;
+	if (sk->sk_state == TCP_NEW_SYN_RECV) {
+		req = inet_reqsk(sk);
+		queue = &inet_csk(req->rsk_listener)->icsk_accept_queue;
+		defer = READ_ONCE(queue->rskq_defer_accept);
+		if (req->num_timeout < defer && timer_delete(&req->rsk_timer)) {
+			/* As in reqsk_timer_handler(). */
+			if (!req->num_timeout)
+				atomic_dec(&queue->young);
+			req->num_timeout = defer;
+			add_timer(&req->rsk_timer);
+		}
+	}
+	sock_gen_put(sk);
+}
+
 /* End the socket of this connection as `ss -K` does: RST to the peer, ECONNABORTED to the server. Process context. */
 int carisma_helper_connection_abort(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
 {
