@@ -95,10 +95,11 @@ impl State {
         };
         let rewritten = translate::rewrite_addr(ip, tcp, End::Destination, addr, partial)
             .and_then(|()| translate::rewrite_port(tcp, End::Destination, port, partial));
-        if rewritten.is_err() || !skb.hop() {
+        if rewritten.is_err() {
             self.counters.count(Counter::PacketsDroppedMalformed);
             return;
         }
+        skb.hop();
         let counter = match netfilter::xmit(&self.net, skb, ctx) {
             Ok(()) => Counter::PacketsForwarded,
             Err(_) => Counter::PacketsDroppedUnroutable,

