@@ -31,6 +31,8 @@ counters! {
         /// A SYN began no flow, because the handshakes of `handshakes_max` flows were under way, as in a
         /// SYN flood. It is served as if there were no CARISMA.
         FlowsRefusedHandshakes = c"flows_refused_handshakes",
+        /// A SYN began no flow, because it is signed (MD5 or AO). It is served as if there were no CARISMA.
+        FlowsRefusedOptions = c"flows_refused_options",
         /// A flow began not, or ended, for want of memory.
         FlowsRefusedMemory = c"flows_refused_memory",
         /// A request was served by this node, which accepted it.

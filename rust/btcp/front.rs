@@ -18,7 +18,8 @@ use carisma_core::{
     front::{Front, Input, Phase},
     http::{self, Scan, Scanned},
     seq::Seq,
-    tcp::{self, flag},
+    tcp::{self, flag, option, Opt},
+    translate,
     tuple::Tuple,
     wire,
 };
@@ -90,21 +91,26 @@ enum Decision {
 }
 
 impl State {
-    /// A client's first segment to a service. Never keeps it from TCP.
-    pub(crate) fn front_begin(&self, key: &Tuple, skb: &Skb, layout: &Layout) {
-        if !self.withholding.load(Acquire) || !self.has_rules(key) {
-            return;
+    /// A client's first segment to a service. It goes on to TCP.
+    pub(crate) fn front_begin(&self, key: &Tuple, skb: Skb, layout: &Layout) -> Option<Skb> {
+        let mut skb = skb;
+        // TCP drops what has a wrong checksum, and counts it.
+        if !self.withholding.load(Acquire) || !self.has_rules(key) || !skb.checksum_is_right(layout)
+        {
+            return Some(skb);
         }
-        let Some(header) = skb.tcp(layout).and_then(tcp::Header::parse) else {
-            return;
+        let header = skb.tcp(layout).and_then(tcp::Header::parse);
+        let Some(front) = header.and_then(|header| Front::new(&header)) else {
+            return Some(skb);
         };
-        let Some(front) = Front::new(&header) else {
-            return;
-        };
+        if front.is_signed() {
+            self.counters.count(Counter::FlowsRefusedOptions);
+            return Some(skb);
+        }
         let limit = self.knobs.handshakes_max();
         let Some(handshake) = self.bounds.ticket(Pool::Handshakes, limit) else {
             self.counters.count(Counter::FlowsRefusedHandshakes);
-            return;
+            return Some(skb);
         };
         let deciding = Deciding {
             front,
@@ -127,10 +133,39 @@ impl State {
             }
             Err(Refused::Full) => Counter::FlowsRefusedLimit,
             // Another CPU was faster with the same SYN.
-            Err(Refused::Exists) => return,
+            Err(Refused::Exists) => return self.front_strip(skb, layout),
             Err(Refused::NoMemory) => Counter::FlowsRefusedMemory,
         };
         self.counters.count(refused);
+        match refused {
+            Counter::FlowsCreated => self.front_strip(skb, layout),
+            _ => Some(skb),
+        }
+    }
+
+    /// Keeps off a connection what a handoff cannot carry: TCP is shown a SYN that asks neither for
+    /// Fast Open nor for Multipath TCP, and leaves its payload to be sent again. `None` without
+    /// memory: the client sends the SYN again.
+    fn front_strip(&self, skb: Skb, layout: &Layout) -> Option<Skb> {
+        let mut skb = skb;
+        let unwanted = |opt: &Opt<'_>| opt.is_fast_open() || opt.kind == option::MPTCP;
+        let header = skb.tcp(layout).and_then(tcp::Header::parse)?;
+        if !header.walk().flatten().any(|opt| unwanted(&opt)) {
+            return Some(skb);
+        }
+        let partial = skb.checksum_is_partial();
+        let Some((_, tcp)) = skb.headers_mut(layout) else {
+            self.counters.count(Counter::FlowsRefusedMemory);
+            return None;
+        };
+        // TCP reads a list of options that cannot be walked up to where it can.
+        match translate::strip_options(tcp, unwanted, partial) {
+            Ok(_) => Some(skb),
+            Err(_) => {
+                self.counters.count(Counter::PacketsDroppedMalformed);
+                None
+            }
+        }
     }
 
     /// Whether any request to this service may be another node's.
@@ -163,28 +198,36 @@ impl State {
         layout: &Layout,
         ctx: &PacketContext,
     ) -> Option<Skb> {
-        let passed = self.front_segment(flow, inner, skb, layout, ctx);
+        let mut skb = skb;
+        if !skb.checksum_is_right(layout) {
+            self.counters.count(Counter::PacketsDroppedMalformed);
+            return None;
+        }
+        let passed = self.front_segment(flow, inner, skb, layout, false, ctx);
         // What came before its turn may have it now.
         while let Some(mut skb) = front_next_early(flow) {
             let Some(layout) = skb.layout() else {
                 continue;
             };
-            if let Some(skb) = self.front_segment(flow, flow.inner.lock(), skb, &layout, ctx) {
+            if let Some(skb) = self.front_segment(flow, flow.inner.lock(), skb, &layout, true, ctx)
+            {
                 self.inject(skb, ctx);
             }
         }
         passed
     }
 
+    /// Does what is to be done with a segment whose checksum is right; `kept` says that it came
+    /// before its turn.
     fn front_segment(
         &self,
         flow: &FlowRef,
         inner: InnerGuard<'_>,
         skb: Skb,
         layout: &Layout,
+        kept: bool,
         ctx: &PacketContext,
     ) -> Option<Skb> {
-        let mut skb = skb;
         let mut inner = inner;
         let mut opened = false;
         loop {
@@ -194,8 +237,13 @@ impl State {
             };
             let header = skb.tcp(layout).and_then(tcp::Header::parse)?;
             // CAST: A packet's length fits.
-            let input = deciding.front.on_input(&header, layout.payload as u32);
+            let payload = layout.payload as u32;
+            let input = match kept {
+                true => deciding.front.on_kept(&header, payload),
+                false => deciding.front.on_input(&header, payload),
+            };
             match input {
+                Input::Pass if header.has(flag::SYN) => return self.front_strip(skb, layout),
                 Input::Pass => return Some(skb),
                 Input::Open if !opened => {
                     opened = true;
@@ -221,23 +269,31 @@ impl State {
                 }
                 Input::Early => {
                     let seq = header.seq();
-                    if skb.checksum_is_right(layout) {
-                        self.front_early(&mut inner, seq, skb);
-                        self.front_acknowledge(flow, &mut inner, ctx);
-                    } else {
-                        self.counters.count(Counter::PacketsDroppedMalformed);
-                    }
+                    self.front_early(&mut inner, seq, skb);
+                    self.front_acknowledge(flow, &mut inner, ctx);
                     return None;
                 }
                 Input::Reset => {
                     self.front_reset(flow, inner, ctx);
                     return None;
                 }
-                Input::Take { skip, fin } => {
-                    if !skb.checksum_is_right(layout) {
-                        self.counters.count(Counter::PacketsDroppedMalformed);
-                        return None;
+                Input::Challenge => {
+                    match &inner.stage {
+                        Stage::Asked(_) => self.park(&mut inner, skb),
+                        _ => self.front_acknowledge(flow, &mut inner, ctx),
                     }
+                    return None;
+                }
+                Input::Stray => return None,
+                Input::Take { .. }
+                    if header.has(flag::URG) && matches!(inner.stage, Stage::Deciding(_)) =>
+                {
+                    // What the server reads depends on what it makes of urgent data (RFC 6093).
+                    self.front_decided(flow, Counter::HeadsBad);
+                    self.front_local(flow, inner, ctx);
+                    return Some(skb);
+                }
+                Input::Take { skip, fin } => {
                     return self.front_take(flow, inner, skb, layout, skip, fin, ctx);
                 }
             }

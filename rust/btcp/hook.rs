@@ -52,14 +52,12 @@ impl Hooks for State {
             return Some(skb);
         };
         let Some(flow) = flow else {
-            self.front_begin(&key, &skb, &layout);
-            return Some(skb);
+            return self.front_begin(&key, skb, &layout);
         };
         let inner = flow.inner.lock();
         if opening && self.is_superseded(&inner.stage) {
             self.supersede(&flow, inner);
-            self.front_begin(&key, &skb, &layout);
-            return Some(skb);
+            return self.front_begin(&key, skb, &layout);
         }
         match inner.stage {
             Stage::Deciding(_) | Stage::Asked(_) => {

@@ -99,6 +99,12 @@ pub enum Input {
     /// The client has reset the connection, with the exact number that it takes (RFC 5961, section
     /// 3).
     Reset,
+    /// A reset or a SYN that is not to be believed: the client is to be told what is held, and if
+    /// it means it, it names that number then (RFC 5961, sections 3 and 4). TCP, which has not got
+    /// what is held, would name and believe another. Drop it.
+    Challenge,
+    /// Nothing of it counts: drop it.
+    Stray,
 }
 
 /// A connection whose place is undecided.
@@ -116,6 +122,9 @@ pub struct Front {
     acked: Seq,
     window: u16,
     ts: u32,
+    /// The newest timestamp of a segment that did not come too early: what is older than that is
+    /// from the past (RFC 7323, section 5.3).
+    ts_recent: u32,
     /// When TCP sent the SYN-ACK.
     syn_ack_ms: u32,
 }
@@ -136,6 +145,7 @@ impl Front {
             acked: Seq(0),
             window: client.window,
             ts: client.options.ts.map_or(0, |ts| ts.val),
+            ts_recent: client.options.ts.map_or(0, |ts| ts.val),
             syn_ack_ms: 0,
         })
     }
@@ -171,7 +181,10 @@ impl Front {
                     *self = again;
                 }
             }
-            return Input::Pass;
+            return match self.held() {
+                0 => Input::Pass,
+                _ => Input::Challenge,
+            };
         }
         match self.phase {
             Phase::Syn => Input::Pass,
@@ -207,13 +220,31 @@ impl Front {
 
     fn on_data(&mut self, header: &Header<'_>, payload: u32) -> Input {
         if header.has(flag::RST) {
-            return if header.seq() == self.next {
-                Input::Reset
-            } else {
-                Input::Pass
+            let ahead = header.seq().since(self.next);
+            return match ahead {
+                0 => Input::Reset,
+                _ if ahead < self.left() => Input::Challenge,
+                _ => Input::Stray,
             };
         }
+        if self.is_past(header) {
+            return Input::Known;
+        }
         self.note(header);
+        self.place(header, payload)
+    }
+
+    /// Decides about a segment that came before its turn, was kept, and may have it now. However old
+    /// it is by now, it was not when it came.
+    pub fn on_kept(&self, header: &Header<'_>, payload: u32) -> Input {
+        match self.phase {
+            Phase::Head | Phase::Asked => self.place(header, payload),
+            Phase::Syn | Phase::SynAck => Input::Pass,
+        }
+    }
+
+    /// Decides about a segment by its place in the stream.
+    fn place(&self, header: &Header<'_>, payload: u32) -> Input {
         let fin = header.has(flag::FIN);
         if payload == 0 && !fin {
             // A keep-alive probe asks for an acknowledgement of what TCP has not got.
@@ -241,10 +272,26 @@ impl Front {
         if header.has(flag::ACK) && (self.phase == Phase::SynAck || header.ack().ge(self.acked)) {
             self.acked = header.ack();
             self.window = header.window();
-            if let Some(ts) = header.options().ok().and_then(|options| options.ts) {
-                self.ts = ts.val;
+            if let Some(ts) = self.ts_of(header) {
+                // What TCP is given must not seem to be from the past.
+                self.ts = newer(self.ts, ts);
+                if header.seq().le(self.next) {
+                    self.ts_recent = newer(self.ts_recent, ts);
+                }
             }
         }
+    }
+
+    /// The client's timestamp, if timestamps were agreed.
+    fn ts_of(&self, header: &Header<'_>) -> Option<u32> {
+        self.server.options.ts?;
+        Some(header.options().ok()?.ts?.val)
+    }
+
+    /// Whether a segment is from the past by its timestamp, for which Linux allows for one tick.
+    fn is_past(&self, header: &Header<'_>) -> bool {
+        self.ts_of(header)
+            .is_some_and(|ts| Seq(ts.wrapping_add(1)).lt(Seq(self.ts_recent)))
     }
 
     /// TCP has made a socket of the connection: whether it is to be withheld.
@@ -281,6 +328,12 @@ impl Front {
     /// Another node was asked.
     pub fn ask(&mut self) {
         self.phase = Phase::Asked;
+    }
+
+    /// Whether only the client and TCP can make segments of this connection, or change any.
+    #[must_use]
+    pub fn is_signed(&self) -> bool {
+        self.client.options.signed
     }
 
     /// Whether another TCP could go on with this connection: nothing was agreed that a replay
@@ -361,15 +414,19 @@ impl Front {
         Build::rst(source, dest, self.client.isn.add(1))
     }
 
+    /// What is left of the window that the SYN-ACK offered.
+    fn left(&self) -> u32 {
+        u32::from(self.server.window).saturating_sub(self.held())
+    }
+
     /// TCP's: an acknowledgement of what is held, at `now`. The window is what is left of the one
     /// that the SYN-ACK offered.
     #[must_use]
     pub fn acknowledge(&self, now: u32) -> Build {
         let (client, server) = self.ports();
-        let left = u32::from(self.server.window).saturating_sub(self.held());
         let shift = self.server.options.wscale.unwrap_or(0);
         // CAST: at most the 16 bits that the SYN-ACK had.
-        let window = left.checked_shr(u32::from(shift)).unwrap_or(0) as u16;
+        let window = self.left().checked_shr(u32::from(shift)).unwrap_or(0) as u16;
         let ts = self.server.options.ts.map(|_| Timestamps {
             val: self.ts_now(now),
             ecr: self.ts,
@@ -382,6 +439,15 @@ impl Front {
             window,
             ts,
         )
+    }
+}
+
+/// The newer of two timestamps.
+fn newer(a: u32, b: u32) -> u32 {
+    if Seq(a).lt(Seq(b)) {
+        b
+    } else {
+        a
     }
 }
 
@@ -556,8 +622,13 @@ mod tests {
             (10, 111, 0, flag::ACK, Input::Pass),
             (10, 110, 0, flag::ACK, Input::Known),
             (10, 111, 0, flag::RST, Input::Reset),
-            (10, 101, 0, flag::RST, Input::Pass),
-            (10, 300, 0, flag::SYN, Input::Pass),
+            (0, 300, 0, flag::SYN, Input::Pass),
+            (10, 300, 0, flag::SYN, Input::Challenge),
+            // TCP would believe the number of the first byte, and the client has sent more.
+            (10, 101, 0, flag::RST, Input::Stray),
+            (10, 112, 0, flag::RST, Input::Challenge),
+            (10, 101 + 63_999, 0, flag::RST, Input::Challenge),
+            (10, 101 + 64_000, 0, flag::RST, Input::Stray),
         ];
         for (held, seq, payload, flags, expected) in cases {
             let mut front = open();
@@ -566,6 +637,39 @@ mod tests {
             assert_eq!(input, expected, "{held} held, {payload} bytes at {seq}");
             assert_eq!(front.phase(), Phase::Head);
         }
+    }
+
+    #[test]
+    fn what_is_from_the_past_is_not_taken() {
+        let stamped = |seq: u32, val: u32| {
+            let ts = Some(Timestamps { val, ecr: 9000 });
+            Build::ack(CLIENT, SERVER, Seq(seq), Seq(501), 500, ts)
+        };
+        // (sequence number, timestamp, what is decided, the newest timestamp then)
+        let take = Input::Take {
+            skip: 0,
+            fin: false,
+        };
+        let cases = [
+            (101, 77, take, 77),
+            (101, 76, take, 77),
+            (101, 75, Input::Known, 77),
+            (101, 78, take, 78),
+            // One that came too early says nothing of those before it.
+            (111, 90, Input::Early, 90),
+            (101, 78, take, 90),
+            (101, 99, take, 99),
+            (111, 90, Input::Known, 99),
+        ];
+        let mut front = open();
+        for (seq, ts, expected, newest) in cases {
+            let input = with(&stamped(seq, ts), |h| front.on_input(h, 10));
+            assert_eq!(input, expected, "{seq} at {ts}");
+            assert_eq!(front.newest().2, newest, "{seq} at {ts}");
+        }
+        // What was kept meanwhile has not become old.
+        front.took(10);
+        assert_eq!(with(&stamped(111, 90), |h| front.on_kept(h, 10)), take);
     }
 
     #[test]

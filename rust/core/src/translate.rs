@@ -17,8 +17,9 @@
 //!
 //! Checksums are updated by what changed and need not cover the payload at hand: segments may be
 //! paged, and as large as GSO and GRO make them. A field of the TCP header does not change the sum
-//! over the segment with its checksum, so a `CHECKSUM_COMPLETE` sum stays right; an address does,
-//! and the caller corrects that sum as `inet_proto_csum_replace4()` would.
+//! over the segment with its checksum, so a `CHECKSUM_COMPLETE` sum stays right. An address does;
+//! but addresses are changed only in what is forwarded, where that sum is given up
+//! (`skb_forward_csum()`), and in what TCP here sends, which never has one.
 
 use crate::{
     csum::Csum,
