@@ -426,7 +426,7 @@ class Guest:
             'console=ttyS0 loglevel=6 log_buf_len=4M panic=-1 oops=panic',
             'net.ifnames=0 random.trust_cpu=on',
             # A busy host stops the guest for seconds: that is no fault of it.
-            'tsc=reliable rcupdate.rcu_cpu_stall_timeout=120',
+            'tsc=reliable no_timer_check rcupdate.rcu_cpu_stall_timeout=120',
             'sysctl.kernel.watchdog_thresh=60',
             f'carisma.name={self.name}',
             # What takes the longest of all where every access is checked.
