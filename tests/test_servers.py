@@ -22,10 +22,9 @@ PATHS = ('/en/1k', '/fr/1k', '/fr/128k')
 COUNT = 60
 
 # Whether listeners are attached whose connections stay where they arrive:
-# those of Multipath TCP are not. With TCP_DEFER_ACCEPT there is no socket that
-# could be withheld before TCP has the request.
-LEFT_ALONE = {'go-multipath': False, 'defer': True, 'apache-filter': True}
-OTHERS = ('ktls',)              # a test of its own
+# those of Multipath TCP are not.
+LEFT_ALONE = {'go-multipath': False}
+OTHERS = ('ktls', 'signed')     # with tests of their own
 
 Start = Callable[..., List[Server]]
 
@@ -110,18 +109,49 @@ def test_left_alone(cluster: Cluster, front: str, start: Start, make: str
     assert counted(cluster, before, 'handoffs_started') == 0
 
 
-def test_deferred_at_the_back_end(
+def test_deferred_by_one(
         cluster: Cluster, front: str, start: Start) -> None:
-    """A back end whose TCP makes no socket before there is data refuses; the
-    front end serves what it would have handed off."""
-    start('blocking', 'defer')
-    cluster['en'].knob('handoff_timeout_ms', 500)
+    """TCP_DEFER_ACCEPT at one end only; the handoff has its socket without
+    data, and loses no time."""
+    for makes in (('blocking', 'defer'), ('defer', 'blocking')):
+        servers = start(*makes)
+        before = cluster['en'].stats()
+        answers = Load(cluster.client, front, PATHS, threads=6, count=6).end()
+        all_right(answers, '/en/1k', 'en')
+        all_right(answers, '/fr/1k', 'fr')
+        assert counted(cluster, before, 'handoffs_accepted') == 4
+        for server in servers:
+            server.stop()
+
+
+def test_deferred_until_there_is_data(
+        cluster: Cluster, front: str, start: Start) -> None:
+    """A client that says nothing is not shown to a server that wants to see
+    none such."""
+    start('defer')
+    node = cluster['en']
+    sock = cluster.client.connect(node.vip, port=PORT)
+    cluster.client.run('sleep 0.5')
+    assert [line.split()[0] for line in node.sockets(f'sport = :{PORT}')] == [
+        'SYN-RECV']
+    assert node.stats()['withheld'] == 0
+    sock.send(request('/fr/1k'))
+    assert sock.response().sha256 == sha256('fr', '1k')
+    sock.close()
+
+
+def test_signed(cluster: Cluster, front: str, start: Start) -> None:
+    """Connections that are signed (RFC 2385) are left to the node where they
+    arrive: nobody but TCP can make or change a segment of theirs."""
+    start('signed')
     before = cluster['en'].stats()
-    answers = Load(cluster.client, front, PATHS, threads=6, count=6).end()
-    for path in PATHS:
-        all_right(answers, path, 'en')
-    assert counted(cluster, before, 'handoffs_accepted') == 0
-    assert counted(cluster, before, 'handoffs_timed_out') == 4
+    for piece in (65_536, 9):
+        told = cluster.client.run(
+            ['python3', '-S', f'{INSIDE}/server.py', 'ask-signed', front,
+             '/fr/1k', str(piece)]).out
+        assert told == f'/fr/1k 200 {sha256("en", "1k")}\n'
+    assert counted(cluster, before, 'flows_refused_options') == 2
+    assert counted(cluster, before, 'handoffs_started') == 0
 
 
 def test_keep_alive(cluster: Cluster, front: str, start: Start) -> None:

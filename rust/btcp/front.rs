@@ -144,13 +144,13 @@ impl State {
     }
 
     /// Keeps off a connection what a handoff cannot carry: TCP is shown a SYN that asks neither for
-    /// Fast Open nor for Multipath TCP, and leaves its payload to be sent again. `None` without
-    /// memory: the client sends the SYN again.
+    /// Fast Open nor for Multipath TCP, and has no payload, which some accept without being asked;
+    /// the client sends that again. `None` without memory: the client sends the SYN again.
     fn front_strip(&self, skb: Skb, layout: &Layout) -> Option<Skb> {
         let mut skb = skb;
         let unwanted = |opt: &Opt<'_>| opt.is_fast_open() || opt.kind == option::MPTCP;
         let header = skb.tcp(layout).and_then(tcp::Header::parse)?;
-        if !header.walk().flatten().any(|opt| unwanted(&opt)) {
+        if layout.payload == 0 && !header.walk().flatten().any(|opt| unwanted(&opt)) {
             return Some(skb);
         }
         let partial = skb.checksum_is_partial();
@@ -158,14 +158,16 @@ impl State {
             self.counters.count(Counter::FlowsRefusedMemory);
             return None;
         };
-        // TCP reads a list of options that cannot be walked up to where it can.
-        match translate::strip_options(tcp, unwanted, partial) {
-            Ok(_) => Some(skb),
-            Err(_) => {
-                self.counters.count(Counter::PacketsDroppedMalformed);
-                None
-            }
+        // A list that cannot be walked would be read by TCP up to where it can.
+        if translate::strip_options(tcp, unwanted, partial).is_err() {
+            self.counters.count(Counter::PacketsDroppedMalformed);
+            return None;
         }
+        if layout.payload != 0 && !skb.cut(layout) {
+            self.counters.count(Counter::FlowsRefusedMemory);
+            return None;
+        }
+        Some(skb)
     }
 
     /// Whether any request to this service may be another node's.

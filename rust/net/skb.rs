@@ -232,6 +232,14 @@ impl Skb {
         unsafe { bindings::skb_set_transport(self.raw(), ip as u32) }
     }
 
+    /// Takes the payload off a segment whose checksum was right and whose headers are private;
+    /// `false` without memory.
+    #[must_use]
+    pub fn cut(&mut self, layout: &Layout) -> bool {
+        // SAFETY: The packet is valid and ours, and has both headers, of that size.
+        unsafe { bindings::skb_cut(self.raw(), layout.ip as u32, layout.tcp as u32) }
+    }
+
     /// Counts the hop that forwarding is, on headers that are private already, unless the packet has
     /// none left.
     pub fn hop(&mut self) {

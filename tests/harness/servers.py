@@ -82,8 +82,10 @@ MAKES: Dict[str, Make] = {
     'go-multipath': caddy(1),
     'io_uring': Make(f'{BUILD}/uring {{port}} {{files}}'),
     **{kind: small(kind) for kind in (
-        'blocking', 'epoll', 'group', 'selected', 'defer', 'fastopen',
-        'ktls')},
+        'blocking', 'epoll', 'group', 'selected', 'selected-ebpf', 'dual',
+        'defer', 'fastopen', 'ktls')},
+    'signed': Make('env CLIENT=10.0.0.100 '
+                   f'python3 -S {INSIDE}/server.py signed {{port}} {{files}}'),
 }
 
 

@@ -138,6 +138,11 @@ class Connection:
             found += self._timestamps()
         return found
 
+    def answers_wrong(self) -> List[str]:
+        """What is wrong with what the server says of the client's numbers and
+        of its own clock, whatever the client did."""
+        return self._numbers() + self._timestamps()
+
     def _handshake(self, lossy: bool) -> List[str]:
         found = []
         for side, wanted in ((self.of_client(), SYN),

@@ -157,6 +157,25 @@ int carisma_helper_inject(struct net *net, struct sk_buff *skb, nf_hookfn *own, 
 	return 0;
 }
 
+/* Leave of a segment its headers alone, of "ip" and "tcp" bytes and private, and sum them up anew. */
+bool carisma_helper_skb_cut(struct sk_buff *skb, unsigned int ip, unsigned int tcp)
+{
+	struct tcphdr *th;
+	struct iphdr *iph;
+
+	if (pskb_trim(skb, ip + tcp))
+		return false;
+	iph = ip_hdr(skb);
+	iph->tot_len = htons(ip + tcp);
+	ip_send_check(iph);
+	th = (struct tcphdr *)((u8 *)iph + ip);
+	th->check = 0;
+	th->check = csum_tcpudp_magic(iph->saddr, iph->daddr, tcp, IPPROTO_TCP, csum_partial(th, tcp, 0));
+	skb_gso_reset(skb);
+	skb->ip_summed = CHECKSUM_NONE;
+	return true;
+}
+
 /*
  * Count the hop that forwarding is (RFC 1812, section 5.3.1). A segment whose last hop led to us is
  * where its sender wanted it, and goes on with that hop: no loop can come of it, as a back end does

@@ -6,9 +6,16 @@
 
 `blocking` has threads that wait in accept(), `epoll` one that waits for all;
 `group` and `selected` are processes with listeners of their own in a group of
-SO_REUSEPORT, which a classic BPF program chooses from in the latter; `defer`
-wants no connection before its data (TCP_DEFER_ACCEPT), `fastopen` offers Fast
-Open; `ktls` has the kernel encrypt what it answers.
+SO_REUSEPORT, which a classic BPF program chooses from in the latter, or an
+extended one in `selected-ebpf`; `dual` listens with IPv6 for IPv4 as well;
+`defer` wants no connection before its data (TCP_DEFER_ACCEPT), `fastopen`
+offers Fast Open; `signed` has connections signed (TCP_MD5SIG) with the address
+that CLIENT names; `ktls` has the kernel encrypt what it answers.
+
+    server.py ask-signed ADDRESS:PORT PATH [PIECE]
+
+asks a server of signed connections, with a request in pieces of so many bytes,
+and prints status and hash.
 
     server.py ask-ktls ADDRESS:PORT PATH
 
@@ -23,9 +30,12 @@ import socket
 import struct
 import sys
 import threading
+import time
 from typing import Dict
 
 SO_ATTACH_REUSEPORT_CBPF = 51
+SO_ATTACH_REUSEPORT_EBPF = 52
+TCP_MD5SIG = 14
 TCP_ULP = 31
 SOL_TLS = 282
 TLS_TX, TLS_RX = 1, 2
@@ -34,17 +44,48 @@ PROCESSES = 3
 # A random number modulo the number of listeners.
 PROGRAM = ((0x20, 0, 0, 0xfffff000 + 56), (0x94, 0, 0, PROCESSES),
            (0x16, 0, 0, 0))
+# The number of a listener, whatever comes: r0 = 1; exit. To load a program of
+# type 1 is command 5 of bpf(), which is system call 321 of x86-64.
+EXTENDED = struct.pack('<BBhiBBhi', 0xb7, 0, 0, 1, 0x95, 0, 0, 0)
+SYS_BPF, BPF_PROG_LOAD, SOCKET_FILTER = 321, 5, 1
 # struct tls12_crypto_info_aes_gcm_128: TLS 1.2, the cipher, IV, key, salt,
 # and number of the first record. Everyone may know this key.
 CRYPTO = struct.pack('=HH8s16s4s8s', 0x0303, 51, b'initvect', b'k' * 16,
                      b'salt', bytes(8))
 
 
+def extended() -> int:
+    """A loaded program."""
+    code = ctypes.create_string_buffer(EXTENDED)
+    licence = ctypes.create_string_buffer(b'GPL')
+    order = ctypes.create_string_buffer(struct.pack(
+        '=IIQQ', SOCKET_FILTER, len(EXTENDED) // 8,
+        ctypes.addressof(code), ctypes.addressof(licence)).ljust(128, b'\0'))
+    found = ctypes.CDLL(None, use_errno=True).syscall(
+        SYS_BPF, BPF_PROG_LOAD, order, len(order) - 1)
+    if found < 0:
+        raise OSError(ctypes.get_errno(), 'bpf')
+    return found
+
+
+def sign(sock: socket.socket, peer: str) -> None:
+    """Sign, and want signed, what goes to and comes from that address."""
+    key = b'known'
+    address = struct.pack('=HH4s', socket.AF_INET, 0, socket.inet_aton(peer))
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, struct.pack(
+        '=128sBBHi80s', address, 0, 0, len(key), 0, key))
+
+
 def listener(port: int, kind: str) -> socket.socket:
     """A listener as this kind has it."""
-    sock = socket.socket()
+    family = socket.AF_INET6 if kind == 'dual' else socket.AF_INET
+    sock = socket.socket(family)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if kind in ('group', 'selected'):
+    if kind == 'dual':
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    if kind == 'signed':
+        sign(sock, os.environ['CLIENT'])
+    if kind in ('group', 'selected', 'selected-ebpf'):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if kind == 'defer':
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
@@ -58,6 +99,9 @@ def listener(port: int, kind: str) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF,
                         struct.pack('HxxxxxxP', len(PROGRAM),
                                     ctypes.addressof(held)))
+    if kind == 'selected-ebpf':
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF,
+                        extended())
     return sock
 
 
@@ -182,13 +226,36 @@ def ask_ktls(address: str, path: str) -> None:
           f'{hashlib.sha256(body).hexdigest()}')
 
 
-KINDS = {'group': group, 'selected': group, 'epoll': poll}
+def ask_signed(address: str, path: str, piece: str = '65536') -> None:
+    """Ask on a connection that is signed."""
+    host, _, port = address.partition(':')
+    ask = (f'GET {path} HTTP/1.1\r\nHost: www.example\r\n'
+           'Connection: close\r\n\r\n').encode()
+    with socket.socket() as sock:
+        sign(sock, host)
+        sock.settimeout(20)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.connect((host, int(port)))
+        for at in range(0, len(ask), int(piece)):
+            sock.sendall(ask[at:at + int(piece)])
+            time.sleep(0.1)
+        data = b''
+        while more := sock.recv(1 << 16):
+            data += more
+    head, _, body = data.partition(b'\r\n\r\n')
+    print(f'{path} {head.split()[1].decode()} '
+          f'{hashlib.sha256(body).hexdigest()}')
+
+
+KINDS = {'group': group, 'selected': group, 'selected-ebpf': group,
+         'epoll': poll}
 
 
 def main() -> None:
     """Do what the command line says."""
-    if sys.argv[1] == 'ask-ktls':
-        ask_ktls(*sys.argv[2:])
+    asking = {'ask-ktls': ask_ktls, 'ask-signed': ask_signed}
+    if sys.argv[1] in asking:
+        asking[sys.argv[1]](*sys.argv[2:])
         return
     kind, port, folder = sys.argv[1:]
     KINDS.get(kind, blocking)(int(port), folder, kind)

@@ -133,12 +133,18 @@ impl Wire {
                 front.took(took);
                 self.held += took;
             }
-            Input::Known => assert!(opened && front.is_next(seq)),
+            // What is from the past by its timestamp may have any number.
+            Input::Known => {
+                let stamped = header.options().is_ok_and(|it| it.ts.is_some());
+                assert!(opened && (front.is_next(seq) || stamped));
+            }
             Input::Early => {
                 assert!(opened && !front.is_next(seq));
                 assert_eq!(self.next().add(front.gap(seq)), seq);
             }
             Input::Reset => assert!(opened && header.has(flag::RST) && seq == self.next()),
+            Input::Challenge => assert!(opened && header.has(flag::RST) && !front.is_next(seq)),
+            Input::Stray => assert!(opened && header.has(flag::RST) && seq != self.next()),
         }
     }
 
@@ -176,7 +182,9 @@ impl Wire {
         let segment = self.of_client(events, flags, seq);
         let header = Header::parse(&segment).unwrap();
         let before = front.phase();
-        assert_eq!(front.on_input(&header, 0), Input::Pass);
+        let input = front.on_input(&header, 0);
+        assert_eq!(input == Input::Challenge, self.held > 0);
+        assert!(matches!(input, Input::Pass | Input::Challenge));
         let early = matches!(before, Phase::Syn | Phase::SynAck);
         if early && seq.0 != self.client && header.options().is_ok() {
             assert_eq!(front.phase(), Phase::Syn);

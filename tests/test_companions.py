@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What else is on a node: packet filters that keep states, NAT, VLANs,
+tunnels, reverse path filters, and options that other software asks for.
+
+Each goes together with handoffs, or the connections that it touches are left
+alone; the test says which.
+"""
+
+import re
+from typing import Any, Callable, Iterator, List, Set, Tuple
+
+import pytest
+
+from checks import gone, no_flows, request, served, sha256, unbroken
+from conftest import Lab
+from harness.guest import Guest
+from harness.inside.documents import document
+from harness.load import Load
+from harness.pcap import ACK, SYN
+from harness.running import Cluster, wait_for
+from harness.servers import Server
+from harness.wire import Peer, Wire
+
+Serve = Callable[[], None]
+Listen = Callable[[str], None]
+
+CLOSE = '-H "Connection: close"'
+PORT = 8080
+PLACES = {8080: ('en', 'fr'), 8081: ('fr', 'en')}
+
+# What an administrator writes who trusts nothing but what he knows.
+STATEFUL = '''
+table ip stateful {
+    chain in {
+        type filter hook input priority 0; policy drop;
+        ct state established,related accept
+        tcp dport { 80, 7480 } ct state new accept
+        iif lo accept
+    }
+    chain on { type filter hook forward priority 0; policy drop; }
+    chain out {
+        type filter hook output priority 0; policy drop;
+        ct state established,related accept
+        tcp dport 7480 ct state new accept
+        oif lo accept
+    }
+}
+'''
+NAT = '''
+table ip translating {
+    chain pre {
+        type nat hook prerouting priority -100;
+        tcp dport 8000 dnat to %s:80
+    }
+    chain post {
+        type nat hook postrouting priority 100;
+        oif eth0 masquerade
+    }
+}
+'''
+
+
+def exchange(cluster: Cluster, paths: List[str]) -> None:
+    """Fetch documents from en, each on a connection of its own and all on
+    one, and upload to fr; nothing that the client sees is odd."""
+    with cluster.client.capture() as capture:
+        fetch(cluster, paths)
+    for connection in capture.connections():
+        unbroken(connection)
+
+
+def fetch(cluster: Cluster, paths: List[str]) -> None:
+    """The same, without a look at the wire."""
+    client = cluster.client
+    client.run('head -c 100000 /dev/urandom >/tmp/carisma/body')
+    urls = [cluster.url('en', path) for path in paths]
+    answers = client.curl.fetch(urls, options=CLOSE)
+    answers += client.curl.fetch([cluster.url('en', '/fr/1k')] * 3)
+    for answer, path in zip(answers, paths + ['/fr/1k'] * 3):
+        _, language, name = path.split('/')
+        served(answer, language, name)
+    posted = client.curl.get(
+        cluster.url('en', '/fr/upload/'),
+        options=f'{CLOSE} --data-binary @/tmp/carisma/body')
+    assert (posted.status, posted.node) == (200, 'fr')
+
+
+def test_stateful_filters(cluster: Cluster) -> None:
+    """Filters of all nodes let pass what conntrack knows; a handed-off
+    connection is known to both ends, from its SYN to its end."""
+    for node in cluster.nodes:
+        node.nft(STATEFUL)
+    exchange(cluster, ['/en/1k', '/en/128k', '/fr/1k', '/fr/128k', '/de/1k'])
+    no_flows(cluster)
+
+
+def test_masquerading(cluster: Cluster) -> None:
+    """A node translates what it sends and forwards for others. Neither what
+    it forwards to a back end nor what it answers is changed by that."""
+    for node in cluster.nodes:
+        node.nft(NAT % node.vip)
+    exchange(cluster, ['/en/1k', '/fr/1k', '/fr/128k', '/de/1k'])
+
+
+def test_translated_to_the_service(cluster: Cluster) -> None:
+    """What arrives at another port and is led to the service by NAT is left
+    alone: it is served where it arrives."""
+    node = cluster['en']
+    node.nft(NAT % node.vip)
+    before = node.stats()
+    for language in ('en', 'fr'):
+        answer = cluster.client.curl.get(
+            f'http://{node.vip}:8000/{language}/1k')
+        served(answer, 'en', '1k')
+    after = node.stats()
+    assert after['flows_created'] == before['flows_created']
+    assert after['connections_withheld'] == before['connections_withheld']
+
+
+@pytest.mark.parametrize('mode', (0, 1, 2))
+def test_reverse_path_filter(cluster: Cluster, mode: int) -> None:
+    """Nodes on one link, whatever the filter; the strict one as well."""
+    for node in cluster.nodes:
+        for device in ('all', 'eth0'):
+            node.sysctl(f'net.ipv4.conf.{device}.rp_filter', str(mode))
+    exchange(cluster, ['/en/1k', '/fr/1k', '/fr/128k'])
+
+
+def join(cluster: Cluster, addresses: List[str]) -> None:
+    """Configure the nodes with other addresses among themselves."""
+    cluster.load()
+    for node in cluster.nodes:
+        lines = '\n'.join(' '.join(words) for words in node.configuration())
+        for other, address in zip(cluster.spec.nodes, addresses):
+            lines = re.sub(rf'\b{re.escape(other.address)}(?= )', address,
+                           lines)
+        for line in lines.splitlines():
+            node.ctl(*line.split())
+    for node in cluster.nodes:
+        wait_for(lambda: cluster.joined(node), 'all are joined')
+    cluster.ready = True
+
+
+def test_vlan(bare: Cluster, lab: Lab) -> None:
+    """The nodes speak to each other in a VLAN of theirs."""
+    addresses = [f'10.5.0.{number}' for number in (1, 2, 3)]
+    for node, address in zip(bare.nodes, addresses):
+        node.run('set -e; ip link add link eth0 name eth0.5 type vlan id 5; '
+                 f'ip addr add {address}/24 dev eth0.5; '
+                 'ip link set eth0.5 up')
+    bare.start_servers()
+    if not lab.plain:
+        join(bare, addresses)
+    exchange(bare, ['/en/1k', '/fr/1k', '/fr/128k', '/de/1k'])
+    came = int(bare['fr'].run(
+        'cat /sys/class/net/eth0.5/statistics/rx_packets').out)
+    assert came > bare['fr'].stats()['packets_translated_in'] > 0
+
+
+TRACEFS = '/sys/kernel/tracing'
+RECEIVED = f'{TRACEFS}/events/net/napi_gro_receive_entry'
+
+
+@pytest.fixture
+def sums(bare: Cluster) -> Iterator[Guest]:
+    """The kernel's trace of packets whose whole sum the device knows."""
+    guest = bare['en'].kernel.guest
+    guest.run(f'mountpoint -q {TRACEFS} || mount -t tracefs tracefs '
+              f'{TRACEFS}; echo "ip_summed == 2" >{RECEIVED}/filter; '
+              f'echo 1 >{RECEIVED}/enable; echo >{TRACEFS}/trace')
+    yield guest
+    guest.run(f'echo 0 >{RECEIVED}/enable; echo 0 >{RECEIVED}/filter')
+
+
+def test_whole_sums(bare: Cluster, lab: Lab, sums: Guest) -> None:
+    """Packets come with the sum over all of them (CHECKSUM_COMPLETE), as from
+    many devices: here from tunnels that have checksums of their own, both from
+    the client to the front end and on to the back end."""
+    client, front, back = bare.client, bare['en'], bare['fr']
+    for host in bare.hosts.values():
+        host.offload(tx=False)      # or the sum is not looked at
+    for node, end in ((front, '10.0.0.21'), (back, '10.0.0.22')):
+        node.run(f'ip addr add {end}/32 dev eth0')
+    for one, local, remote, name, whither in (
+            (client, client.address, front.address, 'gre-fe', front.vip),
+            (front, front.address, client.address, 'gre-cl', ''),
+            (front, '10.0.0.21', '10.0.0.22', 'gre-be', back.address),
+            (back, '10.0.0.22', '10.0.0.21', 'gre-fe', front.address)):
+        one.run(f'set -e; ip link add {name} type gre local {local} '
+                f'remote {remote} csum; ip link set {name} up')
+        if whither:
+            one.run(f'ip route replace {whither} dev {name} '
+                    f'src {one.address}')
+    bare.start_servers()
+    lab.enable(bare)
+    fetch(bare, ['/en/1k', '/en/128k', '/fr/1k', '/fr/128k'])
+    sock = client.connect(front.vip)
+    sock.send(request('/fr/1k'), chunk=9, delay=0.02)
+    served(sock.response(), 'fr', '1k')
+    sock.close()
+    told = sums.run(['cat', f'{TRACEFS}/trace']).out
+    for name in ('gre-cl', 'gre-fe'):
+        assert f'dev={name} ' in told, f'no whole sums at {name}'
+    for host in bare.hosts.values():
+        assert not any(host.counter('TcpInCsumErrors').values()), host.name
+
+
+def test_services_at_several_ports(cluster: Cluster) -> None:
+    """Services of one address and of several, at once."""
+    servers, made = [], []
+    for port in PLACES:
+        for name in ('en', 'fr'):
+            node = cluster[name]
+            servers.append(Server(node, 'epoll', port))
+            service = f'{node.vip}:{port}'
+            node.ctl('service', 'add', service)
+            made.append((node, service))
+            # At the second port the languages are exchanged.
+            for language, place in zip(('en', 'fr'), PLACES[port]):
+                node.ctl('rule', 'add', service, '--path', f'/{language}/',
+                         '--node', place)
+    try:
+        for server in servers:
+            server.wait()
+        vip = cluster['en'].vip
+        loads = [Load(cluster.client, f'{vip}:{port}', ('/en/1k', '/fr/1k'),
+                      threads=3, count=20) for port in PLACES]
+        for load, places in zip(loads, PLACES.values()):
+            answers = load.end()
+            assert answers == {
+                f'/{language}/1k 200 {sha256(node, "1k")}': 10
+                for language, node in zip(('en', 'fr'), places)}
+        served(cluster.client.curl.get(cluster.url('en', '/fr/1k')), 'fr',
+               '1k')
+    finally:
+        for server in servers:
+            server.stop()
+        for node, service in made:
+            node.ctl('service', 'del', service)
+    no_flows(cluster)
+
+
+# Options of the SYN that a handoff cannot carry.
+
+COOKIE = b'\x01\x02\x03\x04\x05\x06\x07\x08'
+FAST_OPEN = {
+    'cookie': (34, COOKIE),
+    'request': (34, b''),
+    'experiment': (254, b'\xf9\x89' + COOKIE),
+    'unasked': ('NOP', None),
+}
+MP_CAPABLE = (30, b'\x01\x81')
+
+
+@pytest.fixture
+def wire(cluster: Cluster) -> Iterator[Wire]:
+    """A client of exact segments."""
+    found = Wire(cluster)
+    yield found
+    found.stop()
+
+
+def begin(wire: Wire, data: bytes, option: Any) -> Peer:
+    """A connection whose SYN has an option, and maybe data."""
+    peer = wire.peer('en', service=PORT)
+    peer.greet(data=data, options=[option])
+    return peer
+
+
+def answer_to(peer: Peer) -> Tuple[Set[int], int]:
+    """The options of the SYN-ACK, and how many bytes it acknowledges."""
+    answer = peer.heard()[0]
+    assert answer.flags & (SYN | ACK) == SYN | ACK
+    return set(answer.options.kinds), peer.acked - 1
+
+
+@pytest.fixture
+def serve(cluster: Cluster) -> Iterator[Callable[[], None]]:
+    """Makes the second port a service, whose requests for fr are handed
+    off."""
+    made = []
+
+    def on() -> None:
+        for name in ('en', 'fr'):
+            node = cluster[name]
+            at = f'{node.vip}:{PORT}'
+            node.ctl('service', 'add', at)
+            made.append((node, at))
+            node.ctl('rule', 'add', at, '--path', '/fr/', '--node', 'fr')
+    yield on
+    for node, at in made:
+        node.ctl('service', 'del', at)
+
+
+@pytest.fixture
+def listen(cluster: Cluster) -> Iterator[Listen]:
+    """Starts a server of a make on en and fr."""
+    servers: List[Server] = []
+
+    def start(make: str) -> None:
+        for name in ('en', 'fr'):
+            servers.append(Server(cluster[name], make, PORT))
+            servers[-1].wait()
+    yield start
+    for server in servers:
+        server.stop()
+    no_flows(cluster)
+
+
+def finish(peer: Peer, ask: bytes) -> None:
+    """Send the request, and have it answered by fr."""
+    peer.next = 1
+    peer.send('PA', ask)
+    peer.until(lambda: peer.stream.fin is not None, 'the end of the answer')
+    head, _, body = bytes(peer.stream.data).partition(b'\r\n\r\n')
+    assert head.startswith(b'HTTP/1.1 200')
+    assert body == document('fr', '1k')
+    peer.send('FA', wait=0.3)
+    assert not peer.reset() and not peer.wrong()
+
+
+@pytest.mark.parametrize('kind', FAST_OPEN)
+def test_fast_open(cluster: Cluster, wire: Wire, serve: Serve,
+                   listen: Listen, kind: str) -> None:
+    """Fast Open is kept off at the SYN, whose data the client sends again,
+    and the connection is handed off."""
+    for name in ('en', 'fr'):
+        # Servers offer it, and without a cookie.
+        cluster[name].sysctl('net.ipv4.tcp_fastopen', str(0x203))
+    listen('fastopen')
+    ask = request('/fr/1k', Connection='close')
+    peer = begin(wire, ask, FAST_OPEN[kind])
+    kinds, taken = answer_to(peer)
+    # This is how it would be without a service there.
+    assert taken == len(ask) or kind == 'request' and 34 in kinds
+    peer.quit()
+    gone(cluster['en'], f'sport = :{PORT}')
+    serve()
+    before = cluster['en'].stats()['handoffs_accepted']
+    peer = begin(wire, ask, FAST_OPEN[kind])
+    kinds, taken = answer_to(peer)
+    assert (kinds & {34, 254}, taken) == (set(), 0)
+    finish(peer, ask)
+    assert cluster['en'].stats()['handoffs_accepted'] == before + 1
+
+
+def test_fast_open_again(cluster: Cluster, wire: Wire, serve: Serve,
+                         listen: Listen) -> None:
+    """The option is taken off each SYN, not just off the first."""
+    for name in ('en', 'fr'):
+        cluster[name].sysctl('net.ipv4.tcp_fastopen', str(0x203))
+    listen('fastopen')
+    serve()
+    ask = request('/fr/1k', Connection='close')
+    cluster['en'].nft('table ip t { chain c { type filter hook input '
+                      f'priority 0; tcp dport {PORT} drop; }}; }}')
+    peer = wire.peer('en', service=PORT)
+    option = FAST_OPEN['cookie']
+    peer.send('S', ask, seq=0, options=[option], wait=0.3)
+    cluster['en'].nft('')
+    peer.greet(data=ask, options=[option])
+    assert answer_to(peer)[1] == 0
+    finish(peer, ask)
+
+
+def test_multipath(cluster: Cluster, wire: Wire, serve: Serve,
+                   listen: Listen) -> None:
+    """Multipath TCP is kept off a service's connections; its listeners are
+    left alone, and serve plain TCP."""
+    listen('go-multipath')
+    peer = begin(wire, b'', MP_CAPABLE)
+    assert 30 in answer_to(peer)[0], 'it is Multipath TCP without a service'
+    peer.quit()
+    gone(cluster['en'], f'sport = :{PORT}')
+    serve()
+    peer = begin(wire, b'', MP_CAPABLE)
+    assert 30 not in answer_to(peer)[0]
+    peer.quit()
