@@ -478,8 +478,10 @@ impl Control {
         }
         self.listen();
         self.accept();
+        let full = self.strangers.len() >= STRANGERS_MAX;
         self.greet();
-        let mut more = false;
+        // Nothing rings for those that waited for a place, which there may be now.
+        let mut more = full && self.strangers.len() < STRANGERS_MAX;
         let mut i = 0;
         while i < self.links.len() {
             match self.step(i) {

@@ -576,7 +576,7 @@ mod tests {
             (100, 0, flag::ACK, Input::Pass, Input::Known),
             // The client thinks better of it.
             (101, 0, flag::RST, Input::Reset, Input::Reset),
-            (102, 0, flag::RST, Input::Pass, Input::Pass),
+            (102, 0, flag::RST, Input::Pass, Input::Challenge),
         ];
         for (seq, payload, flags, first, then) in cases {
             let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
