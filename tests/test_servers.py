@@ -132,8 +132,8 @@ def test_deferred_until_there_is_data(
     node = cluster['en']
     sock = cluster.client.connect(node.vip, port=PORT)
     cluster.client.run('sleep 0.5')
-    assert [line.split()[0] for line in node.sockets(f'sport = :{PORT}')] == [
-        'SYN-RECV']
+    assert [line.split()[0] for line in node.sockets(
+        f'sport = :{PORT} and dport = :{sock.port}')] == ['SYN-RECV']
     assert node.stats()['withheld'] == 0
     sock.send(request('/fr/1k'))
     assert sock.response().sha256 == sha256('fr', '1k')

@@ -95,6 +95,7 @@ class Peer:
         self.segments: List[Segment] = []       # both ways
         self.stream: Optional[Stream] = None    # of the server
         self.acked = 0              # the highest number that the server named
+        self.told = 0               # and the highest that was named to it
         self._echo = 0
 
     # Sending.
@@ -124,6 +125,7 @@ class Peer:
         seq = self.next if seq is None else seq
         ack = self.seen if ack is None else ack
         server = self.stream.isn if self.stream else 0
+        self.told = max(self.told, ack if 'A' in flags else 0)
         listed = list(options)
         if self._ts:
             listed += [('NOP', None), ('NOP', None), ('Timestamp', (
@@ -172,11 +174,12 @@ class Peer:
         passing over data that come again."""
         before = self.seen
         found = self.send(flags, data, wait=5, quiet=5, count=1, **how)
-        while found and self._is_old(found[-1], before):
+        while found and self.is_old(found[-1], before):
             found = self.hear(5, quiet=5, count=1)
         return found
 
-    def _is_old(self, segment: Segment, before: int) -> bool:
+    def is_old(self, segment: Segment, before: int) -> bool:
+        """Whether it brings data from before that number only, again."""
         return (self.stream is not None and segment.length > 0 and
                 distance(segment.seq, self.stream.isn) + segment.length
                 <= before)
@@ -273,6 +276,8 @@ class Peer:
             if any(s.length or s.flags & FIN
                    for s in self.hear(1, quiet=0.02)):
                 self.send('A', window=window)
+        if self.told < self.seen:
+            self.send('A', window=window)
 
     def persist(self, data: bytes, fin: bool = False, timeout: float = 10
                 ) -> None:

@@ -177,7 +177,8 @@ impl Front {
         if header.has(flag::SYN) {
             // The same again, or a new beginning, which TCP judges; what it answers says which.
             if let (Phase::Syn | Phase::SynAck, Some(again)) = (self.phase, Self::new(header)) {
-                if again.client.isn != self.client.isn {
+                // Of those that TCP has not answered the last one counts: its options may be others.
+                if again.client.isn != self.client.isn || self.phase == Phase::Syn {
                     *self = again;
                 }
             }
@@ -719,6 +720,13 @@ mod tests {
             front.on_input(h, 0)
         });
         assert_eq!(front.phase(), Phase::Syn);
+        // The same number with other options, before there is an answer.
+        let mut fewer = facts(300, 72);
+        fewer.options.sack_ok = false;
+        with(&Build::syn(CLIENT, SERVER, &fewer), |h| {
+            front.on_input(h, 0)
+        });
+        assert!(!front.client.options.sack_ok);
         // The answer to the old SYN no longer counts.
         with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
         assert_eq!(front.phase(), Phase::Syn);
