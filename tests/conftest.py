@@ -141,10 +141,9 @@ class Lab:
         if not self.plain and not cluster.ready:
             cluster.load()
             cluster.configure()
-            if Patience.factor > 1:
-                # A back end that is merely slow is not to be given up.
-                for node in cluster.nodes:
-                    node.knob('handoff_timeout_ms', int(patient(1000)))
+            # A back end that is merely slow is not to be given up.
+            for node in cluster.nodes:
+                node.knob('handoff_timeout_ms', int(patient(3000)))
 
     def dismiss(self, again: bool) -> None:
         """End the clusters in good order, but keep what can be used

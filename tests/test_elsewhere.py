@@ -68,6 +68,7 @@ def times_served(cluster: Cluster, path: str) -> List[str]:
 def test_the_next_node_is_asked(fresh: Cluster) -> None:
     """One that refuses, one that is down, one that is silent."""
     front = fresh['en']
+    front.knob('handoff_timeout_ms', int(patient(1000)))
     rule(front, '/fr/', 'fr', 'de')
     served(ask(fresh), 'fr', '1k')
     fresh['fr'].nginx.stop()

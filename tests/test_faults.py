@@ -80,6 +80,7 @@ def test_control_connection_is_cut(fresh: Cluster) -> None:
     """Until the loss is noticed each request waits a little, then it is
     served here; when the link is back, it is handed off again."""
     front, client = fresh['en'], fresh.client
+    front.knob('handoff_timeout_ms', int(patient(1000)))
     url = fresh.url('en', '/de/1k')
     served(client.curl.get(url), 'de', '1k')
     fresh['de'].link.cut()

@@ -14,7 +14,7 @@ from checks import all_right, no_flows, request, sha256
 from harness.inside.documents import document
 from harness.load import Load
 from harness.paths import INSIDE
-from harness.running import Cluster, patient, wait_for
+from harness.running import Cluster, wait_for
 from harness.servers import MAKES, Server, compile_uring
 
 PORT = 8080
@@ -42,11 +42,9 @@ def front(cluster: Cluster) -> Iterator[str]:
         for other in ('en', 'fr'):
             node.ctl('rule', 'add', service, '--path', f'/{other}/',
                      '--node', other)
-        node.knob('handoff_timeout_ms', int(patient(5000)))
     yield made[0][1]
     for node, service in made:
         node.ctl('service', 'del', service)
-        node.knob('handoff_timeout_ms', 1000)
 
 
 @pytest.fixture
