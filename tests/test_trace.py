@@ -90,19 +90,19 @@ def test_handed_off(fresh: Cluster, trace: Trace) -> None:
         front.pop()
     assert steps(front) == [
         'flow_begin', 'head_decided requests_remote', 'record_sent req',
-        'record_received accept', 'record_sent data', 'flow_handed_off',
-        'record_received closed', 'flow_closed']
+        'record_received accept', 'record_sent data', 'record_received taken',
+        'flow_handed_off', 'record_received closed', 'flow_closed']
     back = trace.of(fresh['fr'], answer.port)
     if back[-1].name == 'flow_end':
         back.pop()
     assert steps(back) == [
         'record_received req', 'flow_begin', 'replay_step syn', 'replay_step ack',
         'replay_step offer', 'record_sent accept', 'record_received data',
-        'flow_handed_off', 'flow_closed', 'record_sent closed']
+        'record_sent taken', 'flow_handed_off', 'flow_closed', 'record_sent closed']
     assert len({event.fields['id'] for event in front[2:] + back}) == 1
     assert {event.fields['node'] for event in front[1:]} == {'fr'}
     assert {event.fields['node'] for event in back} == {'en'}
-    assert front[5].fields['role'] == 'front-end' and back[7].fields['role'] == 'back-end'
+    assert front[6].fields['role'] == 'front-end' and back[8].fields['role'] == 'back-end'
     sent, = [event for event in front if event.step() == 'record_sent data']
     received, = [event for event in back if event.step() == 'record_received data']
     assert sent.fields == {**received.fields, 'netns': sent.fields['netns'], 'node': 'fr'}
