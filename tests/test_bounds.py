@@ -13,8 +13,8 @@ CLOSE = '-H "Connection: close"'
 UNANSWERED = '''
 table ip silent {
     chain in { type filter hook input priority 0
-        tcp sport 7480 @th,264,8 3 drop
-        tcp dport 7480 @th,264,8 3 drop
+        tcp sport 7480 @ih,8,8 3 drop
+        tcp dport 7480 @ih,8,8 3 drop
     }
 }
 '''

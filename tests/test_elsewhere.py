@@ -17,14 +17,14 @@ from harness.sockets import SocketError
 # Kinds of records, and who sends them (docs/handoff-protocol.md).
 KINDS = {'req': (2, 'en'), 'accept': (3, 'fr'), 'data': (5, 'en'),
          'taken': (8, 'fr'), 'closed': (7, 'fr')}
-# A control connection's segments that begin with a record of that kind: it is
-# the second byte behind 12 bytes of TCP options.
+# A control connection's segments that begin with a record of that kind, which
+# is its second byte.
 LOSE = '''
 table ip lose {{
     chain out {{
         type filter hook output priority 0
-        tcp sport 7480 @th,264,8 {kind} counter drop
-        tcp dport 7480 @th,264,8 {kind} counter drop
+        tcp sport 7480 @ih,8,8 {kind} counter drop
+        tcp dport 7480 @ih,8,8 {kind} counter drop
     }}
 }}
 '''

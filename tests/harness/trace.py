@@ -162,13 +162,17 @@ class Connection:
 
     def _resets(self, lossy: bool) -> List[Segment]:
         """The RSTs; after bad weather without those of a client that had
-        closed: TIME_WAIT answers a late segment, and it answers that."""
+        closed: TIME_WAIT answers a late segment, and it answers that. Nor
+        those of a server when both had closed: if it has no TIME_WAIT, a late
+        segment finds nobody."""
         found = []
-        closed = False
+        closed = set()
         for s in self.segments:
-            closed |= s.source == self.client and bool(s.flags & FIN)
-            if s.flags & RST and not (
-                    lossy and closed and s.source == self.client):
+            if s.flags & FIN:
+                closed.add(s.source)
+            expected = (s.source == self.client and s.source in closed
+                        or len(closed) == 2)
+            if s.flags & RST and not (lossy and expected):
                 found.append(s)
         return found
 
