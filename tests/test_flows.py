@@ -72,6 +72,7 @@ def test_very_many(fresh: Cluster) -> None:
     """A list of 20,000 has each of them once, also while more come, and takes
     a time in proportion."""
     node = fresh['en']
+    node.knob('handshakes_max', 30_000)
 
     def syns(first: int, count: int) -> List[str]:
         return ['python3', '-c', SYNS, str(first), str(count), node.vip]
