@@ -142,7 +142,10 @@ impl Wire {
                 assert!(opened && !front.is_next(seq));
                 assert_eq!(self.next().add(front.gap(seq)), seq);
             }
-            Input::Reset => assert!(opened && header.has(flag::RST) && seq == self.next()),
+            Input::Reset => {
+                assert!(phase != Phase::Syn && header.has(flag::RST));
+                assert_eq!(seq, self.next());
+            }
             Input::Challenge => assert!(opened && header.has(flag::RST) && !front.is_next(seq)),
             Input::Stray => assert!(opened && header.has(flag::RST) && seq != self.next()),
         }
