@@ -364,9 +364,30 @@ def sack_of_the_client(place: Place) -> Any:
     peer.send('PA', ask[:HALF], seq=at)
     place.read(peer, '1k', '1k')
     late = peer.ask('PA', ask, seq=at)
-    return [[tuple(distance(edge, peer.isn) - at for edge in block)
-             for segment in found for block in segment.options.sack]
-            for found in (early, late)]
+    return [blocks(peer, at, found) for found in (early, late)]
+
+
+def blocks(peer: Peer, at: int, found: List[Any]) -> List[Tuple[int, ...]]:
+    """What segments acknowledge by SACK, counted from the client's `at`."""
+    return [tuple(distance(edge, peer.isn) - at for edge in block)
+            for segment in found for block in segment.options.sack]
+
+
+@case(True, False)
+def holes_in_the_head(place: Place, permitted: bool) -> Any:
+    """Of a head whose pieces come out of order each is acknowledged by SACK,
+    the newest first, if that was agreed on."""
+    peer, ask = place.peer(sack=permitted).open(), place.ask()
+    at, size = peer.next, len(ask) // 10
+    told = []
+    for number in (8, 2, 4, 6, 5, 3, 7):
+        heard = peer.ask('PA', ask[number * size:(number + 1) * size],
+                         seq=at + number * size)
+        told.append(({distance(s.ack, peer.isn) - at for s in heard},
+                     blocks(peer, at, heard)))
+    peer.send('PA', ask[:2 * size], seq=at)
+    peer.send('PA', ask[9 * size:], seq=at + 9 * size)
+    return told, place.read(peer, '1k')
 
 
 @case('head', 'body')

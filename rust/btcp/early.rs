@@ -12,8 +12,8 @@ const EARLY_MAX: usize = 32;
 /// How far ahead a segment may begin: what is held is no more than that either.
 const AHEAD_MAX: u32 = 48 << 10;
 
-/// The segments, in the order in which they came. Any context.
-pub(crate) struct Early(KVec<(Seq, Skb)>);
+/// The segments, and their first and next number, in the order in which they came. Any context.
+pub(crate) struct Early(KVec<(Seq, Seq, Skb)>);
 
 impl Early {
     /// None.
@@ -26,22 +26,27 @@ impl Early {
         self.0.len() < EARLY_MAX && front.gap(seq) <= AHEAD_MAX
     }
 
-    /// Keeps a segment that begins at `seq`; without memory it is dropped.
-    pub(crate) fn push(&mut self, seq: Seq, mut skb: Skb) -> bool {
+    /// Keeps a segment that begins at `seq` and ends before `end`; without memory it is dropped.
+    pub(crate) fn push(&mut self, seq: Seq, end: Seq, mut skb: Skb) -> bool {
         skb.park();
-        self.0.push((seq, skb), GFP_ATOMIC).is_ok()
+        self.0.push((seq, end, skb), GFP_ATOMIC).is_ok()
+    }
+
+    /// First and next number of each, the newest segment first.
+    pub(crate) fn newest_first(&self) -> impl Iterator<Item = (Seq, Seq)> + Clone + '_ {
+        self.0.iter().rev().map(|(seq, end, _)| (*seq, *end))
     }
 
     /// Takes a segment out whose turn has come.
     pub(crate) fn next(&mut self, front: &Front) -> Option<Skb> {
-        let place = self.0.iter().position(|(seq, _)| front.is_next(*seq))?;
-        let (_, skb) = self.0.remove(place).ok()?;
+        let place = self.0.iter().position(|(seq, ..)| front.is_next(*seq))?;
+        let (.., skb) = self.0.remove(place).ok()?;
         Some(skb)
     }
 
     /// Takes the first segment out, whatever is missing before it.
     pub(crate) fn pop(&mut self) -> Option<Skb> {
-        let (_, skb) = self.0.remove(0).ok()?;
+        let (.., skb) = self.0.remove(0).ok()?;
         Some(skb)
     }
 }

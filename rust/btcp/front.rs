@@ -271,7 +271,8 @@ impl State {
                 }
                 Input::Early => {
                     let seq = header.seq();
-                    self.front_early(&mut inner, seq, skb);
+                    let end = seq.add(header.seq_len(payload));
+                    self.front_early(&mut inner, seq, end, skb);
                     self.front_acknowledge(flow, &mut inner, ctx);
                     return None;
                 }
@@ -303,13 +304,13 @@ impl State {
     }
 
     /// Keeps a segment that came before its turn.
-    fn front_early(&self, inner: &mut Inner, seq: Seq, skb: Skb) {
+    fn front_early(&self, inner: &mut Inner, seq: Seq, end: Seq, skb: Skb) {
         match &mut inner.stage {
             Stage::Deciding(deciding) => {
                 let deciding = &mut **deciding;
                 let kept = deciding.early.has_room(&deciding.front, seq)
                     && self.hold(&mut inner.held, skb.size())
-                    && deciding.early.push(seq, skb);
+                    && deciding.early.push(seq, end, skb);
                 self.counters.count(match kept {
                     true => Counter::SegmentsEarly,
                     false => Counter::SegmentsEarlyDropped,
@@ -463,7 +464,8 @@ impl State {
     fn front_acknowledge(&self, flow: &FlowRef, inner: &mut Inner, ctx: &PacketContext) {
         // While another node is asked the clock must not run on: see `Req::ts_now`.
         if let Stage::Deciding(deciding) = &inner.stage {
-            let ack = deciding.front.acknowledge(connection::now_ms());
+            let early = deciding.early.newest_first();
+            let ack = deciding.front.acknowledge(connection::now_ms(), early);
             if let Ok(skb) = packet::to_client(flow.key(), &ack) {
                 // A lost acknowledgement is what the client's timer is for.
                 let _ = netfilter::xmit(&self.net, skb, ctx);

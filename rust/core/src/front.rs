@@ -14,6 +14,7 @@ use crate::{
         Build,
         Ecn,
         Header,
+        Sack,
         SynFacts,
         Timestamps,
         MAX_HEADER_LEN, //
@@ -421,9 +422,10 @@ impl Front {
     }
 
     /// TCP's: an acknowledgement of what is held, at `now`. The window is what is left of the one
-    /// that the SYN-ACK offered.
+    /// that the SYN-ACK offered. `early` is what came before its turn, as [`Sack::new`] takes it:
+    /// a client that may be told of it repeats what is missing, and need not wait for a timer.
     #[must_use]
-    pub fn acknowledge(&self, now: u32) -> Build {
+    pub fn acknowledge(&self, now: u32, early: impl Iterator<Item = (Seq, Seq)> + Clone) -> Build {
         let (client, server) = self.ports();
         let shift = self.server.options.wscale.unwrap_or(0);
         // CAST: at most the 16 bits that the SYN-ACK had.
@@ -432,14 +434,15 @@ impl Front {
             val: self.ts_now(now),
             ecr: self.ts,
         });
-        Build::ack(
-            server,
-            client,
-            self.server.isn.add(1),
-            self.next,
-            window,
-            ts,
-        )
+        let ack = self.server.isn.add(1);
+        let sack = match self.server.options.sack_ok && self.client.options.sack_ok {
+            true => Sack::new(self.next, early),
+            false => Sack::default(),
+        };
+        Build {
+            sack,
+            ..Build::ack(server, client, ack, self.next, window, ts)
+        }
     }
 }
 
@@ -455,7 +458,7 @@ fn newer(a: u32, b: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tcp::{Options, HEADER_LEN};
+    use crate::tcp::{option, Options, HEADER_LEN};
     use crate::tuple::v4_mapped;
 
     const CLIENT: u16 = 40000;
@@ -697,8 +700,9 @@ mod tests {
     fn what_is_held_is_acknowledged_with_the_clock_and_window_of_tcp() {
         let mut front = open();
         front.took(1000);
-        with(&front.acknowledge(1250), |h| {
+        with(&front.acknowledge(1250, core::iter::empty()), |h| {
             assert_eq!((h.seq(), h.ack()), (Seq(501), Seq(1101)));
+            assert!(!h.walk().flatten().any(|opt| opt.kind == option::SACK));
             assert_eq!((h.source(), h.dest()), (SERVER, CLIENT));
             assert_eq!(u32::from(h.window()), (64000 - 1000) >> 7);
             let ts = h.options().unwrap().ts.unwrap();
@@ -708,6 +712,25 @@ mod tests {
             assert_eq!(h.seq(), Seq(101));
             assert!(h.has(flag::RST));
         });
+    }
+
+    #[test]
+    fn what_came_early_is_told_if_the_client_asked_for_that() {
+        for permitted in [true, false] {
+            let mut front = open();
+            front.client.options.sack_ok = permitted;
+            let early = [(Seq(301), Seq(401)), (Seq(201), Seq(251))];
+            with(&front.acknowledge(1250, early.into_iter()), |h| {
+                let mut told = h.walk().flatten().filter(|o| o.kind == option::SACK);
+                let blocks = [301_u32, 401, 201, 251].map(u32::to_be_bytes).concat();
+                assert_eq!(
+                    told.next().map(|o| o.data),
+                    permitted.then_some(&blocks[..])
+                );
+                assert_eq!(h.options().unwrap().ts.map(|ts| ts.val), Some(9250));
+                assert_eq!(h.ack(), Seq(101));
+            });
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod build;
 mod options;
+mod sack;
 mod syn;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,10 @@ pub use options::{
     Options,
     Timestamps,
     MAX_WSCALE, //
+};
+pub use sack::{
+    Sack,
+    MAX_SACK, //
 };
 pub use syn::{
     Ecn,

@@ -7,6 +7,7 @@ use super::{
     Ecn,
     Fixed,
     Options,
+    Sack,
     SynFacts,
     Timestamps,
     HEADER_LEN,
@@ -44,6 +45,8 @@ pub struct Build {
     pub urgent: u16,
     /// Options. Those that [`Options`] calls never built are not.
     pub options: Options,
+    /// What was received behind a gap.
+    pub sack: Sack,
 }
 
 impl Build {
@@ -113,7 +116,9 @@ impl Build {
     #[must_use]
     pub fn header_len(&self) -> usize {
         let mut options = [0; MAX_HEADER_LEN - HEADER_LEN];
-        self.options.write(&mut options).saturating_add(HEADER_LEN)
+        self.options
+            .write(&mut options, &self.sack)
+            .saturating_add(HEADER_LEN)
     }
 
     /// Writes header and `payload`, with the checksum for IPv4 if both addresses are v4-mapped and
@@ -122,7 +127,7 @@ impl Build {
     #[must_use]
     pub fn write(&self, out: &mut [u8], src: &Addr, dst: &Addr, payload: &[u8]) -> Option<usize> {
         let mut options = [0; MAX_HEADER_LEN - HEADER_LEN];
-        let len = self.options.write(&mut options);
+        let len = self.options.write(&mut options, &self.sack);
         let options = options.get(..len)?;
         let header_len = options.len().saturating_add(HEADER_LEN);
         let len = header_len.checked_add(payload.len())?;

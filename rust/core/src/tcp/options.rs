@@ -7,6 +7,7 @@
 //! keeps what it has read so far, this refuses the whole.
 
 use super::{
+    Sack,
     HEADER_LEN,
     MAX_HEADER_LEN, //
 };
@@ -185,27 +186,37 @@ impl Options {
         }
     }
 
-    /// Writes the options to `out` as Linux orders and aligns them, and returns their length, a
-    /// multiple of 4.
-    pub(super) fn write(&self, out: &mut [u8; MAX_HEADER_LEN - HEADER_LEN]) -> usize {
+    /// Writes the options and the blocks of `sack` to `out` as Linux orders and aligns them, and
+    /// returns their length, a multiple of 4.
+    pub(super) fn write(&self, out: &mut [u8; MAX_HEADER_LEN - HEADER_LEN], sack: &Sack) -> usize {
         let mut list = List { out, len: 0 };
         if let Some(mss) = self.mss {
             let [a, b] = mss.to_be_bytes();
             list.push(&[option::MSS, 4, a, b]);
         }
-        let sack = [option::SACK_PERMITTED, 2];
+        let permitted = [option::SACK_PERMITTED, 2];
         let pad = [option::NOP, option::NOP];
         if let Some(ts) = self.ts {
-            list.push(if self.sack_ok { &sack } else { &pad });
+            list.push(if self.sack_ok { &permitted } else { &pad });
             list.push(&[option::TIMESTAMPS, 10]);
             list.push(&ts.val.to_be_bytes());
             list.push(&ts.ecr.to_be_bytes());
         } else if self.sack_ok {
             list.push(&pad);
-            list.push(&sack);
+            list.push(&permitted);
         }
         if let Some(shift) = self.wscale {
             list.push(&[option::NOP, option::WSCALE, 3, shift.min(MAX_WSCALE)]);
+        }
+        let blocks = sack.blocks();
+        if !blocks.is_empty() {
+            // CAST, OVERFLOW: there are no more than `MAX_SACK`.
+            let len = (2 + 8 * blocks.len()) as u8;
+            list.push(&[option::NOP, option::NOP, option::SACK, len]);
+            for (start, end) in blocks {
+                list.push(&start.0.to_be_bytes());
+                list.push(&end.0.to_be_bytes());
+            }
         }
         list.len
     }
@@ -220,7 +231,8 @@ struct List<'a> {
 }
 
 impl List<'_> {
-    /// Appends `bytes`. What [`Options`] can hold takes 20 bytes at most, so there is room.
+    /// Appends `bytes`, if there is room: what [`Options`] can hold takes 20 bytes at most, what
+    /// goes with a [`Sack`] 12, and that itself 28.
     fn push(&mut self, bytes: &[u8]) {
         let end = self.len.saturating_add(bytes.len());
         if let Some(to) = self.out.get_mut(self.len..end) {
