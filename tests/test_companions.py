@@ -85,13 +85,16 @@ def fetch(cluster: Cluster, paths: List[str]) -> None:
     assert (posted.status, posted.node) == (200, 'fr')
 
 
-def test_stateful_filters(cluster: Cluster) -> None:
+def test_stateful_filters(site: Cluster, lab: Lab) -> None:
     """Filters of all nodes let pass what conntrack knows; a handed-off
-    connection is known to both ends, from its SYN to its end."""
-    for node in cluster.nodes:
+    connection is known to both ends, from its SYN to its end. They are there
+    first: of a control connection that is older than they are, conntrack knows
+    nothing until the node that made it sends something."""
+    for node in site.nodes:
         node.nft(STATEFUL)
-    exchange(cluster, ['/en/1k', '/en/128k', '/fr/1k', '/fr/128k', '/de/1k'])
-    no_flows(cluster)
+    lab.enable(site)
+    exchange(site, ['/en/1k', '/en/128k', '/fr/1k', '/fr/128k', '/de/1k'])
+    no_flows(site)
 
 
 def test_masquerading(cluster: Cluster) -> None:

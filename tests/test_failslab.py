@@ -176,9 +176,8 @@ def test_running(fresh: Cluster, injection: Injection, module: str) -> None:
     # What was not attached for want of memory is, when it is looked for.
     for node in fresh.nodes:
         node.ctl('service', 'del', node.service)
-        for words in node.configuration():
-            if words[0] != 'node':
-                node.ctl(*words)
+        for words in node.offer():
+            node.ctl(*words)
     for node in fresh.nodes:
         wait_for(lambda: fresh.joined(node), 'the nodes are joined', 30)
     for language in ('en', 'fr', 'de'):

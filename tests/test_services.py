@@ -20,9 +20,8 @@ def restore(cluster: Cluster, *names: str) -> None:
     """Configure these nodes' services again."""
     for name in names:
         node = cluster[name]
-        for words in node.configuration():
-            if words[0] not in ('key', 'node'):
-                node.ctl(*words)
+        for words in node.offer():
+            node.ctl(*words)
 
 
 @pytest.mark.parametrize('names', [('en',), ('fr',), ONES])

@@ -100,8 +100,7 @@ class Events:
     def _rules(self, node: Node) -> None:
         """Rules go and come, with some that fit nothing."""
         event = self._begin('rules', node.name)
-        rules = [words[3:] for words in node.configuration()
-                 if words[0] == 'rule']
+        rules = [words[3:] for words in node.offer()[1:]]
         other = ['--host', f'h{self._rng.randrange(99)}.example',
                  '--path', '/none/', '--node', 'fr']
         gone = self._rng.sample(rules, self._rng.randrange(1, len(rules)))
@@ -119,9 +118,8 @@ class Events:
         event = self._begin('service', node.name)
         node.ctl('service', 'del', node.service)
         self._pause()
-        for words in node.configuration():
-            if words[0] != 'node':
-                node.ctl(*words)
+        for words in node.offer():
+            node.ctl(*words)
         self._end(event)
 
     def _knobs(self, node: Node) -> None:

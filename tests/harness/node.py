@@ -190,11 +190,15 @@ class Node(abc.ABC):
         calls = []
         if self.cluster.key:
             calls.append(['key', 'set', '1', '--file', KEY_FILE])
-        calls.append(['service', 'add', self.service, '--mode', 'rare'])
         for other in self.cluster.nodes:
             side = '--local' if other.name == self.name else '--remote'
             calls.append(['node', 'add', other.name, other.address, side,
                           '--port', str(self.cluster.control_port)])
+        return calls + self.offer()
+
+    def offer(self) -> List[List[str]]:
+        """Those of them that configure its service."""
+        calls = [['service', 'add', self.service, '--mode', 'rare']]
         for rule in self.cluster.rules:
             words = ['rule', 'add', self.service, '--path', rule.path,
                      '--node', rule.node]
