@@ -18,8 +18,14 @@ from harness.node import Node
 from harness.paths import INSIDE
 from harness.running import Cluster, wait_for
 
-FAILSLAB = '/sys/kernel/debug/failslab'
+FAULTS = '/sys/kernel/debug'
+ALLOCATORS = ('failslab', 'fail_page_alloc')
 GAUGES = ('flows', 'withheld', 'handed_off_out', 'handed_off_in')
+# By which the kernel's functions tell of it, the socket's as well.
+ERRORS = {'ENOMEM', 'ENFILE', 'ENOBUFS'}
+# What the kernel says by itself of functions that had no memory.
+MURMURS = (r'kobject: can not set name properly!|socket: no more sockets|'
+           r'kobject: kobject_add_internal failed for \S+ \(error: -12 .*')
 PERCENT = 5
 SECONDS = 60
 
@@ -41,11 +47,14 @@ class Injection:
         self._kernel = kernel
         self._write(ignore_gfp_wait='N', verbose=0, times=-1, interval=1,
                     stacktrace_depth=32, probability=0)
+        self._kernel.guest.run(
+            f'set -e; echo N >{FAULTS}/fail_page_alloc/ignore-gfp-highmem; '
+            f'echo 0 >{FAULTS}/fail_page_alloc/min-order')
 
     def _write(self, **values: Any) -> None:
         self._kernel.guest.run('set -e\n' + '\n'.join(
-            f'echo {value} >{FAILSLAB}/{name.replace("_", "-")}'
-            for name, value in values.items()))
+            f'echo {value} >{FAULTS}/{allocator}/{name.replace("_", "-")}'
+            for name, value in values.items() for allocator in ALLOCATORS))
 
     def aim(self, symbols: str) -> None:
         """At the text from the first of the symbols that this pattern of awk
@@ -76,22 +85,27 @@ def injection(lab: Lab) -> Iterator[Injection]:
 @pytest.mark.parametrize('module', MODULES)
 def test_loading(lab: Lab, injection: Injection, module: str) -> None:
     """A module for which any one allocation fails refuses to load, and leaves
-    nothing behind that would keep it from loading the next time."""
+    nothing behind that would keep it from loading the next time. What it does
+    without (the kernel falls back, or nobody needed to be told) makes no
+    difference to what is there afterwards."""
     kernel = lab.empty()
     guest = kernel.guest
     guest.run('modprobe nf_defrag_ipv4')
     if module != MODULES[0]:
         kernel.load(MODULES[0])
+    kernel.expect(MURMURS)
     injection.aim('$3 == "do_one_initcall"')
     try:
-        errors = json.loads(guest.run(
+        found = json.loads(guest.run(
             ['python3', '-S', f'{INSIDE}/refuse.py',
-             f'{guest.modules}/{module}.ko'], timeout=120).out)
+             f'{guest.modules}/{module}.ko'], timeout=240).out)
     finally:
         injection.end()
-    print(f'{module}: {len(errors)} allocations')
-    assert len(errors) > 5
-    assert set(errors) == {'ENOMEM'}, errors
+    refused = [error for error in found if isinstance(error, str)]
+    print(f'{module}: {len(found)} allocations, {len(refused)} refused')
+    assert len(refused) > 5
+    assert set(refused) <= ERRORS and 'ENOMEM' in refused, found
+    assert not [missing for missing in found if missing not in refused + [[]]]
     assert module in kernel.loaded()
     for name in reversed(kernel.loaded()):
         kernel.unload(name)
@@ -157,7 +171,8 @@ def test_running(fresh: Cluster, injection: Injection, module: str) -> None:
     traffic.write(b'', close=True)
     traffic.wait(120)
     injection.end()
-    found = [json.loads(line) for line in traffic.stdout.splitlines()]
+    found = [told for told in map(json.loads, traffic.stdout.splitlines())
+             if 'stuck' not in told]
     print(f'{len(found)} exchanges; changes: {count[True]} made, '
           f'{count[False]} refused')
     answers = 0

@@ -2,7 +2,7 @@
 """One running kernel: its modules and what it had to say."""
 
 import re
-from typing import List
+from typing import List, Optional, Pattern
 
 from .guest import Guest
 
@@ -28,6 +28,7 @@ class Kernel:
 
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
+        self._expected: Optional[Pattern[str]] = None
 
     def load(self, *names: str) -> None:
         """Load the modules, or those named."""
@@ -48,12 +49,19 @@ class Kernel:
         present = {line.split()[0] for line in listed}
         return [name for name in MODULES if name in present]
 
+    def expect(self, pattern: str) -> None:
+        """What `messages()` is not to report the next time."""
+        self._expected = re.compile(pattern)
+
     def messages(self) -> List[str]:
         """The kernel's messages since the last call that it should not have
         given: more severe than `info`, or part of a report."""
         found = []
+        expected, self._expected = self._expected, None
         for record in self.guest.kmsg():
             if any(taint.fullmatch(record.text) for taint in TAINTS):
+                continue
+            if expected and expected.fullmatch(record.text):
                 continue
             if record.level < INFO or REPORTS.search(record.text):
                 found.append(f'<{record.level}> {record.text}')

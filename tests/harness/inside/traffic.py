@@ -6,19 +6,20 @@
 
 Loops ask the addresses for pages in random languages, of random sizes, in the
 shapes of `exchange.py`; some clients leave early. Each exchange is a line of
-JSON, with its time by this machine's monotonic clock. It ends with standard
-input.
+JSON, with its time by this machine's monotonic clock; so is, once, one that
+lasts suspiciously long, as {"stuck": ...}. It ends with standard input.
 """
 
 import json
 import os
 import random
+import select
 import socket
 import struct
 import sys
 import threading
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import exchange
 
@@ -30,6 +31,7 @@ SHAPES = {'whole': 6, 'bytewise': 1, 'halves': 3, 'post': 3, 'expect': 1,
           'fin': 2, 'leave': 2, 'reset': 3}
 LEAVERS = ('leave', 'reset')
 LINGER = struct.pack('ii', 1, 0)
+LONG = 25       # seconds; exchange.py gives up after 40
 
 
 def choose(rng: random.Random, weights: Dict[str, int]) -> str:
@@ -55,6 +57,13 @@ class Client(exchange.Client):
             self._more()
         self._abort()
 
+    def port(self) -> int:
+        """Where it is, or 0 if it has ended meanwhile."""
+        try:
+            return self._sock.getsockname()[1]
+        except OSError:
+            return 0
+
     def _abort(self) -> None:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
 
@@ -78,24 +87,34 @@ def main() -> None:
     seed, loops, patience, *addresses = sys.argv[1:]
     ended = threading.Event()
     printing = threading.Lock()
+    running: Dict[int, Tuple[float, Client]] = {}
+
+    def tell(told: Dict[str, Any]) -> None:
+        with printing:
+            print(json.dumps(told), flush=True)
 
     def loop(number: int) -> None:
         rng = random.Random(f'{seed}/{number}')
         while not ended.is_set():
             this = case(rng, addresses)
             begin = time.monotonic()
-            told = Client(this, float(patience)).run()
+            client = Client(this, float(patience))
+            running[number] = begin, client
+            told = client.run()
+            running.pop(number, None)
             told.update(this, begin=begin, end=time.monotonic())
-            with printing:
-                print(json.dumps(told), flush=True)
+            tell(told)
             time.sleep(rng.uniform(0, 0.1))
 
     threads = [threading.Thread(target=loop, args=(number,))
                for number in range(int(loops))]
     for thread in threads:
         thread.start()
-    while os.read(0, 1 << 10):
-        pass
+    while not select.select([0], [], [], 1)[0]:
+        for number, (begin, client) in list(running.items()):
+            if time.monotonic() > begin + LONG * float(patience):
+                running.pop(number, None)
+                tell({'stuck': {'port': client.port(), **client.case}})
     ended.set()
     for thread in threads:
         thread.join()
