@@ -38,6 +38,8 @@ mod lower;
 mod netlink;
 #[path = "rust/btcp/packet.rs"]
 mod packet;
+#[path = "rust/btcp/recent.rs"]
+mod recent;
 #[path = "rust/btcp/state.rs"]
 mod state;
 #[path = "rust/btcp/sysfs.rs"]

@@ -31,6 +31,9 @@ counters! {
         /// A SYN began no flow, because the handshakes of `handshakes_max` flows were under way, as in a
         /// SYN flood. It is served as if there were no CARISMA.
         FlowsRefusedHandshakes = c"flows_refused_handshakes",
+        /// A flow ended whose handshake was under way, because a newer one needed its place among
+        /// `handshakes_max`. It is served as if there were no CARISMA.
+        FlowsEvicted = c"flows_evicted",
         /// A SYN began no flow, because it is signed (MD5 or AO). It is served as if there were no CARISMA.
         FlowsRefusedOptions = c"flows_refused_options",
         /// A flow began not, or ended, for want of memory.

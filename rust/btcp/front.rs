@@ -42,6 +42,9 @@ use kernel::{
 /// (net.ipv4.tcp_synack_retries).
 const HANDSHAKE_MS: u32 = 75_000;
 
+/// How many of the oldest handshakes are looked at for one that is still under way.
+const EVICTIONS: usize = 32;
+
 /// How much of a stream is held: more than the longest head, and less than a DATA record takes.
 const HELD_MAX: usize = 48 << 10;
 const _: () = assert!(HELD_MAX < wire::MAX_DATA);
@@ -107,8 +110,7 @@ impl State {
             self.counters.count(Counter::FlowsRefusedOptions);
             return Some(skb);
         }
-        let limit = self.knobs.handshakes_max();
-        let Some(handshake) = self.bounds.ticket(Pool::Handshakes, limit) else {
+        let Some(handshake) = self.front_handshake() else {
             self.counters.count(Counter::FlowsRefusedHandshakes);
             return Some(skb);
         };
@@ -141,6 +143,27 @@ impl State {
             Counter::FlowsCreated => self.front_strip(skb, layout),
             _ => Some(skb),
         }
+    }
+
+    /// A place among the handshakes; at the bound that of the oldest, which is TCP's alone then.
+    fn front_handshake(&self) -> Option<Ticket> {
+        let limit = self.knobs.handshakes_max();
+        let ticket = || self.bounds.ticket(Pool::Handshakes, limit);
+        ticket().or_else(|| {
+            for _ in 0..EVICTIONS {
+                let key = self.recent.pop()?;
+                let Some(flow) = self.flows.lookup(&key) else {
+                    continue;
+                };
+                let inner = flow.inner.lock();
+                if matches!(&inner.stage, Stage::Deciding(it) if !it.has_child()) {
+                    self.counters.count(Counter::FlowsEvicted);
+                    self.end(&flow, inner);
+                    return ticket();
+                }
+            }
+            None
+        })
     }
 
     /// Keeps off a connection what a handoff cannot carry: TCP is shown a SYN that asks neither for
@@ -188,6 +211,7 @@ impl State {
         self.flows.insert(&flow, self.knobs.flows_max())?;
         self.counters.up(Gauge::Flows);
         flow.arm(HANDSHAKE_MS);
+        self.recent.push(key);
         Ok(())
     }
 

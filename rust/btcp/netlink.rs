@@ -322,6 +322,8 @@ fn rule_add<'a>(request: &Request<'a>) -> Answer<'a> {
     let host = host(request)?;
     let path = path(request)?;
     let (nodes, otherwise) = (nodes(request)?, otherwise(request)?);
+    // Only connections to a service with rules are looked at.
+    state.recent.prepare()?;
     state
         .config
         .add_rule(at, host, path, &nodes, otherwise)

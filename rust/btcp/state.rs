@@ -10,6 +10,7 @@ use crate::{
     keys::Keys,
     knobs::Knobs,
     lower::{self, Steady},
+    recent::Recent,
 };
 use carisma_core::tuple::Tuple;
 use carisma_net::{
@@ -46,6 +47,9 @@ pub(crate) struct State {
     pub(crate) knobs: Knobs,
     /// What connections take up.
     pub(crate) bounds: Arc<Bounds>,
+    /// Whose handshakes began last.
+    #[pin]
+    pub(crate) recent: Recent,
     /// Connections.
     #[pin]
     pub(crate) flows: Table<Flow>,
@@ -194,6 +198,7 @@ impl PerNet for State {
                 counters: Counters::new()?,
                 knobs: Knobs::new(),
                 bounds: Bounds::new()?,
+                recent <- Recent::new(),
                 flows <- Table::new(&net),
                 withholding: Atomic::new(false),
                 handoffs: Atomic::new(0u64),
