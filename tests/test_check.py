@@ -50,8 +50,6 @@ BREAKS = [
           f'ip route del unreachable 10.66.0.0/24; {C} node del it',
           'peer', 'error', 'it is down: 10.66.0.1:7480 cannot be reached'),
     Break(f'{C} drain --timeout 5', f'{C} resume', 'drain', 'warning', 'this node is draining'),
-    Break('sysctl -qw net.ipv4.tcp_syncookies=2', 'sysctl -qw net.ipv4.tcp_syncookies=1',
-          'syncookies', 'warning', 'net.ipv4.tcp_syncookies is 2'),
     Break('sysctl -qw net.ipv4.conf.eth0.rp_filter=1', 'sysctl -qw net.ipv4.conf.eth0.rp_filter=0',
           'rp_filter', 'warning', 'the reverse path filter is strict at eth0'),
     Break('ip link add big mtu 9000 type veth; ip addr add 10.77.0.1/24 dev big',

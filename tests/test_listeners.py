@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 """What UTCP does to listeners, and to the connections that it withholds."""
 
+import json
 from typing import Callable, Iterator, List
 
 import pytest
 
-from checks import gone, request, served
+from checks import gone, mac_of, request, served
 from harness.node import Node
+from harness.paths import INSIDE
 from harness.running import Cluster, wait_for
 from harness.sockets import Socket, SocketError
 
@@ -226,14 +228,23 @@ def test_unload(
 
 
 def test_syn_cookies(fresh: Cluster) -> None:
-    """Connections that come by SYN cookies are not withheld, but served."""
-    node = fresh['en']
-    before = node.stats()['connections_passed_no_request']
-    node.run('sysctl -qw net.ipv4.tcp_syncookies=2')
-    try:
-        for answer in fresh.client.curl.fetch(
-                [fresh.url('en', '/en/1k')] * 5):
-            served(answer, 'en', '1k')
-    finally:
-        node.run('sysctl -qw net.ipv4.tcp_syncookies=1')
-    assert node.stats()['connections_passed_no_request'] > before
+    """Connections that come by SYN cookies are withheld like others."""
+    for node in fresh.nodes:
+        node.sysctl('net.ipv4.tcp_syncookies', '2')
+        node.run('nstat -n')
+    before = fresh['en'].stats()
+    for language in ('en', 'fr') * 5:
+        answer = fresh.client.curl.get(fresh.url('en', f'/{language}/1k'))
+        served(answer, language, '1k')
+    after = fresh['en'].stats()
+    for name, count in (('connections_withheld', 10), ('requests_local', 5),
+                        ('handoffs_accepted', 5)):
+        assert after[name] - before[name] == count, name
+    assert 'SyncookiesRecv' in fresh['en'].run('nstat -s').out
+    sock = fresh.client.connect(fresh['en'].vip)
+    wait_for(lambda: fresh['en'].stats()['withheld'] == 1, 'it is withheld')
+    fresh['en'].nginx.stop()
+    with pytest.raises(SocketError):
+        sock.send(request('/en/1k'))
+        sock.response()
+    fresh['en'].nginx.start()

@@ -177,6 +177,10 @@ def test_kernel_tls(cluster: Cluster, front: str, start: Start) -> None:
     assert counted(cluster, before, 'handoffs_accepted') == 2
 
 
+KILL_ONE = ('parent=$(pgrep -of "server.py group"); '
+            'kill -9 $(pgrep -P $parent | head -n 1)')
+
+
 def test_listeners_of_a_group_close(
         cluster: Cluster, front: str, start: Start) -> None:
     """With `tcp_migrate_req`, another listener of the group serves what one
@@ -187,8 +191,7 @@ def test_listeners_of_a_group_close(
              for _ in range(12)]
     wait_for(lambda: cluster['en'].stats()['withheld'] == 12, '12 withheld')
     before = cluster['en'].stats()
-    cluster['en'].run('parent=$(pgrep -of "server.py group"); '
-                      'kill -9 $(pgrep -P $parent | head -n 1)')
+    cluster['en'].run(KILL_ONE)
     wait_for(lambda: counted(cluster, before, 'connections_given_back') > 0,
              'some are given back')
     for sock in socks:
@@ -197,3 +200,35 @@ def test_listeners_of_a_group_close(
         assert answer.status == 200
         assert answer.data == document('en', '1k')
         sock.close()
+
+
+def test_handshakes_of_a_group_close(
+        cluster: Cluster, front: str, start: Start) -> None:
+    """With `tcp_migrate_req`, a handshake that a listener began which closes is
+    ended by another of the group: what comes of it is withheld and handed
+    off."""
+    node, client = cluster['en'], cluster.client
+    node.sysctl('net.ipv4.tcp_migrate_req', '1')
+    raw = request('/fr/1k')
+    for _ in range(5):
+        servers = start('group')
+        before = node.stats()
+        client.nft('table ip t { chain c { type filter hook output priority 0; '
+                   f'tcp dport {PORT} tcp flags & (syn | ack) == ack drop; }}; '
+                   '}')
+        socks = [client.connect(node.vip, port=PORT) for _ in range(8)]
+        node.run(f'nstat -n; {KILL_ONE}')
+        client.nft('')
+        for sock in socks:
+            sock.send(raw)
+        for sock in socks:
+            assert sock.response().sha256 == sha256('fr', '1k')
+            sock.close()
+        assert counted(cluster, before, 'handoffs_accepted') == len(socks)
+        # The timer of a SYN-ACK gives a handshake to the other as well.
+        if 'Migrate' not in node.run('nstat -s').out:
+            break
+        for server in servers:
+            server.stop()
+    else:
+        pytest.fail('the timer was always first')

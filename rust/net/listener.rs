@@ -22,8 +22,12 @@
 //! connection that is processed at the very same moment on another CPU is not excluded; it would
 //! have to come twice, on two receive queues.
 //!
-//! Left to the stock path: children by SYN cookies or Fast Open, whose requests belong to nobody
-//! else, and those whose request began at another listener (`net.ipv4.tcp_migrate_req`).
+//! A request that was made from a SYN cookie is freed as soon as `syn_recv_sock` has returned, and
+//! one that began at another listener (`net.ipv4.tcp_migrate_req`) keeps that one: of these it is a
+//! copy that we keep, as TCP itself copies the latter.
+//!
+//! Left to the stock path: children by Fast Open, which are in the accept queue before the
+//! handshake ends.
 //!
 //! Lock order: the child's lock, the accept queue's lock. No lock of a listener is taken here.
 //!
@@ -62,21 +66,12 @@ pub trait Gate: 'static {
     /// Softirq context, with the child's lock held and RCU read-locked.
     fn child(listener: &Sock, candidate: Candidate<'_>);
 
-    /// A child was not offered, for the reason given. Context as above.
-    fn passed(listener: &Sock, why: Passed);
+    /// A child was not offered, because it came by Fast Open. Context as above.
+    fn passed(listener: &Sock);
 
     /// A wake-up of the listener's process was left out, as there was nothing to accept. Any
     /// context.
     fn quiet(listener: &Sock);
-}
-
-/// Why a child is left to the stock path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Passed {
-    /// It was made from a SYN cookie, or by Fast Open.
-    NoRequest,
-    /// Its request began at another listener.
-    Migrated,
 }
 
 /// Why a listener is left alone.
@@ -232,8 +227,11 @@ impl<G: Gate> Drop for Hooks<G> {
 /// A child that may be withheld.
 pub struct Candidate<'a> {
     req: NonNull<bindings::request_sock>,
+    listener: &'a Sock,
     child: &'a Sock,
     skb: *const bindings::sk_buff,
+    /// TCP's tables have the request.
+    listed: bool,
 }
 
 impl<'a> Candidate<'a> {
@@ -242,16 +240,27 @@ impl<'a> Candidate<'a> {
         self.child
     }
 
-    /// Withholds it: TCP will not queue it.
-    pub fn hold(self) -> Held {
+    /// Withholds it: TCP will not queue it. `None` if there is no memory, or the listener is going:
+    /// it passes.
+    pub fn hold(self) -> Option<Held> {
+        let (req, sk, child) = (
+            self.req.as_ptr(),
+            self.listener.as_ptr(),
+            self.child.as_ptr(),
+        );
         // SAFETY: Request, child and segment are those of the `syn_recv_sock` under way, which
         // holds the child's lock and has just taken the request over.
-        unsafe {
-            bindings::reqsk_withhold(self.req.as_ptr(), self.child.as_ptr(), self.skb);
-        }
-        // INVARIANT: The reference to the request was just taken; that to the child is the one
-        // which the accept queue would get.
-        Held(self.req)
+        let kept = unsafe {
+            if self.listed && bindings::reqsk_listener(req) == sk {
+                bindings::reqsk_withhold(req, child, self.skb);
+                req
+            } else {
+                bindings::reqsk_withhold_copy(req, sk, child, self.skb, self.listed)
+            }
+        };
+        // INVARIANT: The reference to the request was just taken, or is that of the copy's maker;
+        // that to the child is the one which the accept queue would get.
+        NonNull::new(kept).map(Held)
     }
 }
 
@@ -261,7 +270,7 @@ impl<'a> Candidate<'a> {
 ///
 /// # Invariants
 ///
-/// Owns a reference to the request, whose `sk` is the child; owns the child's reference that stands
+/// Owns a reference to the request, or copy of one, whose `sk` is the child; owns the child's reference that stands
 /// for a process.
 #[must_use]
 pub struct Held(NonNull<bindings::request_sock>);
@@ -288,8 +297,8 @@ impl Held {
     ///
     /// Only within the [`Gate::child`] that made it.
     pub fn pass(self) {
-        // SAFETY: By the type invariant; the caller of `syn_recv_sock` has a reference to the
-        // request too.
+        // SAFETY: By the type invariant; the caller of `syn_recv_sock` has the request that TCP
+        // made, or a reference to it, too.
         unsafe { bindings::reqsk_unhold(self.0.as_ptr()) };
     }
 
@@ -479,16 +488,21 @@ unsafe fn offer<G: Gate>(
     skb: *const bindings::sk_buff,
     unhash: *const bindings::request_sock,
 ) {
-    // SAFETY: The caller says that the request is valid.
-    let began_at = unsafe { bindings::reqsk_listener(req) };
-    if unhash.is_null() {
-        G::passed(listener, Passed::NoRequest);
-    } else if began_at != listener.as_ptr() {
-        G::passed(listener, Passed::Migrated);
+    let listed = !unhash.is_null();
+    // SAFETY: The caller says that the segment is valid, and TCP has looked at its header.
+    if !listed && unsafe { bindings::skb_is_syn(skb) } {
+        G::passed(listener);
     } else if let Some(req) = NonNull::new(req) {
         // SAFETY: The caller says that the child is valid.
         let child = unsafe { Sock::from_raw(child) };
-        G::child(listener, Candidate { req, child, skb });
+        let candidate = Candidate {
+            req,
+            listener,
+            child,
+            skb,
+            listed,
+        };
+        G::child(listener, candidate);
     }
 }
 

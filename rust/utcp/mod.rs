@@ -62,8 +62,7 @@ use carisma_net::{
         Foreign,
         Held,
         HeldQueue,
-        Hooks,
-        Passed, //
+        Hooks, //
     },
     lock::{
         new_spinlock_bh,
@@ -472,18 +471,15 @@ impl Ns {
         if CLOSING.load(Acquire) {
             return;
         }
-        let tuple = candidate.child().tuple();
+        let child = candidate.child();
+        let tuple = child.tuple();
         if !self.has(&tuple) {
             return;
         }
         let Some(listener) = self.find_listener(sk) else {
             return;
         };
-        let entry = Entry::new(
-            &tuple,
-            Withheld::new(listener.clone(), candidate.child()),
-            GFP_ATOMIC,
-        );
+        let entry = Entry::new(&tuple, Withheld::new(listener.clone(), child), GFP_ATOMIC);
         let Ok(entry) = entry else {
             self.counters.count(Counter::ConnectionsPassedMemory);
             return;
@@ -495,14 +491,20 @@ impl Ns {
             });
             return;
         }
+        let Some(held) = candidate.hold() else {
+            self.withheld.remove(&entry);
+            self.counters.count(Counter::ConnectionsPassedMemory);
+            return;
+        };
         if below::put(&self.net, Msg::about(kind::CONN_IND, &tuple)) != Ok(1) {
             self.withheld.remove(&entry);
+            held.pass();
             self.counters.count(Counter::ConnectionsPassedDecided);
             return;
         }
         self.counters.count(Counter::ConnectionsWithheld);
 
-        let mut held = Some(candidate.hold());
+        let mut held = Some(held);
         let outcome = listener.unless_closing(|| match held.take() {
             Some(held) => entry.hold(held),
             None => Ok(()),
@@ -746,12 +748,9 @@ impl carisma_net::listener::Gate for Gate {
         }
     }
 
-    fn passed(listener: &Sock, why: Passed) {
+    fn passed(listener: &Sock) {
         if let Some(ns) = Ns::of(listener.net()) {
-            ns.counters.count(match why {
-                Passed::NoRequest => Counter::ConnectionsPassedNoRequest,
-                Passed::Migrated => Counter::ConnectionsPassedMigrated,
-            });
+            ns.counters.count(Counter::ConnectionsPassedFastOpen);
         }
     }
 

@@ -60,6 +60,11 @@ bool carisma_helper_acceptq_is_full(const struct sock *sk)
 	return sk_acceptq_is_full(sk);
 }
 
+bool carisma_helper_skb_is_syn(const struct sk_buff *skb)
+{
+	return tcp_hdr(skb)->syn;
+}
+
 struct sock *carisma_helper_reqsk_listener(const struct request_sock *req)
 {
 	return req->rsk_listener;
@@ -83,8 +88,56 @@ void carisma_helper_reqsk_withhold(struct request_sock *req, struct sock *child,
 		refcount_dec(&req->rsk_refcnt);
 	sock_rps_save_rxhash(child, skb);
 	req->sk = child;
+	req->dl_next = NULL;
 	tcp_rsk(req)->is_mptcp = true;
 	tcp_rsk(req)->drop_req = true;
+}
+
+/*
+ * The same for a request that TCP is about to free, or that belongs to another listener than "sk",
+ * which has made the child: what is kept is a copy that belongs to "sk". "listed" says that TCP's
+ * tables have the request. NULL without memory, or if the listener is going; then nothing was done.
+ * As inet_reqsk_clone() does it, but what the request has allocated stays with the original, as the
+ * child has its own by now.
+ */
+struct request_sock *carisma_helper_reqsk_withhold_copy(struct request_sock *req,
+							const struct sock *sk, struct sock *child,
+							const struct sk_buff *skb, bool listed)
+{
+	struct sock *listener = (struct sock *)sk, *from = req_to_sk(req), *to;
+	struct request_sock *copy;
+
+	copy = kmem_cache_alloc(req->rsk_ops->slab, GFP_ATOMIC | __GFP_NOWARN);
+	if (!copy)
+		return NULL;
+	if (!refcount_inc_not_zero(&listener->sk_refcnt)) {
+		kmem_cache_free(req->rsk_ops->slab, copy);
+		return NULL;
+	}
+	to = req_to_sk(copy);
+	memcpy(to, from, offsetof(struct sock, sk_dontcopy_begin));
+	unsafe_memcpy(&to->sk_dontcopy_end, &from->sk_dontcopy_end,
+		      req->rsk_ops->obj_size - offsetof(struct sock, sk_dontcopy_end),
+		      /* The slab's objects have that size. */);
+	sk_node_init(&to->sk_node);
+	copy->rsk_listener = listener;
+	copy->saved_syn = NULL;
+	inet_rsk(copy)->ireq_opt = NULL;
+#if IS_ENABLED(CONFIG_IPV6)
+	inet_rsk(copy)->ipv6_opt = NULL;
+	inet_rsk(copy)->pktopts = NULL;
+#endif
+	copy->sk = child;
+	/* Until something is linked behind it. */
+	copy->dl_next = req;
+	refcount_set(&copy->rsk_refcnt, 1);
+	sock_rps_save_rxhash(child, skb);
+	/* No other has a timer; the caller has a reference as well. */
+	if (listed && timer_delete_sync(&req->rsk_timer))
+		refcount_dec(&req->rsk_refcnt);
+	tcp_rsk(req)->is_mptcp = true;
+	tcp_rsk(req)->drop_req = true;
+	return copy;
 }
 
 static void carisma_reqsk_unmark(struct request_sock *req)
@@ -93,12 +146,17 @@ static void carisma_reqsk_unmark(struct request_sock *req)
 	tcp_rsk(req)->drop_req = false;
 }
 
-/* Undo carisma_helper_reqsk_withhold(), before TCP has seen its effect. */
+/* Undo either, before TCP has seen its effect. */
 void carisma_helper_reqsk_unhold(struct request_sock *req)
 {
-	carisma_reqsk_unmark(req);
+	struct request_sock *original = req->dl_next;
+
+	carisma_reqsk_unmark(original ?: req);
 	req->sk = NULL;
-	refcount_dec(&req->rsk_refcnt);
+	if (original)
+		sock_gen_put(req_to_sk(req));
+	else
+		refcount_dec(&req->rsk_refcnt);
 }
 
 /*

@@ -71,10 +71,8 @@ counters! {
         ConnectionsWithheld = c"connections_withheld",
         /// A connection was not withheld, because there is nothing to be decided about it.
         ConnectionsPassedDecided = c"connections_passed_decided",
-        /// A connection was not withheld, because it came by a SYN cookie or Fast Open.
-        ConnectionsPassedNoRequest = c"connections_passed_no_request",
-        /// A connection was not withheld, because its handshake began at another listener.
-        ConnectionsPassedMigrated = c"connections_passed_migrated",
+        /// A connection was not withheld, because it came by Fast Open.
+        ConnectionsPassedFastOpen = c"connections_passed_fast_open",
         /// A connection was not withheld, because its listener was being closed or detached.
         ConnectionsPassedClosing = c"connections_passed_closing",
         /// A connection was not withheld, because as many are as may be.

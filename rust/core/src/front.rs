@@ -437,7 +437,7 @@ impl Front {
         let ack = self.server.isn.add(1);
         let sack = match self.server.options.sack_ok && self.client.options.sack_ok {
             true => Sack::new(self.next, early),
-            false => Sack::default(),
+            false => Sack::NONE,
         };
         Build {
             sack,

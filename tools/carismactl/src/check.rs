@@ -424,14 +424,6 @@ fn check_peer(report: &mut Report, local: &Node, peer: &Node) {
 /// Settings of the kernel that do harm.
 fn settings(report: &mut Report, nodes: &[Node], host: &Host) {
     let before = report.0.len();
-    if host::sysctl("net/ipv4/tcp_syncookies").as_deref() == Some("2") {
-        report.warn(
-            "syncookies",
-            "net.ipv4.tcp_syncookies is 2: every connection comes by a cookie, and none of them \
-             is handed off",
-            "sysctl net.ipv4.tcp_syncookies=1",
-        );
-    }
     let names: BTreeSet<_> = host.interfaces.iter().map(|it| it.name.as_str()).collect();
     let strict: Vec<_> = names
         .iter()
@@ -471,10 +463,7 @@ fn settings(report: &mut Report, nodes: &[Node], host: &Host) {
         }
     }
     if report.0.len() == before {
-        report.ok(
-            "settings",
-            "SYN cookies, reverse path filter and MTU do no harm",
-        );
+        report.ok("settings", "reverse path filter and MTU do no harm");
     }
 }
 

@@ -16,12 +16,18 @@ pub struct Sack {
 }
 
 impl Sack {
+    /// No block.
+    pub const NONE: Self = Self {
+        len: 0,
+        blocks: [(Seq(0), Seq(0)); MAX_SACK],
+    };
+
     /// The blocks of what was received behind `next`, given as first and next number of each
     /// segment, the newest segment first. That one is in the first block (section 4); segments that
     /// touch are one.
     #[must_use]
     pub fn new(next: Seq, newest_first: impl Iterator<Item = (Seq, Seq)> + Clone) -> Self {
-        let mut sack = Self::default();
+        let mut sack = Self::NONE;
         for (start, end) in newest_first.clone() {
             let Some(room) = sack.blocks.get_mut(sack.len) else {
                 break;

@@ -348,7 +348,7 @@ proptest! {
         let build = Build {
             source: ports.0, dest: ports.1, seq: Seq(seq), ack: Seq(ack),
             flags, window, urgent, options,
-            sack: Sack::default(),
+            sack: Sack::NONE,
         };
         let mut out = [0; 128];
         let len = build.write(&mut out, &src, &dst, &payload).unwrap();
