@@ -248,3 +248,25 @@ def test_syn_cookies(fresh: Cluster) -> None:
         sock.send(request('/en/1k'))
         sock.response()
     fresh['en'].nginx.start()
+
+
+@pytest.mark.parametrize('language', ('en', 'fr'))
+def test_twins(fresh: Cluster, language: str) -> None:
+    """Two processors have the segment that ends a handshake at the same time,
+    and TCP makes two sockets, of which it drops one: nothing comes of that."""
+    node, client = fresh['en'], fresh.client
+    source, count = '10.0.0.77', 300
+    for one in fresh.nodes:
+        one.run(f'ip neigh replace {source} lladdr {mac_of(client)} dev eth0 '
+                'nud permanent')
+    told = json.loads(client.run(
+        ['python3', '-S', f'{INSIDE}/twins.py', 'eth0', mac_of(client),
+         mac_of(node), source, node.vip, '80', str(count),
+         f'/{language}/1k'], timeout=300).out)
+    for one in fresh.nodes:
+        one.run(f'ip neigh del {source} dev eth0')
+    assert told['answered'] == count
+    stats = node.stats()
+    assert stats['connections_twin'] > 0
+    wait_for(lambda: not fresh.live_flows(), 'all flows have gone')
+    gone(node, 'sport = :80')

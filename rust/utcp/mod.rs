@@ -569,6 +569,13 @@ impl Ns {
                 self.counters.count(Counter::ConnectionsDied);
                 self.discard(held);
             }
+        } else if old == State::Opening {
+            // Of a handshake that two segments end at the same time TCP makes two children, and
+            // drops the one that comes second to its tables: the connection goes on.
+            if self.has(&tuple) {
+                self.counters.count(Counter::ConnectionsTwin);
+            }
+            return;
         }
         if self.has(&tuple) {
             self.counters.count(Counter::ConnectionsClosed);

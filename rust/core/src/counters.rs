@@ -69,6 +69,9 @@ counters! {
         ListenersOverridden = c"listeners_overridden",
         /// A connection was withheld from `accept()`.
         ConnectionsWithheld = c"connections_withheld",
+        /// TCP dropped a socket that was not withheld before the handshake had ended, mostly the second
+        /// one for a connection of which two segments came at the same time.
+        ConnectionsTwin = c"connections_twin",
         /// A connection was not withheld, because there is nothing to be decided about it.
         ConnectionsPassedDecided = c"connections_passed_decided",
         /// A connection was not withheld, because it came by Fast Open.
