@@ -25,7 +25,8 @@ GAUGES = ('flows', 'withheld', 'handed_off_out', 'handed_off_in')
 ERRORS = {'ENOMEM', 'ENFILE', 'ENOBUFS'}
 # What the kernel says by itself of functions that had no memory.
 MURMURS = (r'kobject: can not set name properly!|socket: no more sockets|'
-           r'kobject: kobject_add_internal failed for \S+ \(error: -12 .*')
+           r'kobject: kobject_add_internal failed for \S+ \(error: -12 .*|'
+           r'ref_tracker: memory allocation failure, unreliable .*')
 PERCENT = 5
 SECONDS = 60
 
@@ -158,6 +159,7 @@ def test_running(fresh: Cluster, injection: Injection, module: str) -> None:
     connection ends; a change of the configuration is made, or not at all; and
     nothing is left."""
     names = {node.vip: node.name for node in fresh.nodes}
+    fresh.kernels[0].expect(MURMURS)
     injection.aim(f'$4 == "[{module}]"')
     injection.percent(PERCENT)
     traffic = fresh.client.popen(

@@ -10,6 +10,7 @@ use carisma_core::{
         Build,
         Header,
         Options,
+        Sack,
         Timestamps, //
     },
     tuple::{
@@ -119,6 +120,7 @@ const BUILD: Build = Build {
     flags: flag::ACK | flag::PSH,
     window: 64000,
     urgent: 0,
+    sack: Sack::NONE,
     options: Options {
         mss: None,
         wscale: None,

@@ -11,7 +11,6 @@ lasts suspiciously long, as {"stuck": ...}. It ends with standard input.
 """
 
 import json
-import os
 import random
 import select
 import socket
