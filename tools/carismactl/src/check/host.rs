@@ -49,12 +49,6 @@ fn number(path: &str) -> Option<u32> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// The value of a kernel parameter.
-pub fn sysctl(name: &str) -> Option<String> {
-    let value = fs::read_to_string(format!("/proc/sys/{name}")).ok()?;
-    Some(value.trim().to_owned())
-}
-
 /// What the reverse path filter of an interface is: the kernel takes the larger of two settings.
 pub fn rp_filter(interface: &str) -> u32 {
     let of = |name| number(&format!("/proc/sys/net/ipv4/conf/{name}/rp_filter")).unwrap_or(0);
