@@ -227,8 +227,15 @@ impl Conn {
         match self.stage {
             Stage::Up => Ok(()),
             _ if !self.deadline.is_over() => Ok(()),
-            Stage::Proving => Err(End::Refused(Trouble::Unproven)),
-            Stage::Connecting | Stage::Greeting => Err(End::Lost),
+            _ => Err(self.overdue()),
+        }
+    }
+
+    /// Why it ends that is not waited for any longer.
+    pub(crate) fn overdue(&self) -> End {
+        match self.stage {
+            Stage::Proving => End::Refused(Trouble::Unproven),
+            _ => End::Lost,
         }
     }
 

@@ -71,6 +71,9 @@ const BACKOFF_MS: (u32, u32) = (100, 2_000);
 const IDLE_MS: u32 = 60_000;
 /// Connections that may wait for their HELLO and proof; a stranger cannot have more of us.
 const STRANGERS_MAX: usize = 16;
+/// How many of them may come from one node's address: the oldest makes room for a newer one, so that
+/// who only has that address keeps neither the node nor others out.
+const STRANGERS_OF_ONE: usize = 4;
 /// How many times a socket is read before the others get their turn.
 const READS: usize = 16;
 
@@ -279,6 +282,7 @@ impl Control {
                 self.counters.count(Counter::PeersStrange);
                 continue;
             }
+            self.make_room(&addr);
             sock.tune(&TUNING);
             let conn = self
                 .hello()
@@ -287,6 +291,22 @@ impl Control {
                 // There is room: see above.
                 let _ = self.strangers.push_within_capacity(conn);
             }
+        }
+    }
+
+    /// Gives up the oldest of an address from which as many wait as may.
+    fn make_room(&mut self, addr: &Addr) {
+        let mut theirs = (self.strangers.iter().enumerate())
+            .filter(|(_, conn)| conn.sock.peer() == *addr)
+            .map(|(i, _)| i);
+        let oldest = theirs.next();
+        if theirs.count().saturating_add(1) < STRANGERS_OF_ONE {
+            return;
+        }
+        if let Some(conn) = oldest.and_then(|i| self.strangers.remove(i).ok()) {
+            let (why, stage) = (conn.overdue(), conn.stage);
+            drop(conn);
+            self.refuse(addr, why, stage);
         }
     }
 
