@@ -24,7 +24,7 @@ COUNT = 60
 # Whether listeners are attached whose connections stay where they arrive:
 # those of Multipath TCP are not.
 LEFT_ALONE = {'go-multipath': False}
-OTHERS = ('ktls', 'signed')     # with tests of their own
+OTHERS = ('ktls', 'signed', 'signed-ao')     # with tests of their own
 
 Start = Callable[..., List[Server]]
 
@@ -138,15 +138,16 @@ def test_deferred_until_there_is_data(
     sock.close()
 
 
-def test_signed(cluster: Cluster, front: str, start: Start) -> None:
-    """Connections that are signed (RFC 2385) are left to the node where they
-    arrive: nobody but TCP can make or change a segment of theirs."""
-    start('signed')
+@pytest.mark.parametrize('kind', ('signed', 'signed-ao'))
+def test_signed(cluster: Cluster, front: str, start: Start, kind: str) -> None:
+    """Connections that are signed (RFC 2385, RFC 5925) are left to the node
+    where they arrive: nobody but TCP can make or change a segment of theirs."""
+    start(kind)
     before = cluster['en'].stats()
     for piece in (65_536, 9):
         told = cluster.client.run(
-            ['python3', '-S', f'{INSIDE}/server.py', 'ask-signed', front,
-             '/fr/1k', str(piece)]).out
+            ['python3', '-S', f'{INSIDE}/server.py', 'ask-signed', kind,
+             front, '/fr/1k', str(piece)]).out
         assert told == f'/fr/1k 200 {sha256("en", "1k")}\n'
     assert counted(cluster, before, 'flows_refused_options') == 2
     assert counted(cluster, before, 'handoffs_started') == 0

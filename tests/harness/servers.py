@@ -84,8 +84,9 @@ MAKES: Dict[str, Make] = {
     **{kind: small(kind) for kind in (
         'blocking', 'epoll', 'group', 'selected', 'selected-ebpf', 'dual',
         'defer', 'fastopen', 'ktls')},
-    'signed': Make('env CLIENT=10.0.0.100 '
-                   f'python3 -S {INSIDE}/server.py signed {{port}} {{files}}'),
+    **{kind: Make('env CLIENT=10.0.0.100 python3 -S '
+                  f'{INSIDE}/server.py {kind} {{port}} {{files}}')
+       for kind in ('signed', 'signed-ao')},
 }
 
 

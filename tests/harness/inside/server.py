@@ -9,12 +9,12 @@
 SO_REUSEPORT, which a classic BPF program chooses from in the latter, or an
 extended one in `selected-ebpf`; `dual` listens with IPv6 for IPv4 as well;
 `defer` wants no connection before its data (TCP_DEFER_ACCEPT), `fastopen`
-offers Fast Open; `signed` has connections signed (TCP_MD5SIG) with the address
-that CLIENT names; `ktls` has the kernel encrypt what it answers.
+offers Fast Open; `signed` and `signed-ao` have connections signed (TCP_MD5SIG and
+TCP_AO_ADD_KEY) with the address that CLIENT names; `ktls` has the kernel encrypt what it answers.
 
-    server.py ask-signed ADDRESS:PORT PATH [PIECE]
+    server.py ask-signed KIND ADDRESS:PORT PATH [PIECE]
 
-asks a server of signed connections, with a request in pieces of so many bytes,
+asks a server of connections signed in that way, with a request in pieces of so many bytes,
 and prints status and hash.
 
     server.py ask-ktls ADDRESS:PORT PATH
@@ -37,6 +37,7 @@ SO_ATTACH_REUSEPORT_CBPF = 51
 SO_ATTACH_REUSEPORT_EBPF = 52
 TCP_MD5SIG = 14
 TCP_ULP = 31
+TCP_AO_ADD_KEY = 38
 SOL_TLS = 282
 TLS_TX, TLS_RX = 1, 2
 PROCESSES = 3
@@ -68,12 +69,19 @@ def extended() -> int:
     return found
 
 
-def sign(sock: socket.socket, peer: str) -> None:
-    """Sign, and want signed, what goes to and comes from that address."""
+def sign(sock: socket.socket, kind: str, peer: str) -> None:
+    """Sign, and want signed, what goes to and comes from that address, by MD5
+    (RFC 2385) or AO (RFC 5925)."""
     key = b'known'
     address = struct.pack('=HH4s', socket.AF_INET, 0, socket.inet_aton(peer))
-    sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, struct.pack(
-        '=128sBBHi80s', address, 0, 0, len(key), 0, key))
+    option, value = TCP_MD5SIG, struct.pack(
+        '=128sBBHi80s', address, 0, 0, len(key), 0, key)
+    if kind == 'signed-ao':
+        prefix, ident, size = 32, 100, 12
+        option, value = TCP_AO_ADD_KEY, struct.pack(
+            '=128s64siIHBBBBBB80s', address, b'hmac(sha1)', 0, 0, 0, prefix,
+            ident, ident, size, 0, len(key), key)
+    sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def listener(port: int, kind: str) -> socket.socket:
@@ -83,8 +91,8 @@ def listener(port: int, kind: str) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if kind == 'dual':
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    if kind == 'signed':
-        sign(sock, os.environ['CLIENT'])
+    if kind.startswith('signed'):
+        sign(sock, kind, os.environ['CLIENT'])
     if kind in ('group', 'selected', 'selected-ebpf'):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if kind == 'defer':
@@ -226,13 +234,14 @@ def ask_ktls(address: str, path: str) -> None:
           f'{hashlib.sha256(body).hexdigest()}')
 
 
-def ask_signed(address: str, path: str, piece: str = '65536') -> None:
+def ask_signed(kind: str, address: str, path: str, piece: str = '65536'
+               ) -> None:
     """Ask on a connection that is signed."""
     host, _, port = address.partition(':')
     ask = (f'GET {path} HTTP/1.1\r\nHost: www.example\r\n'
            'Connection: close\r\n\r\n').encode()
     with socket.socket() as sock:
-        sign(sock, host)
+        sign(sock, kind, host)
         sock.settimeout(20)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.connect((host, int(port)))
