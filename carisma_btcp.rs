@@ -36,10 +36,18 @@ mod knobs;
 mod lower;
 #[path = "rust/btcp/netlink.rs"]
 mod netlink;
+#[path = "rust/btcp/node.rs"]
+mod node;
 #[path = "rust/btcp/packet.rs"]
 mod packet;
 #[path = "rust/btcp/recent.rs"]
 mod recent;
+#[path = "rust/btcp/refused.rs"]
+mod refused;
+#[path = "rust/btcp/service.rs"]
+mod service;
+#[path = "rust/btcp/snapshot.rs"]
+mod snapshot;
 #[path = "rust/btcp/state.rs"]
 mod state;
 #[path = "rust/btcp/sysfs.rs"]

@@ -4,10 +4,10 @@
 
 use crate::{
     bounds::{Held, Pool, Ticket},
-    config::Endpoint,
     counters::{Counter, Gauge},
     flow::{linger_ms, Flow, FlowRef, Inner, InnerGuard, Over, Stage},
     lower,
+    snapshot::Endpoint,
     state::State,
     trace::{event, reason_name, BACK},
 };

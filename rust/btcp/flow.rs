@@ -13,11 +13,11 @@
 use crate::{
     back::{Live, Replay},
     bounds::{Bounds, Full, Held},
-    config::Endpoint,
     counters::{Counter, Gauge},
     forward::Forward,
     front::Deciding,
     lower, packet,
+    snapshot::Endpoint,
     state::State,
     trace::{event, FRONT},
     uapi::{

@@ -4,11 +4,11 @@
 
 use crate::{
     bounds::{Held, Pool, Ticket},
-    config::{Candidate, Otherwise, Target},
     counters::{Counter, Gauge},
     early::Early,
     flow::{Flow, FlowRef, Inner, InnerGuard, Over, Stage},
     lower, packet,
+    service::{Candidate, Otherwise, Target},
     state::State,
     trace::{event, FRONT},
 };

@@ -9,13 +9,13 @@
 
 use crate::{
     bounds::Pool,
-    config::{Candidate, Otherwise},
     counters::{Counter, Gauge},
     early::Early,
     flow::{FlowRef, Inner, InnerGuard, Stage},
     forward::Forward,
     front::{theirs, Deciding},
     lower, packet,
+    service::{Candidate, Otherwise},
     state::State,
     trace::{event, FRONT},
 };

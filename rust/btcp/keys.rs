@@ -6,7 +6,7 @@
 //! ever told more than their numbers.
 
 use crate::{
-    config::Refused,
+    refused::Refused,
     uapi, //
 };
 use carisma_core::auth::SECRET_LEN;

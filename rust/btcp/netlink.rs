@@ -8,16 +8,6 @@
 //! allowed.
 
 use super::{
-    config::{
-        name_text,
-        Endpoint,
-        Mode,
-        Name,
-        Otherwise,
-        Refused,
-        Snapshot, //
-        CANDIDATES_MAX,
-    },
     counters::{
         Gauge,
         Stat, //
@@ -25,6 +15,20 @@ use super::{
     flow::{
         Flow,
         FlowInfo, //
+    },
+    node::{
+        name_text,
+        Name, //
+    },
+    refused::Refused,
+    service::{
+        Mode,
+        Otherwise,
+        CANDIDATES_MAX, //
+    },
+    snapshot::{
+        Endpoint,
+        Snapshot, //
     },
     state::State,
     uapi::*, //

@@ -4,13 +4,16 @@
 
 use crate::{
     bounds::{Bounds, Pool},
-    config::{self, Config, Endpoint, Event, Node},
+    config::{Config, Event},
     counters::{Counters, Gauge, Stat},
     flow::Flow,
     keys::Keys,
     knobs::Knobs,
     lower::{self, Steady},
+    node::Node,
     recent::Recent,
+    refused::Refused,
+    snapshot::Endpoint,
 };
 use carisma_core::tuple::Tuple;
 use carisma_net::{
@@ -95,8 +98,8 @@ impl State {
     /// their packets are still looked at; the others are served here. Process context.
     pub(crate) fn unserve(
         &self,
-        change: impl FnOnce(&Config, &dyn Fn(Event<'_>) -> Result) -> Result<(), config::Refused>,
-    ) -> Result<(), config::Refused> {
+        change: impl FnOnce(&Config, &dyn Fn(Event<'_>) -> Result) -> Result<(), Refused>,
+    ) -> Result<(), Refused> {
         self.config.keep_retired(|retired| self.used(retired))?;
         self.configure(change)?;
         self.give_up(|key| {

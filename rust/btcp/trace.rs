@@ -3,7 +3,7 @@
 //! The steps of a connection, for those who trace them. Nothing here is per packet.
 
 use crate::{
-    config::Name,
+    node::Name,
     state::State, //
 };
 use carisma_core::{

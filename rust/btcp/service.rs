@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Virtual services: their rules, and the nodes that a rule sends requests to.
+
+use crate::{
+    snapshot::{
+        Endpoint,
+        Snapshot, //
+    },
+    uapi,
+};
+use carisma_core::{
+    http,
+    rule,
+    tuple::v4_of, //
+};
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// Rules of a service.
+pub(crate) const RULES_MAX: usize = uapi::CARISMA_RULES_MAX as usize;
+/// Nodes of a rule.
+pub(crate) const CANDIDATES_MAX: usize = uapi::CARISMA_CANDIDATES_MAX as usize;
+
+/// How connections of a service are handed off.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Where they arrive, their own TCP takes the handshake.
+    Rare,
+}
+
+/// What becomes of a request that no node of its rule can take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Otherwise {
+    /// It is served where it arrived.
+    Local,
+    /// It is answered 503.
+    Unavailable,
+}
+
+/// A node that may serve a request.
+pub(crate) enum Candidate {
+    /// This one.
+    Here,
+    /// The node of this index, which takes connections at this address.
+    Node(u32, [u8; 4]),
+    /// There is none left.
+    None,
+}
+
+/// Who is to serve a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// Indexes of nodes, in the order in which they are asked; 0 is none.
+    nodes: [u32; CANDIDATES_MAX],
+    /// How many of them have been passed.
+    passed: usize,
+    otherwise: Otherwise,
+}
+
+impl Target {
+    /// Nobody in particular.
+    pub(crate) const HERE: Self = Self::new([0; CANDIDATES_MAX], Otherwise::Local);
+
+    /// The nodes of these indexes, in this order; 0 is none.
+    pub(crate) const fn new(nodes: [u32; CANDIDATES_MAX], otherwise: Otherwise) -> Self {
+        Self {
+            nodes,
+            passed: 0,
+            otherwise,
+        }
+    }
+
+    /// The nodes, in their order.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = u32> + '_ {
+        self.nodes.iter().copied().filter(|&index| index != 0)
+    }
+
+    /// Whether this node comes before all others.
+    pub(crate) fn is_here(&self, config: &Snapshot) -> bool {
+        self.nodes()
+            .next()
+            .and_then(|index| config.node(index))
+            .is_none_or(|node| node.local)
+    }
+
+    /// Whether this node is one of them.
+    pub(crate) fn may_be_here(&self, config: &Snapshot) -> bool {
+        self.nodes()
+            .filter_map(|index| config.node(index))
+            .any(|node| node.local)
+    }
+
+    /// The next node that something can be handed to. Any context.
+    pub(crate) fn next(&mut self, config: &Snapshot) -> Candidate {
+        while let Some(&index) = self.nodes.get(self.passed) {
+            self.passed = self.passed.saturating_add(1);
+            match config.node(index) {
+                Some(node) if node.local => return Candidate::Here,
+                Some(node) if node.is_up() => {
+                    if let Some(addr) = v4_of(&node.at.addr) {
+                        return Candidate::Node(index, addr);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Candidate::None
+    }
+
+    /// What is done when there is none.
+    pub(crate) fn otherwise(&self) -> Otherwise {
+        self.otherwise
+    }
+}
+
+/// Which requests go where. An empty host or path fits any.
+pub(crate) struct Rule {
+    /// In lower case, without port or final dot.
+    pub(crate) host: KVec<u8>,
+    pub(crate) path: KVec<u8>,
+    pub(crate) target: Target,
+}
+
+/// A virtual service.
+pub(crate) struct Service {
+    pub(crate) at: Endpoint,
+    pub(crate) mode: Mode,
+    pub(crate) rules: KVec<Arc<Rule>>,
+}
+
+impl Service {
+    /// Who is to serve a request: this node if no rule fits, or servers might read its path in two
+    /// ways. Any context.
+    pub(crate) fn route(&self, head: &http::Head<'_>) -> Target {
+        let rules = self.rules.iter().map(|rule| rule::Rule {
+            host: (!rule.host.is_empty()).then_some(&rule.host[..]),
+            prefix: &rule.path,
+            target: rule.target,
+        });
+        match rule::route(rules, head.host, head.path) {
+            Ok(Some(target)) => target,
+            Ok(None) | Err(rule::Ambiguous) => Target::HERE,
+        }
+    }
+
+    /// The rule with exactly this host and path.
+    pub(crate) fn find(&self, host: &[u8], path: &[u8]) -> Option<usize> {
+        self.rules
+            .iter()
+            .position(|rule| *rule.host == *host && *rule.path == *path)
+    }
+
+    /// The same service with other rules.
+    pub(crate) fn with_rules(&self, rules: KVec<Arc<Rule>>) -> Self {
+        Self {
+            at: self.at,
+            mode: self.mode,
+            rules,
+        }
+    }
+}
