@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What BTCP tells of a namespace's configuration: services, nodes and keys.
+
+use super::{
+    control::Control,
+    peer::Peer,
+    service::Service,
+    withheld::{
+        Fate,
+        Taken, //
+    },
+    Ns,
+    Todo, //
+};
+use carisma_net::{
+    kthread::Thread,
+    link::Msg, //
+};
+use kernel::prelude::*;
+
+/// Milliseconds after which listeners are looked for again that were between `listen()` and their
+/// table when a service was added.
+const RESCAN_MS: u32 = 200;
+
+impl Ns {
+    /// Adds a service; one that is there already is left as it is.
+    pub(super) fn add_service(&self, service: Service) -> Result<u32> {
+        let mut config = self.services.write();
+        if config.closed {
+            return Err(ENODEV);
+        }
+        if !config.current().contains(service) {
+            let next = config.current().with(service)?;
+            config.replace(next);
+            self.scan();
+            self.put_off(Todo::Scan, Some(RESCAN_MS));
+        }
+        Ok(0)
+    }
+
+    /// Deletes a service: its children are released, and listeners that serve no other are
+    /// detached.
+    pub(super) fn del_service(&self, service: Service) -> Result<u32> {
+        let mut config = self.services.write();
+        if !config.current().contains(service) {
+            return Err(ENOENT);
+        }
+        let next = config.current().without(service)?;
+        config.replace(next);
+
+        let mut i = 0;
+        while let Some(listener) = self.listener_at(i) {
+            if listener.serves(&service) && !self.serves(&listener.sk) {
+                self.detach(&listener);
+            } else {
+                i += 1;
+            }
+        }
+        self.withheld.for_each(|entry| {
+            if service.has(entry.key()) {
+                if let Taken::Now(held) = entry.take(Fate::Release) {
+                    self.release(entry, held);
+                }
+            }
+        });
+        Ok(0)
+    }
+
+    /// Adds a node, or changes it.
+    pub(super) fn add_node(&self, msg: &Msg<'_>) -> Result<u32> {
+        let mut config = self.services.write();
+        if config.closed {
+            return Err(ENODEV);
+        }
+        self.peers.add(Peer::new(msg)?)?;
+        if config.control.is_none() {
+            let control =
+                Control::new(self.net.clone(), self.peers.clone(), self.counters.clone())?;
+            config.control = Some(Thread::new(
+                c"carisma_control",
+                self.peers.bell().clone(),
+                control,
+            )?);
+        }
+        Ok(0)
+    }
+
+    /// Deletes a node.
+    pub(super) fn del_node(&self, node: u32) -> Result<u32> {
+        let _config = self.services.write();
+        self.peers.del(node).map(|()| 0)
+    }
+
+    /// Takes the keys of the cluster.
+    pub(super) fn set_keys(&self, told: &[u8]) -> Result<u32> {
+        let config = self.services.write();
+        if config.closed {
+            return Err(ENODEV);
+        }
+        self.peers.set_keys(told).map(|()| 0)
+    }
+}
