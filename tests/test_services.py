@@ -31,8 +31,15 @@ def test_deleted_under_a_handoff(fresh: Cluster, names) -> None:
     front = fresh['en']
     held = fresh.client.connect(front.vip)
     held.send(request('/fr/20m'))
-    wait_for(lambda: front.stats()['handoffs_accepted'], 'handed off')
+    leaver = fresh.client.connect(front.vip)
+    leaver.send(request('/fr/1k'))
+    served(leaver.response(), 'fr', '1k')
+    wait_for(lambda: front.stats()['handoffs_accepted'] == 2, 'handed off')
     forget(fresh, *names)
+    # Its end is noticed without a service as well.
+    leaver.close()
+    wait_for(lambda: all(len(flows) == 1 for flows in
+                         fresh.live_flows().values()), 'one is left')
     other = fresh.client.connect(front.vip)
     other.send(request('/fr/1k'))
     served(other.response(), 'en', '1k')

@@ -36,7 +36,10 @@ use carisma_net::{
 use kernel::{
     prelude::*,
     sync::{
-        atomic::Acquire,
+        atomic::{
+            Acquire,
+            Relaxed, //
+        },
         rcu, //
     },
 };
@@ -142,7 +145,7 @@ impl Ns {
 
     /// A socket goes to CLOSE, its lock held.
     pub(super) fn closed(&self, sk: &Sock, old: State) {
-        if self.services.read(&rcu::read_lock()).is_empty() && self.withheld.is_empty() {
+        if !self.served.load(Relaxed) {
             return;
         }
         let tuple = sk.tuple();
@@ -163,14 +166,15 @@ impl Ns {
         }
         if self.has(&tuple) {
             self.counters.count(Counter::ConnectionsClosed);
-            let waits = old == State::Closing && !sk.has_error();
-            let msg = Msg {
-                value: u64::from(waits),
-                ..Msg::about(kind::DISCON_IND, &tuple)
-            };
-            // What BTCP does not know is not its business.
-            let _ = below::put(&self.net, msg);
         }
+        // BTCP may know it though its service is none any more.
+        let waits = old == State::Closing && !sk.has_error();
+        let msg = Msg {
+            value: u64::from(waits),
+            ..Msg::about(kind::DISCON_IND, &tuple)
+        };
+        // What BTCP does not know is not its business.
+        let _ = below::put(&self.net, msg);
     }
 
     /// Appends a child, which has just been taken, to the accept queue. Any context.

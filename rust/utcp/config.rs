@@ -17,7 +17,10 @@ use carisma_net::{
     kthread::Thread,
     link::Msg, //
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::atomic::Relaxed, //
+};
 
 /// Milliseconds after which listeners are looked for again that were between `listen()` and their
 /// table when a service was added.
@@ -32,6 +35,7 @@ impl Ns {
         }
         if !config.current().contains(service) {
             let next = config.current().with(service)?;
+            self.served.store(true, Relaxed);
             config.replace(next);
             self.scan();
             self.put_off(Todo::Scan, Some(RESCAN_MS));

@@ -127,6 +127,8 @@ pub(crate) struct Ns {
     counters: Counters,
     #[pin]
     services: Published<Services, Config>,
+    /// There is a service, or was one, of which connections may be left.
+    served: Atomic<bool>,
     #[pin]
     listeners: SpinLockBh<KVec<Arc<Listener>>>,
     #[pin]
@@ -160,6 +162,7 @@ impl PerNet for Ns {
                     },
                     "carisma_utcp_config"
                 ),
+                served: Atomic::new(false),
                 listeners <- new_spinlock_bh!(KVec::new(), "carisma_listeners"),
                 withheld <- Table::new(&net),
                 discards <- new_spinlock_bh!(HeldQueue::new(), "carisma_discards"),

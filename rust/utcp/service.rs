@@ -86,11 +86,6 @@ impl Services {
         self.0.iter().any(|service| service.has(tuple))
     }
 
-    /// Whether there is none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Whether the listener takes connections to one of them.
     pub(crate) fn are_of(&self, listener: &Sock) -> bool {
         self.0.iter().any(|service| service.is_of(listener))
