@@ -64,7 +64,7 @@ pub(crate) struct Replay {
 /// A connection that this node serves for a front end.
 pub(crate) struct Live {
     pub(crate) origin: Origin,
-    translation: Translation,
+    pub(crate) translation: Translation,
     /// What the front end passed on and TCP has not acknowledged.
     undelivered: Option<KBox<Undelivered>>,
     /// The front end has yet to be told that it is closed, and whether TCP keeps it in TIME_WAIT.
@@ -367,7 +367,7 @@ impl State {
         self.counters.count(Counter::HandoffsIn);
         let _ = lower::put(&self.net, kind::CONN_RES, flow.key());
         self.stream_to_tcp(&flow, data.bytes, |offset| back.segment(offset), &ctx);
-        self.back_drain(&flow, &ctx);
+        self.drain(&flow, &ctx);
     }
 
     /// Tells the front end that DATA has come. If that cannot be told, the front end asks by
@@ -410,28 +410,6 @@ impl State {
         kept
     }
 
-    /// Gives TCP what was parked, in order, until nothing is left.
-    fn back_drain(&self, flow: &FlowRef, ctx: &PacketContext) {
-        loop {
-            let mut inner = flow.inner.lock();
-            let Some(mut skb) = inner.parked.pop() else {
-                inner.draining = false;
-                inner.held.clear();
-                return;
-            };
-            let Stage::Live(Live { translation, .. }) = inner.stage else {
-                continue;
-            };
-            drop(inner);
-            if let Some(skb) = skb
-                .layout()
-                .and_then(|layout| self.translate_in(&translation, skb, &layout))
-            {
-                self.inject(skb, ctx);
-            }
-        }
-    }
-
     /// A segment of the client's, forwarded by the front end.
     pub(crate) fn back_input(
         &self,
@@ -454,7 +432,7 @@ impl State {
     }
 
     /// Makes a segment of the client's one that TCP here understands.
-    fn translate_in(
+    pub(crate) fn translate_in(
         &self,
         translation: &Translation,
         mut skb: Skb,

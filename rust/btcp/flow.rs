@@ -204,6 +204,37 @@ impl State {
         }
     }
 
+    /// Gives on what was parked, in order, until nothing is left: to the node that serves the
+    /// connection, or to TCP here.
+    pub(crate) fn drain(&self, flow: &FlowRef, ctx: &PacketContext) {
+        loop {
+            let mut inner = flow.inner.lock();
+            let Some(mut skb) = inner.parked.pop() else {
+                inner.draining = false;
+                inner.held.clear();
+                return;
+            };
+            match inner.stage {
+                Stage::Forward(forward) => {
+                    drop(inner);
+                    if let Some(layout) = skb.layout() {
+                        self.forward(&forward, skb, &layout, ctx);
+                    }
+                }
+                Stage::Live(Live { translation, .. }) => {
+                    drop(inner);
+                    if let Some(skb) = skb
+                        .layout()
+                        .and_then(|layout| self.translate_in(&translation, skb, &layout))
+                    {
+                        self.inject(skb, ctx);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Whether so many bytes more may be held; they are then accounted for.
     pub(crate) fn hold(&self, held: &mut Held, more: usize) -> bool {
         match held.take(more, &self.knobs.held()) {

@@ -38,25 +38,6 @@ pub(crate) struct Forward {
 }
 
 impl State {
-    /// Forwards what was parked, in order, until nothing is left.
-    pub(crate) fn front_drain(&self, flow: &FlowRef, ctx: &PacketContext) {
-        loop {
-            let mut inner = flow.inner.lock();
-            let Some(mut skb) = inner.parked.pop() else {
-                inner.draining = false;
-                inner.held.clear();
-                return;
-            };
-            let Stage::Forward(forward) = inner.stage else {
-                continue;
-            };
-            drop(inner);
-            if let Some(layout) = skb.layout() {
-                self.forward(&forward, skb, &layout, ctx);
-            }
-        }
-    }
-
     /// A segment of the client's on a connection that another node serves.
     pub(crate) fn front_forward(
         &self,
@@ -86,7 +67,13 @@ impl State {
     }
 
     /// Sends a segment of the client's to the back end.
-    fn forward(&self, forward: &Forward, mut skb: Skb, layout: &Layout, ctx: &PacketContext) {
+    pub(crate) fn forward(
+        &self,
+        forward: &Forward,
+        mut skb: Skb,
+        layout: &Layout,
+        ctx: &PacketContext,
+    ) {
         let (addr, port) = forward.to;
         let partial = skb.checksum_is_partial();
         let Some((ip, tcp)) = skb.headers_mut(layout) else {

@@ -271,7 +271,7 @@ impl State {
         self.counters.count(Counter::HandoffsAccepted);
         self.counters.up(Gauge::HandedOffOut);
         self.front_discard(flow, &deciding, ctx);
-        self.front_drain(flow, ctx);
+        self.drain(flow, ctx);
     }
 
     /// The back end will not serve what it was given: another may.
