@@ -10,6 +10,8 @@ use kernel::{
 
 #[path = "rust/btcp/back.rs"]
 mod back;
+#[path = "rust/btcp/begin.rs"]
+mod begin;
 #[path = "rust/btcp/bounds.rs"]
 mod bounds;
 #[path = "rust/btcp/config.rs"]
@@ -26,6 +28,8 @@ mod forward;
 mod front;
 #[path = "rust/btcp/handoff.rs"]
 mod handoff;
+#[path = "rust/btcp/head.rs"]
+mod head;
 #[path = "rust/btcp/hook.rs"]
 mod hook;
 #[path = "rust/btcp/keys.rs"]

@@ -1,53 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The front end's side: connections that clients open to a service of this node.
+//! The front end's side: connections that clients open to a service of this node, until it is decided
+//! who serves them.
 
 use crate::{
-    bounds::{Held, Pool, Ticket},
-    counters::{Counter, Gauge},
+    bounds::{Pool, Ticket},
+    counters::Counter,
     early::Early,
-    flow::{Flow, FlowRef, Inner, InnerGuard, Over, Stage},
+    flow::{FlowRef, Inner, InnerGuard, Over, Stage},
     lower, packet,
-    service::{Candidate, Otherwise, Target},
+    service::Target,
     state::State,
-    trace::{event, FRONT},
 };
 use carisma_core::{
     answer::Answer,
     commit::Commit,
     front::{Front, Input, Phase},
-    http::{self, Scan, Scanned},
+    http::Scan,
     seq::Seq,
-    tcp::{self, flag, option, Opt},
-    translate,
+    tcp::{self, flag},
     tuple::Tuple,
-    wire,
 };
 use carisma_net::{
     connection,
     link::kind,
     netfilter::{self, PacketContext},
     skb::{self, Layout, Skb},
-    table::Refused,
 };
-use kernel::{
-    prelude::*,
-    sync::{
-        atomic::Acquire,
-        rcu, //
-    },
-};
-
-/// How long a handshake may take: longer than TCP repeats its SYN-ACK
-/// (net.ipv4.tcp_synack_retries).
-const HANDSHAKE_MS: u32 = 75_000;
-
-/// How many of the oldest handshakes are looked at for one that is still under way.
-const EVICTIONS: usize = 32;
-
-/// How much of a stream is held: more than the longest head, and less than a DATA record takes.
-const HELD_MAX: usize = 48 << 10;
-const _: () = assert!(HELD_MAX < wire::MAX_DATA);
+use kernel::prelude::*;
 
 /// A connection whose request is not decided yet, or not taken over yet.
 pub(crate) struct Deciding {
@@ -57,7 +37,7 @@ pub(crate) struct Deciding {
     /// What came before its turn.
     pub(crate) early: Early,
     /// How far the head in it has been looked at.
-    scan: Scan,
+    pub(crate) scan: Scan,
     /// Its handshake is under way; then, its socket is withheld.
     handshake: Option<Ticket>,
     withheld: Option<Ticket>,
@@ -73,148 +53,7 @@ pub(crate) struct Deciding {
     pub(crate) commit: Commit,
 }
 
-/// Why bytes are not held.
-enum Unheld {
-    /// There is no memory.
-    Memory,
-    /// As many are as may be.
-    Bound,
-}
-
-/// What a whole request head, or one that will not be, leads to.
-enum Decision {
-    /// More of it has to come.
-    Wait,
-    /// It is served here.
-    Local(Counter),
-    /// It is answered here, and the connection closed.
-    Answer(Answer, Counter),
-    /// Another node is to serve it.
-    Remote(Target),
-}
-
 impl State {
-    /// A client's first segment to a service. It goes on to TCP.
-    pub(crate) fn front_begin(&self, key: &Tuple, skb: Skb, layout: &Layout) -> Option<Skb> {
-        let mut skb = skb;
-        // TCP drops what has a wrong checksum, and counts it.
-        if !self.withholding.load(Acquire) || !self.has_rules(key) || !skb.checksum_is_right(layout)
-        {
-            return Some(skb);
-        }
-        let header = skb.tcp(layout).and_then(tcp::Header::parse);
-        let Some(front) = header.and_then(|header| Front::new(&header)) else {
-            return Some(skb);
-        };
-        if front.is_signed() {
-            self.counters.count(Counter::FlowsRefusedOptions);
-            return Some(skb);
-        }
-        let Some(handshake) = self.front_handshake() else {
-            self.counters.count(Counter::FlowsRefusedHandshakes);
-            return Some(skb);
-        };
-        let deciding = Deciding {
-            front,
-            bytes: KVec::new(),
-            early: Early::new(),
-            scan: Scan::new(),
-            handshake: Some(handshake),
-            withheld: None,
-            target: Target::HERE,
-            asked: None,
-            id: 0,
-            node: 0,
-            to: ([0; 4], 0),
-            commit: Commit::default(),
-        };
-        let refused = match self.front_insert(key, deciding) {
-            Ok(()) => {
-                self.trace_flow(event::FLOW_BEGIN, key, FRONT, 0, 0);
-                Counter::FlowsCreated
-            }
-            Err(Refused::Full) => Counter::FlowsRefusedLimit,
-            // Another CPU was faster with the same SYN.
-            Err(Refused::Exists) => return self.front_strip(skb, layout),
-            Err(Refused::NoMemory) => Counter::FlowsRefusedMemory,
-        };
-        self.counters.count(refused);
-        match refused {
-            Counter::FlowsCreated => self.front_strip(skb, layout),
-            _ => Some(skb),
-        }
-    }
-
-    /// A place among the handshakes; at the bound that of the oldest, which is TCP's alone then.
-    fn front_handshake(&self) -> Option<Ticket> {
-        let limit = self.knobs.handshakes_max();
-        let ticket = || self.bounds.ticket(Pool::Handshakes, limit);
-        ticket().or_else(|| {
-            for _ in 0..EVICTIONS {
-                let key = self.recent.pop()?;
-                let Some(flow) = self.flows.lookup(&key) else {
-                    continue;
-                };
-                let inner = flow.inner.lock();
-                if matches!(&inner.stage, Stage::Deciding(it) if !it.has_child()) {
-                    self.counters.count(Counter::FlowsEvicted);
-                    self.end(&flow, inner);
-                    return ticket();
-                }
-            }
-            None
-        })
-    }
-
-    /// Keeps off a connection what a handoff cannot carry: TCP is shown a SYN that asks neither for
-    /// Fast Open nor for Multipath TCP, and has no payload, which some accept without being asked;
-    /// the client sends that again. `None` without memory: the client sends the SYN again.
-    fn front_strip(&self, skb: Skb, layout: &Layout) -> Option<Skb> {
-        let mut skb = skb;
-        let unwanted = |opt: &Opt<'_>| opt.is_fast_open() || opt.kind == option::MPTCP;
-        let header = skb.tcp(layout).and_then(tcp::Header::parse)?;
-        if layout.payload == 0 && !header.walk().flatten().any(|opt| unwanted(&opt)) {
-            return Some(skb);
-        }
-        let partial = skb.checksum_is_partial();
-        let Some((_, tcp)) = skb.headers_mut(layout) else {
-            self.counters.count(Counter::FlowsRefusedMemory);
-            return None;
-        };
-        // A list that cannot be walked would be read by TCP up to where it can.
-        if translate::strip_options(tcp, unwanted, partial).is_err() {
-            self.counters.count(Counter::PacketsDroppedMalformed);
-            return None;
-        }
-        if layout.payload != 0 && !skb.cut(layout) {
-            self.counters.count(Counter::FlowsRefusedMemory);
-            return None;
-        }
-        Some(skb)
-    }
-
-    /// Whether any request to this service may be another node's.
-    fn has_rules(&self, key: &Tuple) -> bool {
-        let rcu = rcu::read_lock();
-        self.config
-            .snapshot(&rcu)
-            .service(&key.local, key.local_port.get())
-            .is_some_and(|service| !service.rules.is_empty())
-    }
-
-    fn front_insert(&self, key: &Tuple, deciding: Deciding) -> Result<(), Refused> {
-        let deciding = KBox::new(deciding, GFP_ATOMIC).map_err(|_| Refused::NoMemory)?;
-        let flow = Flow::new(key, Stage::Deciding(deciding), &self.bounds)
-            .map_err(|_| Refused::NoMemory)?;
-        // Under the lock nobody can end the flow before its timer runs.
-        let _inner = flow.inner.lock();
-        self.flows.insert(&flow, self.knobs.flows_max())?;
-        self.counters.up(Gauge::Flows);
-        flow.arm(HANDSHAKE_MS);
-        self.recent.push(key);
-        Ok(())
-    }
-
     /// A segment of the client's while the place is undecided.
     pub(crate) fn front_input(
         &self,
@@ -345,147 +184,8 @@ impl State {
         }
     }
 
-    /// The client's stream goes on.
-    #[allow(clippy::too_many_arguments)]
-    fn front_take(
-        &self,
-        flow: &FlowRef,
-        mut inner: InnerGuard<'_>,
-        skb: Skb,
-        layout: &Layout,
-        skip: u32,
-        fin: bool,
-        ctx: &PacketContext,
-    ) -> Option<Skb> {
-        let skip = skip as usize;
-        let Inner { stage, held, .. } = &mut *inner;
-        let Stage::Deciding(deciding) = stage else {
-            self.park(&mut inner, skb);
-            return None;
-        };
-        let deciding = &mut **deciding;
-        let key = flow.key();
-        let first = deciding.bytes.is_empty();
-        let linear = skb.payload(layout).and_then(|bytes| bytes.get(skip..));
-        // Whether all of the segment is in what is held.
-        let mut whole = false;
-        let decision = match linear {
-            // The usual case: the whole head in one segment, which is looked at where it lies.
-            Some(bytes) if first => {
-                self.decide(key, &deciding.front, &mut deciding.scan, bytes, fin)
-            }
-            _ => {
-                match self.front_hold(deciding, held, &skb, layout, skip) {
-                    Ok(all) => whole = all,
-                    Err(why) => return self.front_unheld(flow, inner, skb, why, ctx),
-                }
-                let Deciding { scan, bytes, .. } = deciding;
-                self.decide(key, &deciding.front, scan, bytes, fin)
-            }
-        };
-        let keep = matches!(decision, Decision::Wait | Decision::Remote(_));
-        if keep && deciding.bytes.is_empty() {
-            match self.front_hold(deciding, held, &skb, layout, skip) {
-                Ok(all) => whole = all,
-                Err(why) => return self.front_unheld(flow, inner, skb, why, ctx),
-            }
-        }
-        match decision {
-            Decision::Wait => {
-                self.front_acknowledge(flow, &mut inner, ctx);
-                None
-            }
-            Decision::Local(counter) => {
-                self.front_decided(flow, counter);
-                self.front_local(flow, inner, ctx);
-                // TCP gets the segment itself, unless all that it brings was held.
-                (fin || !whole).then_some(skb)
-            }
-            Decision::Answer(answer, counter) => {
-                self.front_decided(flow, counter);
-                self.front_answer(flow, inner, answer, ctx);
-                (fin || !whole).then_some(skb)
-            }
-            Decision::Remote(target) => {
-                deciding.target = target;
-                let node = target.nodes().next().unwrap_or(0);
-                self.trace_decided(flow, node, Counter::RequestsRemote);
-                if fin || !whole {
-                    self.park(&mut inner, skb);
-                }
-                self.front_place(flow, inner, Some(Counter::RequestsLocalPeerDown), ctx);
-                None
-            }
-        }
-    }
-
-    /// What must be held cannot be. Without memory the client sends it again; at a bound the request
-    /// is answered.
-    fn front_unheld(
-        &self,
-        flow: &FlowRef,
-        inner: InnerGuard<'_>,
-        skb: Skb,
-        why: Unheld,
-        ctx: &PacketContext,
-    ) -> Option<Skb> {
-        match why {
-            Unheld::Memory => None,
-            Unheld::Bound => {
-                self.front_decided(flow, Counter::RequestsUnavailable);
-                self.front_answer(flow, inner, Answer::Unavailable, ctx);
-                Some(skb)
-            }
-        }
-    }
-
-    /// Counts what was decided about a request that is to be served here.
-    pub(crate) fn front_decided(&self, flow: &FlowRef, counter: Counter) {
-        self.counters.count(counter);
-        self.trace_decided(flow, 0, counter);
-    }
-
-    fn trace_decided(&self, flow: &FlowRef, node: u32, counter: Counter) {
-        self.trace_step(event::HEAD_DECIDED, flow.key(), node, 0, counter.name());
-    }
-
-    /// Appends a segment's payload, as far as there is room, to what is held; says whether it was
-    /// all.
-    fn front_hold(
-        &self,
-        deciding: &mut Deciding,
-        held: &mut Held,
-        skb: &Skb,
-        layout: &Layout,
-        skip: usize,
-    ) -> Result<bool, Unheld> {
-        let before = deciding.bytes.len();
-        let payload = layout.payload.saturating_sub(skip);
-        let more = payload.min(HELD_MAX.saturating_sub(before));
-        if !self.hold(held, more) {
-            return Err(Unheld::Bound);
-        }
-        let copied = deciding
-            .bytes
-            .resize(before.saturating_add(more), 0, GFP_ATOMIC)
-            .is_ok()
-            && deciding
-                .bytes
-                .get_mut(before..)
-                .is_some_and(|to| skb.copy_payload(layout, skip, to));
-        if copied {
-            // CAST: A packet's length fits.
-            deciding.front.took(more as u32);
-            Ok(more == payload)
-        } else {
-            deciding.bytes.truncate(before);
-            self.counters.count(Counter::FlowsRefusedMemory);
-            Err(Unheld::Memory)
-        }
-    }
-
     /// Acknowledges what is held, so that a client that waits for that goes on (RFC 896).
-    fn front_acknowledge(&self, flow: &FlowRef, inner: &mut Inner, ctx: &PacketContext) {
+    pub(crate) fn front_acknowledge(&self, flow: &FlowRef, inner: &mut Inner, ctx: &PacketContext) {
         // While another node is asked the clock must not run on: see `Req::ts_now`.
         if let Stage::Deciding(deciding) = &inner.stage {
             let early = deciding.early.newest_first();
@@ -494,60 +194,6 @@ impl State {
                 // A lost acknowledgement is what the client's timer is for.
                 let _ = netfilter::xmit(&self.net, skb, ctx);
             }
-        }
-    }
-
-    /// Decides about the bytes at the beginning of the client's stream.
-    fn decide(
-        &self,
-        key: &Tuple,
-        front: &Front,
-        scan: &mut Scan,
-        bytes: &[u8],
-        fin: bool,
-    ) -> Decision {
-        let bad = Decision::Local(Counter::HeadsBad);
-        let too_long = Decision::Answer(Answer::TooLarge, Counter::HeadsTooLong);
-        match scan.advance(bytes) {
-            Scanned::Head(len) if len > self.knobs.head_max() => too_long,
-            Scanned::Head(len) => match bytes.get(..len).map(http::Head::parse) {
-                Some(Ok(head)) => self.route(key, front, &head),
-                _ => bad,
-            },
-            Scanned::Partial if fin => bad,
-            Scanned::Partial if bytes.len() >= self.knobs.head_max() => too_long,
-            Scanned::Partial => Decision::Wait,
-            Scanned::Bad(_) => bad,
-        }
-    }
-
-    /// Decides about a request.
-    fn route(&self, key: &Tuple, front: &Front, head: &http::Head<'_>) -> Decision {
-        let rcu = rcu::read_lock();
-        let config = self.config.snapshot(&rcu);
-        let target = config
-            .service(&key.local, key.local_port.get())
-            .map_or(Target::HERE, |service| service.route(head));
-        if target.is_here(config) {
-            return Decision::Local(Counter::RequestsLocal);
-        }
-        self.counters.count(Counter::RequestsRemote);
-        let obstacle = if self.config.is_draining() {
-            Counter::RequestsLocalDraining
-        } else if !front.is_portable() {
-            Counter::RequestsLocalOptions
-        } else {
-            let mut candidates = target;
-            match candidates.next(config) {
-                Candidate::Node(..) => return Decision::Remote(target),
-                Candidate::Here | Candidate::None => Counter::RequestsLocalPeerDown,
-            }
-        };
-        match target.otherwise() {
-            Otherwise::Unavailable if !target.may_be_here(config) => {
-                Decision::Answer(Answer::Unavailable, Counter::RequestsUnavailable)
-            }
-            _ => Decision::Local(obstacle),
         }
     }
 
@@ -668,6 +314,24 @@ impl State {
 }
 
 impl Deciding {
+    /// A connection whose handshake has begun, and takes this place.
+    pub(crate) fn new(front: Front, handshake: Ticket) -> Self {
+        Self {
+            front,
+            bytes: KVec::new(),
+            early: Early::new(),
+            scan: Scan::new(),
+            handshake: Some(handshake),
+            withheld: None,
+            target: Target::HERE,
+            asked: None,
+            id: 0,
+            node: 0,
+            to: ([0; 4], 0),
+            commit: Commit::default(),
+        }
+    }
+
     /// Whether TCP has made its socket.
     pub(crate) fn has_child(&self) -> bool {
         matches!(self.front.phase(), Phase::Head | Phase::Asked)

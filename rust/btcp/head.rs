@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The front end's side: what is held of a client's stream, and what its request head leads to.
+
+use crate::{
+    bounds::Held,
+    counters::Counter,
+    flow::{FlowRef, Inner, InnerGuard, Stage},
+    front::Deciding,
+    service::{Candidate, Otherwise, Target},
+    state::State,
+    trace::event,
+};
+use carisma_core::{
+    answer::Answer,
+    front::Front,
+    http::{self, Scan, Scanned},
+    tuple::Tuple,
+    wire,
+};
+use carisma_net::{
+    netfilter::PacketContext,
+    skb::{Layout, Skb},
+};
+use kernel::{prelude::*, sync::rcu};
+
+/// How much of a stream is held: more than the longest head, and less than a DATA record takes.
+const HELD_MAX: usize = 48 << 10;
+const _: () = assert!(HELD_MAX < wire::MAX_DATA);
+
+/// Why bytes are not held.
+enum Unheld {
+    /// There is no memory.
+    Memory,
+    /// As many are as may be.
+    Bound,
+}
+
+/// What a whole request head, or one that will not be, leads to.
+enum Decision {
+    /// More of it has to come.
+    Wait,
+    /// It is served here.
+    Local(Counter),
+    /// It is answered here, and the connection closed.
+    Answer(Answer, Counter),
+    /// Another node is to serve it.
+    Remote(Target),
+}
+
+impl State {
+    /// The client's stream goes on.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn front_take(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        skb: Skb,
+        layout: &Layout,
+        skip: u32,
+        fin: bool,
+        ctx: &PacketContext,
+    ) -> Option<Skb> {
+        let skip = skip as usize;
+        let Inner { stage, held, .. } = &mut *inner;
+        let Stage::Deciding(deciding) = stage else {
+            self.park(&mut inner, skb);
+            return None;
+        };
+        let deciding = &mut **deciding;
+        let key = flow.key();
+        let first = deciding.bytes.is_empty();
+        let linear = skb.payload(layout).and_then(|bytes| bytes.get(skip..));
+        // Whether all of the segment is in what is held.
+        let mut whole = false;
+        let decision = match linear {
+            // The usual case: the whole head in one segment, which is looked at where it lies.
+            Some(bytes) if first => {
+                self.decide(key, &deciding.front, &mut deciding.scan, bytes, fin)
+            }
+            _ => {
+                match self.front_hold(deciding, held, &skb, layout, skip) {
+                    Ok(all) => whole = all,
+                    Err(why) => return self.front_unheld(flow, inner, skb, why, ctx),
+                }
+                let Deciding { scan, bytes, .. } = deciding;
+                self.decide(key, &deciding.front, scan, bytes, fin)
+            }
+        };
+        let keep = matches!(decision, Decision::Wait | Decision::Remote(_));
+        if keep && deciding.bytes.is_empty() {
+            match self.front_hold(deciding, held, &skb, layout, skip) {
+                Ok(all) => whole = all,
+                Err(why) => return self.front_unheld(flow, inner, skb, why, ctx),
+            }
+        }
+        match decision {
+            Decision::Wait => {
+                self.front_acknowledge(flow, &mut inner, ctx);
+                None
+            }
+            Decision::Local(counter) => {
+                self.front_decided(flow, counter);
+                self.front_local(flow, inner, ctx);
+                // TCP gets the segment itself, unless all that it brings was held.
+                (fin || !whole).then_some(skb)
+            }
+            Decision::Answer(answer, counter) => {
+                self.front_decided(flow, counter);
+                self.front_answer(flow, inner, answer, ctx);
+                (fin || !whole).then_some(skb)
+            }
+            Decision::Remote(target) => {
+                deciding.target = target;
+                let node = target.nodes().next().unwrap_or(0);
+                self.trace_decided(flow, node, Counter::RequestsRemote);
+                if fin || !whole {
+                    self.park(&mut inner, skb);
+                }
+                self.front_place(flow, inner, Some(Counter::RequestsLocalPeerDown), ctx);
+                None
+            }
+        }
+    }
+
+    /// What must be held cannot be. Without memory the client sends it again; at a bound the request
+    /// is answered.
+    fn front_unheld(
+        &self,
+        flow: &FlowRef,
+        inner: InnerGuard<'_>,
+        skb: Skb,
+        why: Unheld,
+        ctx: &PacketContext,
+    ) -> Option<Skb> {
+        match why {
+            Unheld::Memory => None,
+            Unheld::Bound => {
+                self.front_decided(flow, Counter::RequestsUnavailable);
+                self.front_answer(flow, inner, Answer::Unavailable, ctx);
+                Some(skb)
+            }
+        }
+    }
+
+    /// Counts what was decided about a request that is to be served here.
+    pub(crate) fn front_decided(&self, flow: &FlowRef, counter: Counter) {
+        self.counters.count(counter);
+        self.trace_decided(flow, 0, counter);
+    }
+
+    fn trace_decided(&self, flow: &FlowRef, node: u32, counter: Counter) {
+        self.trace_step(event::HEAD_DECIDED, flow.key(), node, 0, counter.name());
+    }
+
+    /// Appends a segment's payload, as far as there is room, to what is held; says whether it was
+    /// all.
+    fn front_hold(
+        &self,
+        deciding: &mut Deciding,
+        held: &mut Held,
+        skb: &Skb,
+        layout: &Layout,
+        skip: usize,
+    ) -> Result<bool, Unheld> {
+        let before = deciding.bytes.len();
+        let payload = layout.payload.saturating_sub(skip);
+        let more = payload.min(HELD_MAX.saturating_sub(before));
+        if !self.hold(held, more) {
+            return Err(Unheld::Bound);
+        }
+        let copied = deciding
+            .bytes
+            .resize(before.saturating_add(more), 0, GFP_ATOMIC)
+            .is_ok()
+            && deciding
+                .bytes
+                .get_mut(before..)
+                .is_some_and(|to| skb.copy_payload(layout, skip, to));
+        if copied {
+            // CAST: A packet's length fits.
+            deciding.front.took(more as u32);
+            Ok(more == payload)
+        } else {
+            deciding.bytes.truncate(before);
+            self.counters.count(Counter::FlowsRefusedMemory);
+            Err(Unheld::Memory)
+        }
+    }
+
+    /// Decides about the bytes at the beginning of the client's stream.
+    fn decide(
+        &self,
+        key: &Tuple,
+        front: &Front,
+        scan: &mut Scan,
+        bytes: &[u8],
+        fin: bool,
+    ) -> Decision {
+        let bad = Decision::Local(Counter::HeadsBad);
+        let too_long = Decision::Answer(Answer::TooLarge, Counter::HeadsTooLong);
+        match scan.advance(bytes) {
+            Scanned::Head(len) if len > self.knobs.head_max() => too_long,
+            Scanned::Head(len) => match bytes.get(..len).map(http::Head::parse) {
+                Some(Ok(head)) => self.route(key, front, &head),
+                _ => bad,
+            },
+            Scanned::Partial if fin => bad,
+            Scanned::Partial if bytes.len() >= self.knobs.head_max() => too_long,
+            Scanned::Partial => Decision::Wait,
+            Scanned::Bad(_) => bad,
+        }
+    }
+
+    /// Decides about a request.
+    fn route(&self, key: &Tuple, front: &Front, head: &http::Head<'_>) -> Decision {
+        let rcu = rcu::read_lock();
+        let config = self.config.snapshot(&rcu);
+        let target = config
+            .service(&key.local, key.local_port.get())
+            .map_or(Target::HERE, |service| service.route(head));
+        if target.is_here(config) {
+            return Decision::Local(Counter::RequestsLocal);
+        }
+        self.counters.count(Counter::RequestsRemote);
+        let obstacle = if self.config.is_draining() {
+            Counter::RequestsLocalDraining
+        } else if !front.is_portable() {
+            Counter::RequestsLocalOptions
+        } else {
+            let mut candidates = target;
+            match candidates.next(config) {
+                Candidate::Node(..) => return Decision::Remote(target),
+                Candidate::Here | Candidate::None => Counter::RequestsLocalPeerDown,
+            }
+        };
+        match target.otherwise() {
+            Otherwise::Unavailable if !target.may_be_here(config) => {
+                Decision::Answer(Answer::Unavailable, Counter::RequestsUnavailable)
+            }
+            _ => Decision::Local(obstacle),
+        }
+    }
+}
