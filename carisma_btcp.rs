@@ -48,6 +48,8 @@ mod packet;
 mod recent;
 #[path = "rust/btcp/refused.rs"]
 mod refused;
+#[path = "rust/btcp/replay.rs"]
+mod replay;
 #[path = "rust/btcp/service.rs"]
 mod service;
 #[path = "rust/btcp/snapshot.rs"]

@@ -11,12 +11,13 @@
 //! soon as the request is this node's to serve. At the back end: `Replay` → `Live` → `Over`.
 
 use crate::{
-    back::{Live, Replay},
+    back::Live,
     bounds::{Bounds, Full, Held},
     counters::{Counter, Gauge},
     forward::Forward,
     front::Deciding,
     lower, packet,
+    replay::Replay,
     snapshot::Endpoint,
     state::State,
     trace::{event, FRONT},
@@ -282,7 +283,8 @@ impl State {
             Stage::Deciding(_) | Stage::Asked(_) | Stage::Committed(_) => {
                 self.front_timer(flow, inner, &ctx);
             }
-            Stage::Replay(_) | Stage::Live(_) => self.back_timer(flow, inner, &ctx),
+            Stage::Replay(_) => self.back_wait(flow, inner, &ctx),
+            Stage::Live(_) => self.back_timer(flow, inner, &ctx),
             Stage::Over(Over::Live(Live {
                 untold: Some(_), ..
             })) => self.back_tell(flow, &mut inner),

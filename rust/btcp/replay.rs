@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The back end's side: a connection on its way to this node, whose TCP is given it by a replay of its
+//! handshake.
+//!
+//! `Replay` (REQ came; ACCEPT is sent when TCP has a socket) → `Live` (DATA came).
+
+use crate::{
+    back::{Live, Origin, RETRY_MS},
+    bounds::{Pool, Ticket},
+    counters::{Counter, Gauge},
+    flow::{Flow, FlowRef, InnerGuard, Over, Stage},
+    lower,
+    snapshot::Endpoint,
+    state::State,
+    trace::{event, reason_name, BACK},
+};
+use carisma_core::{
+    back::{Back, Phase},
+    tcp::{self, flag},
+    tuple::{v4_of, Tuple},
+    wire::{Body, Data, Handoff, Reason, Req},
+};
+use carisma_net::{connection, link::kind, netfilter::PacketContext, table::Refused};
+use kernel::{prelude::*, sync::rcu};
+
+/// How long, at the least, a front end may take to commit a connection that TCP has: it says so if
+/// it does not want it any more, and one that it has committed must not be gone.
+const COMMIT_MS: u32 = 5_000;
+
+/// A connection that is being given to TCP here.
+pub(crate) struct Replay {
+    back: Back,
+    pub(crate) origin: Origin,
+    tries: u32,
+    /// TCP does not take it.
+    pub(crate) failed: Option<Reason>,
+    /// The front end was told that TCP has it.
+    offered: bool,
+    /// It is under way, and its socket is, or will be, withheld.
+    _tickets: (Ticket, Ticket),
+}
+
+/// What came of a step of a replay.
+enum Step {
+    /// TCP has yet to answer.
+    Wait,
+    /// This is TCP's next segment.
+    Inject(tcp::Build),
+    /// TCP has a socket, which is withheld.
+    Offer,
+    /// It will not be.
+    Fail(Reason),
+}
+
+impl State {
+    /// A front end asks this node to take a connection over.
+    pub(crate) fn back_request(&self, node: u32, handoff: &Handoff<'_>, req: &Req<'_>) {
+        match self.back_replay(node, handoff, req) {
+            Ok(flow) => {
+                let ctx = PacketContext::enter();
+                self.back_advance(&flow, &ctx);
+            }
+            Err(reason) => {
+                self.counters.count(Counter::HandoffsInRefused);
+                let tuple = handoff.tuple.with_local(req.vip, req.vip_port);
+                let _ = self.record(node, handoff.id, tuple, Body::Reject(reason));
+            }
+        }
+    }
+
+    /// Makes the flow of a replay, if there is nothing against it.
+    fn back_replay(
+        &self,
+        node: u32,
+        handoff: &Handoff<'_>,
+        req: &Req<'_>,
+    ) -> Result<FlowRef, Reason> {
+        let key = &handoff.tuple;
+        let port = key.local_port.get();
+        if self.config.is_draining() {
+            return Err(Reason::Draining);
+        }
+        {
+            let rcu = rcu::read_lock();
+            let at = Endpoint {
+                addr: key.local,
+                port,
+            };
+            if !self.config.snapshot(&rcu).is_served(at) {
+                return Err(Reason::NoService);
+            }
+        }
+        let vip = v4_of(&req.vip).ok_or(Reason::NoService)?;
+        self.back_replace(key)?;
+        if connection::is_live(&self.net, key) {
+            return Err(Reason::InUse);
+        }
+        let tickets = self.back_tickets().ok_or(Reason::NoRoom)?;
+        if !lower::hold_modules() {
+            return Err(Reason::Draining);
+        }
+        let replay = Replay {
+            back: Back::new(&req.handshake, port, req.ts_now),
+            origin: Origin {
+                id: handoff.id,
+                node,
+                vip,
+                vip_port: req.vip_port,
+            },
+            tries: 0,
+            failed: None,
+            offered: false,
+            _tickets: tickets,
+        };
+        self.back_insert(key, replay)
+            .inspect_err(|_| lower::release_modules())
+    }
+
+    /// What a replay takes of what there may be.
+    fn back_tickets(&self) -> Option<(Ticket, Ticket)> {
+        let under_way = self
+            .bounds
+            .ticket(Pool::Replayed, self.knobs.handoffs_max());
+        let Some(under_way) = under_way else {
+            self.counters.count(Counter::HandoffsRefusedLimit);
+            return None;
+        };
+        let withheld = self
+            .bounds
+            .ticket(Pool::Withheld, self.knobs.withheld_max());
+        if withheld.is_none() {
+            self.counters.count(Counter::WithheldRefusedLimit);
+        }
+        Some((under_way, withheld?))
+    }
+
+    /// Makes way for a new connection with the tuple of one that has ended.
+    fn back_replace(&self, key: &Tuple) -> Result<(), Reason> {
+        if let Some(old) = self.flows.lookup(key) {
+            let inner = old.inner.lock();
+            match inner.stage {
+                Stage::Over(_) => self.end(&old, inner),
+                Stage::Gone => {}
+                _ => return Err(Reason::InUse),
+            }
+        }
+        Ok(())
+    }
+
+    fn back_insert(&self, key: &Tuple, replay: Replay) -> Result<FlowRef, Reason> {
+        let origin = replay.origin;
+        let replay = KBox::new(replay, GFP_ATOMIC).map_err(|_| Reason::NoRoom)?;
+        let flow =
+            Flow::new(key, Stage::Replay(replay), &self.bounds).map_err(|_| Reason::NoRoom)?;
+        let inner = flow.inner.lock();
+        self.flows
+            .insert(&flow, self.knobs.flows_max())
+            .map_err(|refused| match refused {
+                Refused::Exists => Reason::InUse,
+                Refused::Full | Refused::NoMemory => Reason::NoRoom,
+            })?;
+        self.counters.up(Gauge::Flows);
+        self.counters.up(Gauge::HandedOffIn);
+        self.trace_flow(event::FLOW_BEGIN, key, BACK, origin.node, origin.id);
+        flow.arm(RETRY_MS);
+        drop(inner);
+        Ok(flow)
+    }
+
+    /// Takes a replay as far as it goes: TCP mostly answers before the injection of a segment
+    /// returns.
+    fn back_advance(&self, flow: &FlowRef, ctx: &PacketContext) {
+        let mut last = None;
+        loop {
+            let mut inner = flow.inner.lock();
+            let Stage::Replay(replay) = &mut inner.stage else {
+                return;
+            };
+            let phase = replay.back.phase();
+            let step = match replay.failed {
+                Some(reason) => Step::Fail(reason),
+                // The same phase again: TCP did not answer, or not yet.
+                None if last == Some(phase) => Step::Wait,
+                None => match phase {
+                    Phase::Syn => Step::Inject(replay.back.syn()),
+                    Phase::Ack => Step::Inject(replay.back.ack()),
+                    Phase::Offered if replay.offered => Step::Wait,
+                    Phase::Offered => Step::Offer,
+                    Phase::Live => Step::Wait,
+                },
+            };
+            last = Some(phase);
+            let origin = replay.origin;
+            match step {
+                Step::Wait => return,
+                Step::Inject(build) => {
+                    let what = if phase == Phase::Syn { c"syn" } else { c"ack" };
+                    self.trace_replay(flow, &origin, what);
+                    drop(inner);
+                    if phase == Phase::Ack {
+                        connection::undefer(&self.net, flow.key());
+                    }
+                    self.to_tcp(flow, &build, &[], ctx);
+                }
+                Step::Offer => {
+                    replay.offered = true;
+                    self.trace_replay(flow, &origin, c"offer");
+                    // If it cannot be told, the front end's time runs out, and so does ours.
+                    let _ = self.record(origin.node, origin.id, origin.theirs(flow), Body::Accept);
+                    return;
+                }
+                Step::Fail(reason) => {
+                    self.back_fail(flow, inner, Some(reason), ctx);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn trace_replay(&self, flow: &FlowRef, origin: &Origin, what: &'static CStr) {
+        self.trace_step(event::REPLAY_STEP, flow.key(), origin.node, origin.id, what);
+    }
+
+    /// Gives a replay up. TCP and UTCP forget it, and the front end is told `reason`, if there is
+    /// one.
+    pub(crate) fn back_fail(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        reason: Option<Reason>,
+        ctx: &PacketContext,
+    ) {
+        let was = core::mem::replace(&mut inner.stage, Stage::Gone);
+        inner.held.clear();
+        drop(inner);
+        self.forget(flow);
+        if let Stage::Replay(replay) = was {
+            let origin = replay.origin;
+            self.trace_replay(flow, &origin, reason.map_or(c"abort", reason_name));
+            self.counters.count(match reason {
+                Some(_) => Counter::HandoffsInRefused,
+                None => Counter::HandoffsInAborted,
+            });
+            if let Some(reason) = reason {
+                let _ = self.record(
+                    origin.node,
+                    origin.id,
+                    origin.theirs(flow),
+                    Body::Reject(reason),
+                );
+            }
+            self.to_tcp(flow, &replay.back.reset(), &[], ctx);
+            let _ = lower::put(&self.net, kind::CONN_DISCARD, flow.key());
+            self.counters.down(Gauge::HandedOffIn);
+            lower::release_modules();
+        }
+    }
+
+    /// The front end commits itself, and passes on what it holds of the client's stream.
+    pub(crate) fn back_data(&self, node: u32, handoff: &Handoff<'_>, data: &Data<'_>) {
+        let Some(flow) = self.flows.lookup(&handoff.tuple) else {
+            self.back_unknown(node, handoff, data);
+            return;
+        };
+        let ctx = PacketContext::enter();
+        let mut inner = flow.inner.lock();
+        if let Stage::Live(live) | Stage::Over(Over::Live(live)) = &inner.stage {
+            if live.origin.is(node, handoff) {
+                // It was repeated, as the front end has not heard that it came.
+                self.back_taken(&flow, &live.origin);
+                return;
+            }
+        }
+        let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
+        let mut replay = match stage {
+            Stage::Replay(replay) if replay.origin.is(node, handoff) => replay,
+            other => {
+                inner.stage = other;
+                drop(inner);
+                self.back_unknown(node, handoff, data);
+                return;
+            }
+        };
+        if data.seq != replay.back.first() || !replay.back.commit(data.ack, data.window, data.tsval)
+        {
+            inner.stage = Stage::Replay(replay);
+            self.counters.count(Counter::RecordsBad);
+            return;
+        }
+        let back = replay.back;
+        let undelivered = self.back_keep(&flow, back, data.bytes);
+        inner.stage = Stage::Live(Live {
+            origin: replay.origin,
+            translation: back.translation(),
+            undelivered,
+            untold: None,
+        });
+        inner.draining = true;
+        flow.arm(RETRY_MS);
+        let origin = replay.origin;
+        self.back_taken(&flow, &origin);
+        drop(inner);
+        self.trace_flow(
+            event::FLOW_HANDED_OFF,
+            flow.key(),
+            BACK,
+            origin.node,
+            origin.id,
+        );
+        self.counters.count(Counter::HandoffsIn);
+        let _ = lower::put(&self.net, kind::CONN_RES, flow.key());
+        self.stream_to_tcp(&flow, data.bytes, |offset| back.segment(offset), &ctx);
+        self.drain(&flow, &ctx);
+    }
+
+    /// Tells the front end that DATA has come. If that cannot be told, the front end asks by
+    /// repeating it.
+    fn back_taken(&self, flow: &FlowRef, origin: &Origin) {
+        let _ = self.record(origin.node, origin.id, origin.theirs(flow), Body::Taken);
+    }
+
+    /// The front end commits what is not known here, or not any more.
+    fn back_unknown(&self, node: u32, handoff: &Handoff<'_>, data: &Data<'_>) {
+        self.counters.count(Counter::HandoffsInUnknown);
+        let tuple = handoff.tuple.with_local(data.vip, data.vip_port);
+        let reject = Body::Reject(Reason::Unknown);
+        let _ = self.record(node, handoff.id, tuple, reject);
+    }
+
+    /// The timer of a connection that is being given to TCP here has run out. Softirq.
+    pub(crate) fn back_wait(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, ctx: &PacketContext) {
+        let Stage::Replay(replay) = &mut inner.stage else {
+            return;
+        };
+        replay.tries = replay.tries.saturating_add(1);
+        let waited = replay.tries.saturating_mul(RETRY_MS);
+        let mut limit = self.knobs.handoff_timeout_ms().saturating_mul(2);
+        if replay.offered {
+            limit = limit.max(COMMIT_MS);
+        }
+        if waited > limit && replay.failed.is_none() {
+            replay.failed = Some(Reason::Unanswered);
+        }
+        if replay.failed.is_none() {
+            flow.arm(RETRY_MS);
+        }
+        drop(inner);
+        self.back_advance(flow, ctx);
+    }
+
+    /// UTCP goes away, or the namespace: what is not committed is given up.
+    pub(crate) fn back_give_up(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
+        self.back_fail(flow, inner, Some(Reason::Draining), ctx);
+    }
+}
+
+impl Replay {
+    /// Whether the front end was told that TCP has the connection.
+    pub(crate) fn is_offered(&self) -> bool {
+        self.offered
+    }
+
+    /// TCP has made a socket: whether it is to be withheld.
+    pub(crate) fn on_child(&mut self) -> bool {
+        self.back.on_child()
+    }
+
+    /// A segment of TCP's, which nobody else gets to see.
+    pub(crate) fn on_output(&mut self, header: &tcp::Header<'_>) {
+        if header.has(flag::RST) {
+            // Nobody listens.
+            self.failed = Some(Reason::NoService);
+        } else if self.back.on_syn_ack(header).is_err() {
+            self.failed = Some(Reason::Mismatch);
+        }
+    }
+}
