@@ -11,7 +11,7 @@ from harness.inside.documents import SIZES, document
 from harness.inside.exchange import UPLOAD
 from harness.node import Node
 from harness.running import Cluster, wait_for
-from harness.sockets import Answer
+from harness.sockets import Answer, Socket
 from harness.trace import Connection
 
 UPLOADS = ('post', 'expect', 'chunked', 'fin')
@@ -134,3 +134,11 @@ def request(path: str, method: str = 'GET', body: bytes = b'',
     if body:
         lines.append(f'Content-Length: {len(body)}')
     return '\r\n'.join(lines + ['', '']).encode() + body
+
+
+def hand_off(cluster: Cluster, language: str = 'fr') -> Socket:
+    """An open connection that another node serves."""
+    sock = cluster.client.connect(cluster['en'].vip)
+    sock.send(request(f'/{language}/1k'))
+    served(sock.response(), language, '1k')
+    return sock

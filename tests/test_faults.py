@@ -3,7 +3,7 @@
 
 import pytest
 
-from checks import no_flows, request, served, unbroken
+from checks import hand_off, no_flows, request, served, unbroken
 from conftest import Lab
 from harness.patience import patient
 from harness.running import Cluster, wait_for
@@ -145,9 +145,7 @@ def test_back_end_dies(bare: Cluster, lab: Lab) -> None:
     bare.start_servers()
     lab.enable(bare)
     bare['en'].knob('peer_timeout_ms', 2000)
-    sock = bare.client.connect(bare['en'].vip)
-    sock.send(request('/de/1k'))
-    served(sock.response(), 'de', '1k')
+    sock = hand_off(bare, 'de')
     # The front end has seen no acknowledgement of what this one got: the
     # number of its first reset is too old, and the client asks back.
     unsure = bare.client.connect(bare['en'].vip)
@@ -170,9 +168,7 @@ def test_front_end_dies(bare: Cluster, lab: Lab) -> None:
     """A back end does not keep what can hear nothing any more."""
     bare.start_servers()
     lab.enable(bare)
-    sock = bare.client.connect(bare['en'].vip)
-    sock.send(request('/de/1k'))
-    served(sock.response(), 'de', '1k')
+    hand_off(bare, 'de')
     bare['en'].kill()
     served(bare.client.curl.get(bare.url('fr', '/de/1k')), 'de', '1k')
 
@@ -218,9 +214,7 @@ def test_front_end_comes_back_anew(bare: Cluster, lab: Lab) -> None:
     the back end."""
     bare.start_servers()
     lab.enable(bare)
-    sock = bare.client.connect(bare['en'].vip)
-    sock.send(request('/de/1k'))
-    served(sock.response(), 'de', '1k')
+    hand_off(bare, 'de')
     bare['en'].kill()
     assert bare.live_flows()
     bare.revive(bare['en'])

@@ -5,14 +5,14 @@ import time
 
 import pytest
 
-from checks import all_right, no_flows, request, served
+from checks import all_right, hand_off, no_flows, request, served
 from conftest import Lab
 from harness.guest import CommandFailed, Process
 from harness.load import Load
 from harness.paths import CARISMACTL, WORK
 from harness.patience import Patience
 from harness.running import MODULES, Cluster, wait_for
-from harness.sockets import Socket, SocketError
+from harness.sockets import SocketError
 
 
 def keep_asking(cluster: Cluster, path: str, count: int) -> Process:
@@ -27,14 +27,6 @@ def keep_asking(cluster: Cluster, path: str, count: int) -> Process:
         "'%{http_code}/%header{x-node}/%{errormsg}\\n' " f'--config {urls}')
     load.wait_for('(?:200/.*\n){5}', 60)
     return load
-
-
-def hand_off(cluster: Cluster, language: str = 'fr') -> Socket:
-    """An open connection that another node serves."""
-    sock = cluster.client.connect(cluster['en'].vip)
-    sock.send(request(f'/{language}/1k'))
-    served(sock.response(), language, '1k')
-    return sock
 
 
 def test_idle(fresh: Cluster) -> None:
