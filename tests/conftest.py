@@ -141,9 +141,11 @@ class Lab:
         if not self.plain and not cluster.ready:
             cluster.load()
             cluster.configure()
-            # A back end that is merely slow is not to be given up.
+            # A back end that is merely slow is not to be given up, nor is a
+            # test that has yet to send the rest of a head.
             for node in cluster.nodes:
                 node.knob('handoff_timeout_ms', int(patient(3000)))
+                node.knob('head_timeout_ms', int(patient(10_000)))
 
     def dismiss(self, again: bool) -> None:
         """End the clusters in good order, but keep what can be used

@@ -5,6 +5,7 @@ import pytest
 
 from checks import hand_off, no_flows, request, served, unbroken
 from conftest import Lab
+from harness.load import Load
 from harness.patience import patient
 from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
@@ -223,3 +224,19 @@ def test_front_end_comes_back_anew(bare: Cluster, lab: Lab) -> None:
     wait_for(lambda: bare.joined(bare['en']), 'the node is back', 30)
     no_flows(bare)
     served(bare.client.curl.get(bare.url('en', '/de/1k')), 'de', '1k')
+
+
+def test_server_dies_again_and_again(cluster: Cluster) -> None:
+    """Whatever a server's end meets, at any step of a handoff: nothing of the
+    connection stays at either node."""
+    back = cluster['de']
+    load = Load(cluster.client, cluster['en'].service, ['/de/1k'], threads=12,
+                ways=('server', 'client'))
+    try:
+        for _ in range(20):
+            wait_for(lambda: back.flows(), 'something is handed off')
+            back.nginx.crash()
+            back.nginx.start()
+    finally:
+        load.end()
+    no_flows(cluster, timeout=30)

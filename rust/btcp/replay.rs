@@ -274,7 +274,16 @@ impl State {
         }
         let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
         let mut replay = match stage {
-            Stage::Replay(replay) if replay.origin.is(node, handoff) => replay,
+            Stage::Replay(replay) if replay.origin.is(node, handoff) => {
+                if replay.failed.is_some() {
+                    // Its socket is gone: the front end is told so, and no server has seen anything.
+                    inner.stage = Stage::Replay(replay);
+                    drop(inner);
+                    self.back_advance(&flow, &ctx);
+                    return;
+                }
+                replay
+            }
             other => {
                 inner.stage = other;
                 drop(inner);
