@@ -70,7 +70,7 @@ def test_what_is_added_is_listed(node: Node) -> None:
         f'rule add {VIP} --path /fr/ --node fr',
         f'rule add {VIP} --host WWW.Example. --node en',
         'rule add 10.0.0.11:8080 --host [2001:DB8::1] --path / --node de --node fr '
-        '--otherwise unavailable'])
+        '--otherwise unavailable --pick hash --cookie node'])
     assert node.ask('service', 'list') == [
         {'address': '10.0.0.11', 'port': 80, 'mode': 'rare', 'rules': 2},
         {'address': '10.0.0.11', 'port': 8080, 'mode': 'rare', 'rules': 1}]
@@ -81,20 +81,20 @@ def test_what_is_added_is_listed(node: Node) -> None:
         ('de', '10.0.0.3', 7480, False, 'down')]
     assert node.ask('rule', 'list') == [
         {'address': '10.0.0.11', 'port': 80, 'host': None, 'path': '/fr/',
-         'nodes': ['fr'], 'otherwise': 'local'},
+         'nodes': ['fr'], 'otherwise': 'local', 'pick': 'order', 'cookie': None},
         {'address': '10.0.0.11', 'port': 80, 'host': 'www.example', 'path': None,
-         'nodes': ['en'], 'otherwise': 'local'},
+         'nodes': ['en'], 'otherwise': 'local', 'pick': 'order', 'cookie': None},
         {'address': '10.0.0.11', 'port': 8080, 'host': '[2001:db8::1]', 'path': '/',
-         'nodes': ['de', 'fr'], 'otherwise': 'unavailable'}]
+         'nodes': ['de', 'fr'], 'otherwise': 'unavailable', 'pick': 'hash', 'cookie': 'node'}]
     assert node.ctl('service', 'list').out == (
         'SERVICE         MODE  RULES\n'
         '10.0.0.11:80    rare      2\n'
         '10.0.0.11:8080  rare      1\n')
     assert node.ctl('rule', 'list').out == (
-        'SERVICE         HOST           PATH  NODES  OTHERWISE\n'
-        '10.0.0.11:80    *              /fr/  fr     local\n'
-        '10.0.0.11:80    www.example    *     en     local\n'
-        '10.0.0.11:8080  [2001:db8::1]  /     de fr  unavailable\n')
+        'SERVICE         HOST           PATH  NODES  PICK   COOKIE  OTHERWISE\n'
+        '10.0.0.11:80    *              /fr/  fr     order  -       local\n'
+        '10.0.0.11:80    www.example    *     en     order  -       local\n'
+        '10.0.0.11:8080  [2001:db8::1]  /     de fr  hash   node    unavailable\n')
 
     many(node, [
         f'rule del {VIP} --host www.EXAMPLE', 'service del 10.0.0.11:8080', 'node del de'])
@@ -158,6 +158,8 @@ REFUSED = {
     ('rule-add', 'addr=10.0.0.11 port=80 node=it'): (errno.ENOENT, 'node', 'node: no such node'),
     ('rule-add', 'addr=10.0.0.11 port=80 node=fr otherwise=2'): (
         errno.EINVAL, 'otherwise', 'otherwise: must be 0 (local) or 1 (unavailable)'),
+    ('rule-add', 'addr=10.0.0.11 port=80 node=fr pick=2'): (
+        errno.EINVAL, 'pick', 'pick: must be 0 (order) or 1 (hash)'),
     ('rule-add', 'addr=10.0.0.12 port=80 node=fr'): (errno.ENOENT, 'addr', 'addr, port: no such'),
     ('rule-add', 'addr=10.0.0.11 port=80 node=fr path=/fr/'): (
         errno.EEXIST, 'path', 'host, path: the service has a rule'),
@@ -165,11 +167,15 @@ REFUSED = {
     ('rule-del', 'addr=10.0.0.11 port=80 host=fr'): (errno.ENOENT, 'host', 'host, path: '),
 }
 BAD_HOSTS = ['', '.', 'a:80', '[::1]:80', 'a/b', 'a_b c', 'x' * 254]
+BAD_COOKIES = ['', 'a b', 'a=b', 'a;b', '"a"', 'x' * 64]
 BAD_PATHS = ['', 'fr/', '/a?b', '/a#b', '/a b', '/a%20', '/a//b', '/a/../b', '/.', '/a;b',
              '/a\\b', '/a\x01', '/' * 2, '/' + 'x' * 255]
 REFUSED.update({
     ('rule-add', 'addr=10.0.0.11 port=80 node=fr', 'host', host): (
         errno.EINVAL, 'host', 'host: must be a host name') for host in BAD_HOSTS})
+REFUSED.update({
+    ('rule-add', 'addr=10.0.0.11 port=80 node=fr', 'cookie', cookie): (
+        errno.EINVAL, 'cookie', 'cookie: must be 1 to 63') for cookie in BAD_COOKIES})
 REFUSED.update({
     ('rule-add', 'addr=10.0.0.11 port=80 node=fr', 'path', path): (
         errno.EINVAL, 'path', 'path: must be 1 to 255') for path in BAD_PATHS})
@@ -195,24 +201,25 @@ def test_nonsense_is_refused(node: Node) -> None:
 
 
 def test_nodes_of_a_rule(node: Node) -> None:
-    """Up to 4, each once, in their order."""
+    """Up to 16, each once, in their order."""
+    names = [f'n{number}' for number in range(1, 18)]
     many(node, [f'service add {VIP}'] + [
-        f'node add n{number} 10.0.1.{number} --remote' for number in range(1, 6)])
+        f'node add {name} 10.0.1.{name[1:]} --remote' for name in names])
 
     def add(*names: str) -> Any:
         words = [word for name in names for word in ('--node', name)]
         return node.ctl('rule', 'add', VIP, '--path', '/a/', *words, check=False)
-    for names in (('n1', 'n2', 'n3', 'n4', 'n5'), ('n1', 'n2', 'n1')):
-        assert 'node: must be 1 to 4 nodes, each named once' in add(*names).err
+    for wrong in (names, ('n1', 'n2', 'n1')):
+        assert 'node: must be 1 to 16 nodes, each named once' in add(*wrong).err
     assert 'node: no such node' in add('n1', 'it').err
     assert not node.ask('rule', 'list')
-    add('n4', 'n1', 'n3', 'n2')
+    add(*names[15::-1])
     rule, = node.ask('rule', 'list')
-    assert rule['nodes'] == ['n4', 'n1', 'n3', 'n2']
+    assert rule['nodes'] == names[15::-1]
     for name in rule['nodes']:
         assert 'a rule sends requests to this node' in node.ctl(
             'node', 'del', name, check=False).err
-    many(node, ['node del n5', f'service del {VIP}', 'node del n1'])
+    many(node, ['node del n17', f'service del {VIP}', 'node del n1'])
 
 
 def test_carismactl_says_why(node: Node) -> None:
@@ -268,7 +275,8 @@ def test_ynl_drives_the_family(node: Node) -> None:
     """Every operation, by the description alone."""
     service = {'addr': '10.0.0.11', 'port': 80}
     key = {**service, 'host': 'www.example', 'path': '/fr/'}
-    rule = {**key, 'node': ['fr', 'en'], 'otherwise': 'unavailable'}
+    rule = {**key, 'node': ['fr', 'en'], 'otherwise': 'unavailable', 'pick': 'hash',
+            'cookie': 'node'}
     calls = [
         ['do', 'service-add', {**service, 'mode': 'rare'}],
         ['do', 'node-add', {'name': 'en', 'addr': '10.0.0.1', 'local': True}],

@@ -16,7 +16,6 @@ use crate::{
     refused::Refused,
     service::{
         Mode,
-        Otherwise,
         Rule,
         Service,
         Target,
@@ -237,16 +236,8 @@ impl Config {
         Ok(())
     }
 
-    /// Adds a rule to a service. An empty host or path fits any. Of `nodes`, which are asked in their
-    /// order, as many count as a rule may have.
-    pub(crate) fn add_rule(
-        &self,
-        at: Endpoint,
-        host: KVec<u8>,
-        path: KVec<u8>,
-        nodes: &[Name],
-        otherwise: Otherwise,
-    ) -> Result<(), Refused> {
+    /// Adds a rule to a service; `nodes` are its target's, of which as many count as it may have.
+    pub(crate) fn add_rule(&self, at: Endpoint, rule: Rule, nodes: &[Name]) -> Result<(), Refused> {
         let mut writer = self.current.write();
         let new = writer.current().changed(|new| {
             let place = new.place(at)?;
@@ -254,15 +245,17 @@ impl Config {
             for (place, name) in indexes.iter_mut().zip(nodes) {
                 *place = new.node_named(name).ok_or(Refused::NoTarget)?.index;
             }
-            let target = Target::new(indexes, otherwise);
+            let rule = Rule {
+                target: Target::new(indexes, rule.target.otherwise()),
+                ..rule
+            };
             new.edit_service(place, |service| {
-                if service.find(&host, &path).is_some() {
+                if service.find(&rule.host, &rule.path).is_some() {
                     return Err(Refused::RuleExists);
                 }
                 if service.rules.len() >= RULES_MAX {
                     return Err(Refused::RulesFull);
                 }
-                let rule = Rule { host, path, target };
                 let mut rules = shared(&service.rules, 1)?;
                 rules.push(Arc::new(rule, GFP_KERNEL)?, GFP_KERNEL)?;
                 Ok(rules)

@@ -218,7 +218,7 @@ impl State {
         let config = self.config.snapshot(&rcu);
         let target = config
             .service(&key.local, key.local_port.get())
-            .map_or(Target::HERE, |service| service.route(head));
+            .map_or(Target::HERE, |service| service.route(config, head));
         if target.is_here(config) {
             return Decision::Local(Counter::RequestsLocal);
         }

@@ -24,6 +24,9 @@ use super::{
     service::{
         Mode,
         Otherwise,
+        Pick,
+        Rule,
+        Target,
         CANDIDATES_MAX, //
     },
     snapshot::{
@@ -35,6 +38,7 @@ use super::{
 };
 use carisma_core::{
     auth::SECRET_LEN,
+    http,
     rule, //
 };
 use carisma_net::{
@@ -109,8 +113,10 @@ const NAME: &CStr =
     c"name: must be 1 to 15 letters, digits, '.', '-' and '_', the first a letter or digit";
 const NODE: &CStr =
     c"node: must be a node's name, 1 to 15 letters, digits, '.', '-' and '_', the first a letter or digit";
-const NODES: &CStr = c"node: must be 1 to 4 nodes, each named once";
+const NODES: &CStr = c"node: must be 1 to 16 nodes, each named once";
 const OTHERWISE: &CStr = c"otherwise: must be 0 (local) or 1 (unavailable)";
+const PICK: &CStr = c"pick: must be 0 (order) or 1 (hash)";
+const COOKIE: &CStr = c"cookie: must be 1 to 63 characters, letters, digits and !#$%&'*+-.^_`|~";
 const HOST: &CStr =
     c"host: must be a host name or address as in a URL, without port, 1 to 253 characters";
 const PATH: &CStr = c"path: must be 1 to 255 characters, decoded, the first '/', \
@@ -267,6 +273,28 @@ fn otherwise<'a>(request: &Request<'a>) -> Result<Otherwise, Refusal<'a>> {
     }
 }
 
+/// In which order the nodes of a rule are asked.
+fn pick<'a>(request: &Request<'a>) -> Result<Pick, Refusal<'a>> {
+    match request.attr(CARISMA_A_RULE_PICK) {
+        None => Ok(Pick::Order),
+        Some(attr) if attr.u32() == carisma_pick_CARISMA_PICK_ORDER => Ok(Pick::Order),
+        Some(attr) if attr.u32() == carisma_pick_CARISMA_PICK_HASH => Ok(Pick::Hash),
+        Some(attr) => Err(invalid(attr, PICK)),
+    }
+}
+
+/// The name of a rule's cookie; empty for none.
+fn cookie<'a>(request: &Request<'a>) -> Result<KVec<u8>, Refusal<'a>> {
+    let Some(attr) = request.attr(CARISMA_A_RULE_COOKIE) else {
+        return Ok(KVec::new());
+    };
+    let given = attr.text();
+    if given.len() > CARISMA_COOKIE_MAX as usize || !http::check_cookie(given) {
+        return Err(invalid(attr, COOKIE));
+    }
+    Ok(copied(given)?)
+}
+
 fn service_add<'a>(request: &Request<'a>) -> Answer<'a> {
     let state = state(request.net())?;
     let at = service(request, CARISMA_A_SERVICE_ADDR, CARISMA_A_SERVICE_PORT)?;
@@ -323,14 +351,19 @@ fn node_del<'a>(request: &Request<'a>) -> Answer<'a> {
 fn rule_add<'a>(request: &Request<'a>) -> Answer<'a> {
     let state = state(request.net())?;
     let at = service(request, CARISMA_A_RULE_ADDR, CARISMA_A_RULE_PORT)?;
-    let host = host(request)?;
-    let path = path(request)?;
-    let (nodes, otherwise) = (nodes(request)?, otherwise(request)?);
+    let nodes = nodes(request)?;
+    let rule = Rule {
+        host: host(request)?,
+        path: path(request)?,
+        target: Target::new([0; CANDIDATES_MAX], otherwise(request)?),
+        pick: pick(request)?,
+        cookie: cookie(request)?,
+    };
     // Only connections to a service with rules are looked at.
     state.recent.prepare()?;
     state
         .config
-        .add_rule(at, host, path, &nodes, otherwise)
+        .add_rule(at, rule, &nodes)
         .map_err(|why| rule_refused(request, why))
 }
 
@@ -543,7 +576,16 @@ fn rule_get(dump: &mut Dump<'_>) -> Result {
                 Otherwise::Local => carisma_otherwise_CARISMA_OTHERWISE_LOCAL,
                 Otherwise::Unavailable => carisma_otherwise_CARISMA_OTHERWISE_UNAVAILABLE,
             };
-            message.put_u32(CARISMA_A_RULE_OTHERWISE, otherwise)
+            message.put_u32(CARISMA_A_RULE_OTHERWISE, otherwise)?;
+            let pick = match rule.pick {
+                Pick::Order => carisma_pick_CARISMA_PICK_ORDER,
+                Pick::Hash => carisma_pick_CARISMA_PICK_HASH,
+            };
+            message.put_u32(CARISMA_A_RULE_PICK, pick)?;
+            match rule.cookie.is_empty() {
+                true => Ok(()),
+                false => message.put_text(CARISMA_A_RULE_COOKIE, &rule.cookie),
+            }
         },
     )
 }

@@ -3,6 +3,10 @@
 //! Virtual services: their rules, and the nodes that a rule sends requests to.
 
 use crate::{
+    node::{
+        name_text,
+        Node, //
+    },
     snapshot::{
         Endpoint,
         Snapshot, //
@@ -10,10 +14,12 @@ use crate::{
     uapi,
 };
 use carisma_core::{
+    affinity,
     http,
     rule,
     tuple::v4_of, //
 };
+use core::cmp::Reverse;
 use kernel::{
     prelude::*,
     sync::Arc, //
@@ -38,6 +44,15 @@ pub(crate) enum Otherwise {
     Local,
     /// It is answered 503.
     Unavailable,
+}
+
+/// In which order the nodes of a rule are asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pick {
+    /// As they were given.
+    Order,
+    /// Each path has an order of its own.
+    Hash,
 }
 
 /// A node that may serve a request.
@@ -114,6 +129,26 @@ impl Target {
     pub(crate) fn otherwise(&self) -> Otherwise {
         self.otherwise
     }
+
+    /// Asks the nodes in the order of what `key` says of them, the largest first.
+    fn sort(&mut self, config: &Snapshot, key: impl Fn(&Node) -> u64) {
+        let count = self.nodes().count();
+        if let Some(nodes) = self.nodes.get_mut(..count) {
+            nodes.sort_unstable_by_key(|index| Reverse(config.node(*index).map_or(0, &key)));
+        }
+    }
+
+    /// Asks the node of this name first, if it is one of them.
+    fn prefer(&mut self, config: &Snapshot, name: &[u8]) {
+        let place = self.nodes.iter().position(|index| {
+            config
+                .node(*index)
+                .is_some_and(|node| name_text(&node.name) == name)
+        });
+        if let Some(first) = place.and_then(|place| self.nodes.get_mut(..=place)) {
+            first.rotate_right(1);
+        }
+    }
 }
 
 /// Which requests go where. An empty host or path fits any.
@@ -122,6 +157,38 @@ pub(crate) struct Rule {
     pub(crate) host: KVec<u8>,
     pub(crate) path: KVec<u8>,
     pub(crate) target: Target,
+    pub(crate) pick: Pick,
+    /// The name of the cookie that names the node to ask first; empty for none.
+    pub(crate) cookie: KVec<u8>,
+}
+
+impl Rule {
+    /// Who is to serve a request that this rule fits.
+    fn choose(&self, config: &Snapshot, head: &http::Head<'_>) -> Target {
+        let mut target = self.target;
+        if self.pick == Pick::Hash {
+            let path = affinity::Path::new(head.path);
+            target.sort(config, |node| path.weight(name_text(&node.name)));
+        }
+        if !self.cookie.is_empty() {
+            if let Some(name) = head.cookie(&self.cookie) {
+                target.prefer(config, name);
+            }
+        }
+        target
+    }
+}
+
+/// What a rule says about requests. Two that say the same are the same.
+#[derive(Clone, Copy)]
+struct Says<'a>(&'a Rule);
+
+impl PartialEq for Says<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.target == other.0.target
+            && self.0.pick == other.0.pick
+            && *self.0.cookie == *other.0.cookie
+    }
 }
 
 /// A virtual service.
@@ -134,14 +201,14 @@ pub(crate) struct Service {
 impl Service {
     /// Who is to serve a request: this node if no rule fits, or servers might read its path in two
     /// ways. Any context.
-    pub(crate) fn route(&self, head: &http::Head<'_>) -> Target {
+    pub(crate) fn route(&self, config: &Snapshot, head: &http::Head<'_>) -> Target {
         let rules = self.rules.iter().map(|rule| rule::Rule {
             host: (!rule.host.is_empty()).then_some(&rule.host[..]),
             prefix: &rule.path,
-            target: rule.target,
+            target: Says(rule),
         });
         match rule::route(rules, head.host, head.path) {
-            Ok(Some(target)) => target,
+            Ok(Some(Says(rule))) => rule.choose(config, head),
             Ok(None) | Err(rule::Ambiguous) => Target::HERE,
         }
     }

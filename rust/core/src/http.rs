@@ -14,9 +14,11 @@
 use crate::path::BadPath;
 use core::mem::MaybeUninit;
 
+mod cookie;
 mod host;
 mod scan;
 
+pub use cookie::check_cookie;
 pub(crate) use host::host_of;
 pub use scan::{
     Scan,
@@ -98,8 +100,8 @@ pub enum Body {
 /// The head of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head<'a> {
-    /// Its length, the empty line included.
-    pub len: usize,
+    /// All of it, the empty line included.
+    pub raw: &'a [u8],
     /// The method.
     pub method: &'a [u8],
     /// How the target is written.
@@ -166,7 +168,7 @@ impl<'a> Head<'a> {
         let own = lines.host(minor)?;
         let Target { form, host, path } = Target::read(method.as_bytes(), target.as_bytes())?;
         Ok(Self {
-            len: bytes.len(),
+            raw: bytes,
             method: method.as_bytes(),
             form,
             host: host.or(own),

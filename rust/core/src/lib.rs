@@ -17,6 +17,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod affinity;
 pub mod answer;
 pub mod auth;
 pub mod back;

@@ -170,10 +170,19 @@ pub enum Rule {
         #[command(flatten)]
         rule: RuleKey,
 
-        /// The node that serves the requests; up to 4 may be given, the next one is asked if one is
+        /// The node that serves the requests; up to 16 may be given, the next one is asked if one is
         /// down, refuses, or does not answer
         #[arg(long = "node", value_name = "NODE", required = true)]
         nodes: Vec<String>,
+
+        /// In which order they are asked: as given, or by a hash of the path, so that each path has
+        /// one of them as its own
+        #[arg(long, value_parser = uapi::pick::NAMES.to_vec(), default_value = "order")]
+        pick: String,
+
+        /// Ask the node first that the cookie of this name names, if it is one of them
+        #[arg(long, value_name = "NAME")]
+        cookie: Option<String>,
 
         /// What is done when no node can take a request: the one that accepted it serves it, or
         /// answers 503
@@ -377,6 +386,12 @@ mod tests {
         assert_eq!(
             parse("rule add 10.0.0.100:80 --path /fr/").err(),
             Some(ErrorKind::MissingRequiredArgument)
+        );
+        let sticky = "rule add 10.0.0.100:80 --node fr --node de --cookie node --pick";
+        assert!(parse(&format!("{sticky} hash")).is_ok());
+        assert_eq!(
+            parse(&format!("{sticky} random")).err(),
+            Some(ErrorKind::InvalidValue)
         );
         let more = "rule add 10.0.0.100:80 --node fr --node de --otherwise";
         assert!(parse(&format!("{more} unavailable")).is_ok());

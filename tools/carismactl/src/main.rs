@@ -106,16 +106,23 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
         Command::Rule(cli::Rule::Add {
             rule,
             nodes,
+            pick,
+            cookie,
             otherwise,
         }) => {
             let nodes = nodes.iter().map(|it| Attr::text(uapi::rule::NODE, it));
-            let names = uapi::otherwise::NAMES;
-            let number = (0..).zip(names).find(|(_, name)| *name == otherwise);
-            // clap lets no other name through.
-            let number = number.map_or(u32::MAX, |(number, _)| number);
-            let otherwise = Attr::u32(uapi::rule::OTHERWISE, number);
+            let cookie = cookie.iter().map(|it| Attr::text(uapi::rule::COOKIE, it));
+            let choices = [
+                (uapi::rule::PICK, uapi::pick::NAMES, pick),
+                (uapi::rule::OTHERWISE, uapi::otherwise::NAMES, otherwise),
+            ]
+            .map(|(attr, names, choice)| {
+                let number = (0..).zip(names).find(|(_, name)| *name == choice);
+                // clap lets no other name through.
+                Attr::u32(attr, number.map_or(u32::MAX, |(number, _)| number))
+            });
             let attrs = rule_attrs(rule).into_iter().chain(nodes);
-            kernel.ask(command::RULE_ADD, attrs.chain([otherwise]))?;
+            kernel.ask(command::RULE_ADD, attrs.chain(cookie).chain(choices))?;
             done(json)
         }
         Command::Rule(cli::Rule::Del { rule }) => {

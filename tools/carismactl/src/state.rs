@@ -109,10 +109,14 @@ pub struct Rule {
     pub host: Option<String>,
     /// Any, if there is none.
     pub path: Option<String>,
-    /// Who serves the requests, in the order in which they are asked.
+    /// Who serves the requests.
     pub nodes: Vec<String>,
     /// What is done when none of them can.
     pub otherwise: String,
+    /// In which order they are asked.
+    pub pick: String,
+    /// The cookie whose value says which of them is asked first.
+    pub cookie: Option<String>,
 }
 
 impl Entry for Rule {
@@ -124,12 +128,22 @@ impl Entry for Rule {
             path: attrs.text(rule::PATH),
             nodes: attrs.texts(rule::NODE),
             otherwise: attrs.name_of(rule::OTHERWISE, uapi::otherwise::NAMES)?,
+            pick: attrs.name_of(rule::PICK, uapi::pick::NAMES)?,
+            cookie: attrs.text(rule::COOKIE),
         })
     }
 }
 
 impl Row for Rule {
-    const HEAD: &'static [&'static str] = &["SERVICE", "HOST", "PATH", "NODES", "OTHERWISE"];
+    const HEAD: &'static [&'static str] = &[
+        "SERVICE",
+        "HOST",
+        "PATH",
+        "NODES",
+        "PICK",
+        "COOKIE",
+        "OTHERWISE",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -137,6 +151,8 @@ impl Row for Rule {
             or_any(self.host.as_ref()),
             or_any(self.path.as_ref()),
             self.nodes.join(" "),
+            self.pick.clone(),
+            self.cookie.clone().unwrap_or_else(|| "-".to_owned()),
             self.otherwise.clone(),
         ]
     }
@@ -388,17 +404,27 @@ mod tests {
             Attr::text(rule::NODE, "fr"),
             Attr::text(rule::NODE, "de"),
             Attr::u32(rule::OTHERWISE, 1),
+            Attr::u32(rule::PICK, 1),
         ]
         .into_iter()
         .collect();
         let rule = Rule::read(&attrs).unwrap();
         assert_eq!(
             rule.cells(),
-            ["10.0.0.100:80", "*", "/fr/", "fr de", "unavailable"]
+            [
+                "10.0.0.100:80",
+                "*",
+                "/fr/",
+                "fr de",
+                "hash",
+                "-",
+                "unavailable"
+            ]
         );
         let rule = serde_json::to_value(rule).unwrap();
         assert_eq!(rule["host"], json!(null));
         assert_eq!(rule["nodes"], json!(["fr", "de"]));
+        assert_eq!(rule["cookie"], json!(null));
     }
 
     #[test]

@@ -86,6 +86,8 @@ numbers! {
         PATH = "path",
         NODE = "node",
         OTHERWISE = "otherwise",
+        PICK = "pick",
+        COOKIE = "cookie",
     }
 
     /// Attributes of a flow.
@@ -139,6 +141,12 @@ numbers! {
     otherwise from 0 {
         LOCAL = "local",
         UNAVAILABLE = "unavailable",
+    }
+
+    /// In which order the nodes of a rule are asked.
+    pick from 0 {
+        ORDER = "order",
+        HASH = "hash",
     }
 
     /// How this node stands to another.
@@ -250,6 +258,7 @@ mod tests {
         let enums = [
             ("mode", mode::FIRST, mode::NAMES),
             ("otherwise", otherwise::FIRST, otherwise::NAMES),
+            ("pick", pick::FIRST, pick::NAMES),
             ("peer-state", peer_state::FIRST, peer_state::NAMES),
             ("peer-trouble", peer_trouble::FIRST, peer_trouble::NAMES),
             ("role", role::FIRST, role::NAMES),

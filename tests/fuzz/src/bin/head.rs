@@ -35,8 +35,11 @@ fuzz_target!(|bytes: &[u8]| {
         (Scanned::Partial, Parsed::Partial) | (Scanned::Head(_), Parsed::Bad(_)) => {}
         (Scanned::Bad(one), Parsed::Bad(other)) => assert_eq!(one, other),
         (Scanned::Head(len), Parsed::Head(head)) => {
-            assert_eq!(head.len, len);
+            assert_eq!(head.raw, &bytes[..len]);
             assert_eq!(Some(head), strict(&bytes[..len]));
+            if let Some(value) = head.cookie(b"a") {
+                assert!(!value.contains(&b';') && !value.contains(&b'\n'));
+            }
             assert_eq!(
                 route(RULES, head.host, head.path),
                 model(head.host, head.path)
@@ -106,7 +109,7 @@ fn strict(head: &[u8]) -> Option<Head<'_>> {
     };
     let (form, theirs, path) = target_of(method, target)?;
     Some(Head {
-        len: head.len(),
+        raw: head,
         method,
         form,
         host: theirs.or(own),
