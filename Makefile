@@ -84,7 +84,7 @@ demo: modules tools ## three nodes, real servers, and a report of who answered w
 	@$(chroot) tests/demo
 
 .PHONY: test
-test: modules tools ## run every test: on the host, in guests, and the fuzzers
+test: modules tools ## run every test: on the host, in guests, the fuzzers, a short soak
 	@$(chroot) tools/test
 
 .PHONY: host-test
