@@ -54,8 +54,7 @@ mod tests {
     use std::{format, string::String};
 
     fn value(lines: &str, name: &str) -> Option<String> {
-        let head = format!("GET /Cookie: a=path HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
-        let head = head.replace("/Cookie: a=path", "/a=path");
+        let head = format!("GET /a=path HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
         let Parsed::Head(head) = parse(head.as_bytes()) else {
             panic!("{lines:?} makes no head");
         };
