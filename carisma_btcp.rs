@@ -36,6 +36,8 @@ mod hook;
 mod keys;
 #[path = "rust/btcp/knobs.rs"]
 mod knobs;
+#[path = "rust/btcp/leave.rs"]
+mod leave;
 #[path = "rust/btcp/lower.rs"]
 mod lower;
 #[path = "rust/btcp/netlink.rs"]

@@ -3,7 +3,7 @@
 
 import pytest
 
-from checks import gone, request, served
+from checks import gone, no_flows, request, served
 from harness.inside.documents import document
 from harness.running import Cluster, wait_for
 from harness.sockets import Socket
@@ -120,6 +120,23 @@ def test_half_closed_by_the_client(cluster: Cluster, language: str) -> None:
         served(sock.response(), language, '1k')
         assert sock.receive().size == 0
         sock.close()
+
+
+@BOTH
+def test_server_hears_later(fresh: Cluster, language: str) -> None:
+    """What the front end has acknowledged, the client does not send again:
+    the server gets it even if all is kept from its TCP for a while."""
+    node, raw = fresh[language], request(f'/{language}/1k')
+    sock = fresh.client.connect(fresh['en'].vip)
+    sock.send(raw[:10], delay=0.3)
+    node.nft('table ip t { chain c { type filter hook input priority 0; '
+             'tcp dport 80 meta length > 80 drop; }; }')
+    sock.send(raw[10:], delay=0.5)
+    node.nft('')
+    served(sock.response(), language, '1k')
+    sock.close()
+    assert node.stats()['held_repeated'] > 0
+    no_flows(fresh)
 
 
 def test_absolute_target(cluster: Cluster) -> None:

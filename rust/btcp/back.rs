@@ -61,6 +61,18 @@ pub(crate) struct Undelivered {
 }
 
 impl Undelivered {
+    fn new(back: Back, bytes: &[u8], held: Held) -> Result<KBox<Self>> {
+        let mut copy = KVec::new();
+        copy.extend_from_slice(bytes, GFP_ATOMIC)?;
+        let undelivered = Self {
+            back,
+            bytes: copy,
+            tries: 0,
+            _held: held,
+        };
+        Ok(KBox::new(undelivered, GFP_ATOMIC)?)
+    }
+
     /// The number behind the last byte.
     fn end(&self) -> Seq {
         // CAST: A record is shorter than 64 KiB.
@@ -79,8 +91,7 @@ impl State {
         }
     }
 
-    /// A copy of the front end's bytes. Without memory for one, or at the bound, they are given to
-    /// TCP just once.
+    /// A copy of the front end's bytes; `None` without memory for one, or at the bound.
     pub(crate) fn back_keep(
         &self,
         flow: &FlowRef,
@@ -91,23 +102,11 @@ impl State {
         if !self.hold(&mut held, bytes.len()) {
             return None;
         }
-        let mut copy = KVec::new();
-        let kept = copy
-            .extend_from_slice(bytes, GFP_ATOMIC)
-            .ok()
-            .and_then(|()| {
-                let undelivered = Undelivered {
-                    back,
-                    bytes: copy,
-                    tries: 0,
-                    _held: held,
-                };
-                KBox::new(undelivered, GFP_ATOMIC).ok()
-            });
-        if kept.is_none() {
+        let kept = Undelivered::new(back, bytes, held);
+        if kept.is_err() {
             self.counters.count(Counter::FlowsRefusedMemory);
         }
-        kept
+        kept.ok()
     }
 
     /// A segment of the client's, forwarded by the front end.
@@ -308,6 +307,7 @@ impl State {
         }
         undelivered.tries = undelivered.tries.saturating_add(1);
         drop(inner);
+        self.counters.count(Counter::HeldRepeated);
         let back = undelivered.back;
         self.stream_to_tcp(flow, &undelivered.bytes, |offset| back.segment(offset), ctx);
         let mut inner = flow.inner.lock();

@@ -62,6 +62,8 @@ counters! {
         HeldRefusedClient = c"held_refused_client",
         /// Bytes of a client's were not held, because `held_total_max` were.
         HeldRefusedTotal = c"held_refused_total",
+        /// This node's TCP was given again what was held of a client's, as it had not taken it.
+        HeldRepeated = c"held_repeated",
         /// A back end was not asked to take a connection over, because `handoffs_max` handoffs were
         /// under way.
         HandoffsRefusedLimit = c"handoffs_refused_limit",

@@ -7,8 +7,9 @@
 //! under a socket's lock, and sends records under it; it is never held while a segment is given to
 //! TCP or a message to UTCP that takes locks of TCP's.
 //!
-//! At the front end: `Deciding` → `Asked` → `Committed` → `Forward` → `Over`, or the flow ends as
-//! soon as the request is this node's to serve. At the back end: `Replay` → `Live` → `Over`.
+//! At the front end: `Deciding` → `Asked` → `Committed` → `Forward` → `Over`; if the request is this
+//! node's to serve, the flow ends, at once or after `Leaving`. At the back end: `Replay` → `Live` →
+//! `Over`.
 
 use crate::{
     back::Live,
@@ -16,6 +17,7 @@ use crate::{
     counters::{Counter, Gauge},
     forward::Forward,
     front::Deciding,
+    leave::Leaving,
     lower, packet,
     replay::Replay,
     snapshot::Endpoint,
@@ -26,6 +28,7 @@ use crate::{
         carisma_flow_state_CARISMA_FLOW_STATE_HANDED_OFF as STATE_HANDED_OFF,
         carisma_flow_state_CARISMA_FLOW_STATE_HANDSHAKE as STATE_HANDSHAKE,
         carisma_flow_state_CARISMA_FLOW_STATE_HEAD as STATE_HEAD,
+        carisma_flow_state_CARISMA_FLOW_STATE_LEAVING as STATE_LEAVING,
         carisma_flow_state_CARISMA_FLOW_STATE_LINGERING as STATE_LINGERING,
         carisma_flow_state_CARISMA_FLOW_STATE_REPLAY as STATE_REPLAY,
         carisma_flow_state_CARISMA_FLOW_STATE_REQUESTED as STATE_REQUESTED,
@@ -39,6 +42,7 @@ use carisma_core::{
     wire::{Body, Handoff, Record},
 };
 use carisma_net::{
+    connection,
     lock::SpinLockBh,
     netfilter::{self, PacketContext},
     new_spinlock_bh,
@@ -87,6 +91,8 @@ pub(crate) enum Stage {
     Asked(KBox<Deciding>),
     /// That node was given the request, and has not said that it has it.
     Committed(KBox<Deciding>),
+    /// This node serves it, and TCP is being given what was held of it.
+    Leaving(Leaving),
     /// Another node serves it.
     Forward(Forward),
     /// Here it is the back end, whose TCP is being given the connection.
@@ -283,6 +289,10 @@ impl State {
             Stage::Deciding(_) | Stage::Asked(_) | Stage::Committed(_) => {
                 self.front_timer(flow, inner, &ctx);
             }
+            Stage::Leaving(_) => {
+                drop(inner);
+                self.front_leaving(flow, &ctx);
+            }
             Stage::Replay(_) => self.back_wait(flow, inner, &ctx),
             Stage::Live(_) => self.back_timer(flow, inner, &ctx),
             Stage::Over(Over::Live(Live {
@@ -301,9 +311,10 @@ impl State {
     /// Whether a SYN on such a flow begins a new connection: the old one has ended, or has no one
     /// at its other end any more. On all others it is for the TCP that has the connection to say
     /// what it is (RFC 9293, section 3.10.7.4; RFC 5961, section 4).
-    pub(crate) fn is_superseded(&self, stage: &Stage) -> bool {
+    pub(crate) fn is_superseded(&self, key: &Tuple, stage: &Stage) -> bool {
         match stage {
             Stage::Over(_) => true,
+            Stage::Leaving(_) => !connection::is_live(&self.net, key),
             Stage::Forward(forward) => !self.is_up(forward.node),
             _ => false,
         }
@@ -357,6 +368,7 @@ impl FlowInfo {
             Stage::Asked(it) | Stage::Committed(it) => {
                 (ROLE_FRONT, STATE_REQUESTED, it.node, it.id)
             }
+            Stage::Leaving(_) => (ROLE_FRONT, STATE_LEAVING, 0, 0),
             Stage::Forward(it) => (ROLE_FRONT, STATE_HANDED_OFF, it.node, it.id),
             Stage::Over(Over::Forward(it)) => (ROLE_FRONT, STATE_LINGERING, it.node, it.id),
             Stage::Replay(it) => {

@@ -13,7 +13,6 @@ use crate::{
     state::State,
 };
 use carisma_core::{
-    answer::Answer,
     commit::Commit,
     front::{Front, Input, Phase},
     http::Scan,
@@ -40,7 +39,7 @@ pub(crate) struct Deciding {
     pub(crate) scan: Scan,
     /// Its handshake is under way; then, its socket is withheld.
     handshake: Option<Ticket>,
-    withheld: Option<Ticket>,
+    pub(crate) withheld: Option<Ticket>,
     /// Since the decision: who may serve the request.
     pub(crate) target: Target,
     /// Since a node was asked: that it was, the number of the handoff, and the node.
@@ -194,60 +193,6 @@ impl State {
                 // A lost acknowledgement is what the client's timer is for.
                 let _ = netfilter::xmit(&self.net, skb, ctx);
             }
-        }
-    }
-
-    /// The request is this node's own: the server gets the connection, TCP what is held of it. The
-    /// flow ends.
-    pub(crate) fn front_local(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
-        self.front_leave(flow, inner, ctx, |key| {
-            lower::put(&self.net, kind::CONN_RES, key)
-        });
-    }
-
-    /// The request is answered here, without a server. TCP gets what is held, so as to acknowledge
-    /// it and all that follows. The flow ends.
-    pub(crate) fn front_answer(
-        &self,
-        flow: &FlowRef,
-        inner: InnerGuard<'_>,
-        answer: Answer,
-        ctx: &PacketContext,
-    ) {
-        self.front_leave(flow, inner, ctx, |key| {
-            lower::answer(&self.net, answer, key)
-        });
-    }
-
-    /// The connection is this node's own: UTCP is told so, TCP gets what is held of it. The flow
-    /// ends.
-    fn front_leave(
-        &self,
-        flow: &FlowRef,
-        mut inner: InnerGuard<'_>,
-        ctx: &PacketContext,
-        tell: impl FnOnce(&Tuple) -> Result,
-    ) {
-        let was = core::mem::replace(&mut inner.stage, Stage::Gone);
-        let mut parked = core::mem::take(&mut inner.parked);
-        inner.held.clear();
-        drop(inner);
-        self.forget(flow);
-        if let Stage::Deciding(mut deciding) | Stage::Asked(mut deciding) = was {
-            // Without UTCP, or with a socket that has been closed meanwhile, it is TCP's alone.
-            let _ = tell(flow.key());
-            self.stream_to_tcp(
-                flow,
-                &deciding.bytes,
-                |offset| deciding.front.segment(offset),
-                ctx,
-            );
-            while let Some(skb) = deciding.early.pop() {
-                self.inject(skb, ctx);
-            }
-        }
-        while let Some(skb) = parked.pop() {
-            self.inject(skb, ctx);
         }
     }
 

@@ -55,7 +55,7 @@ impl Hooks for State {
             return self.front_begin(&key, skb, &layout);
         };
         let inner = flow.inner.lock();
-        if opening && self.is_superseded(&inner.stage) {
+        if opening && self.is_superseded(&key, &inner.stage) {
             self.supersede(&flow, inner);
             return self.front_begin(&key, skb, &layout);
         }
@@ -78,7 +78,7 @@ impl Hooks for State {
             Stage::Replay(_) | Stage::Live(_) | Stage::Over(Over::Live(_)) => {
                 self.back_input(inner, skb, &layout)
             }
-            Stage::Gone => Some(skb),
+            Stage::Leaving(_) | Stage::Gone => Some(skb),
         }
     }
 

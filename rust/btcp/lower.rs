@@ -199,6 +199,7 @@ impl State {
         match &inner.stage {
             // The client reset it, or TCP gave up.
             Stage::Deciding(deciding) if deciding.has_child() => self.end(&flow, inner),
+            Stage::Leaving(_) => self.end(&flow, inner),
             Stage::Live(_) | Stage::Replay(_) => {
                 drop(inner);
                 self.back_closed(&flow, time_wait);

@@ -298,11 +298,16 @@ impl State {
             return;
         }
         let back = replay.back;
-        let undelivered = self.back_keep(&flow, back, data.bytes);
+        let Some(undelivered) = self.back_keep(&flow, back, data.bytes) else {
+            // What TCP does not take at once would be lost: no server has seen anything.
+            inner.stage = Stage::Replay(replay);
+            self.back_fail(&flow, inner, Some(Reason::NoRoom), &ctx);
+            return;
+        };
         inner.stage = Stage::Live(Live {
             origin: replay.origin,
             translation: back.translation(),
-            undelivered,
+            undelivered: Some(undelivered),
             untold: None,
         });
         inner.draining = true;

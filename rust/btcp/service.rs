@@ -19,7 +19,6 @@ use carisma_core::{
     rule,
     tuple::v4_of, //
 };
-use core::cmp::Reverse;
 use kernel::{
     prelude::*,
     sync::Arc, //
@@ -133,9 +132,21 @@ impl Target {
     /// Asks the nodes in the order of what `key` says of them, the largest first.
     fn sort(&mut self, config: &Snapshot, key: impl Fn(&Node) -> u64) {
         let count = self.nodes().count();
-        if let Some(nodes) = self.nodes.get_mut(..count) {
-            nodes.sort_unstable_by_key(|index| Reverse(config.node(*index).map_or(0, &key)));
+        let mut sorted = self.nodes.map(|index| (0, index));
+        for (weight, index) in sorted.iter_mut().take(count) {
+            *weight = config.node(*index).map_or(0, &key);
         }
+        // By insertion: they are few, and the library's sort is large.
+        for end in 1..count {
+            for i in (1..=end).rev() {
+                if let Some([before, it]) = sorted.get_mut(i.wrapping_sub(1)..=i) {
+                    if it.0 > before.0 {
+                        core::mem::swap(before, it);
+                    }
+                }
+            }
+        }
+        self.nodes = sorted.map(|(_, index)| index);
     }
 
     /// Asks the node of this name first, if it is one of them.

@@ -9,7 +9,10 @@ use crate::{
     bindings,
     pernet::Net, //
 };
-use carisma_core::tuple::{v4_of, Tuple};
+use carisma_core::{
+    seq::Seq,
+    tuple::{v4_of, Tuple},
+};
 use kernel::{
     error::to_result,
     prelude::*, //
@@ -32,6 +35,26 @@ pub fn is_live(net: &Net, tuple: &Tuple) -> bool {
     ends(tuple).is_some_and(|(client, client_port, local, local_port)| unsafe {
         bindings::connection_is_live(net.as_ptr(), client, client_port, local, local_port)
     })
+}
+
+/// The number that the socket with this connection expects next of the client; `None` if there is
+/// none that could take it. A socket that a process owns at the moment may have more than that in
+/// its backlog. Softirq or process context.
+pub fn expects(net: &Net, tuple: &Tuple) -> Option<Seq> {
+    let (client, client_port, local, local_port) = ends(tuple)?;
+    let mut seq = 0;
+    // SAFETY: The namespace is valid; the helper fills `seq` in when it says `true`.
+    let found = unsafe {
+        bindings::connection_expects(
+            net.as_ptr(),
+            client,
+            client_port,
+            local,
+            local_port,
+            &mut seq,
+        )
+    };
+    found.then_some(Seq(seq))
 }
 
 /// Has TCP make the socket of a connection that is being opened as soon as the handshake's ACK comes,

@@ -91,6 +91,9 @@ use kernel::{
 /// Milliseconds until a full accept queue is tried again.
 const RETRY_MS: u32 = 5;
 
+/// Milliseconds until BTCP is asked for the configuration again, after there was no memory for it.
+const RECONFIGURE_MS: u32 = 200;
+
 /// The work that is left to process context.
 #[derive(Clone, Copy)]
 enum Todo {
@@ -275,8 +278,10 @@ impl Ns {
             return;
         }
         // BTCP may not know the namespace, if it is being made or torn down: then there is nothing
-        // to configure.
-        let _ = below::put(&self.net, Msg::new(kind::CONFIG_REQ));
+        // to configure. What it was told before an error, it may be told again.
+        if let Err(ENOMEM) = below::put(&self.net, Msg::new(kind::CONFIG_REQ)) {
+            self.put_off(Todo::Configure, Some(RECONFIGURE_MS));
+        }
     }
 
     /// Frees the children that are to be.

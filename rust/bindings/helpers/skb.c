@@ -224,6 +224,21 @@ bool carisma_helper_connection_is_live(struct net *net, __be32 client, __be16 cl
 	return live;
 }
 
+/* The number that TCP expects next of the client; false without an established socket. */
+bool carisma_helper_connection_expects(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port, u32 *seq)
+{
+	struct sock *sk = __inet_lookup_established(net, client, client_port, local, ntohs(local_port), 0, 0);
+	bool found;
+
+	if (!sk)
+		return false;
+	found = sk_fullsock(sk);
+	if (found)
+		*seq = READ_ONCE(tcp_sk(sk)->rcv_nxt);
+	sock_gen_put(sk);
+	return found;
+}
+
 /*
  * Let the bare ACK of this connection's handshake be enough for a socket, although its listener has
  * TCP_DEFER_ACCEPT: as if the SYN-ACK had been repeated for as long as that waits. The request's

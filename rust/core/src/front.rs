@@ -321,6 +321,12 @@ impl Front {
         self.next = self.next.add(bytes);
     }
 
+    /// The number behind the last byte that is held.
+    #[must_use]
+    pub fn next(&self) -> Seq {
+        self.next
+    }
+
     /// How many bytes are held.
     #[must_use]
     pub fn held(&self) -> u32 {

@@ -176,6 +176,7 @@ numbers! {
         HANDSHAKE = "handshake",
         HEAD = "head",
         REQUESTED = "requested",
+        LEAVING = "leaving",
         REPLAY = "replay",
         ACCEPTED = "accepted",
         HANDED_OFF = "handed-off",

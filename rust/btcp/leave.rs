@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The front end's side: a request that is this node's own, or answered here.
+//!
+//! What BTCP has acknowledged the client does not send again. TCP is therefore given it until it has
+//! it, whatever keeps it from it at first: memory, the route, a rule of the firewall.
+
+use crate::{
+    counters::Counter,
+    early::Early,
+    flow::{FlowRef, InnerGuard, Stage},
+    front::Deciding,
+    lower, packet,
+    state::State,
+};
+use carisma_core::{answer::Answer, tuple::Tuple};
+use carisma_net::{connection, link::kind, netfilter::PacketContext, skb::Skb};
+use kernel::prelude::*;
+
+/// When TCP is given again what it has not taken: at first, and at most. The time doubles.
+const REPEAT_MS: u32 = 200;
+const REPEAT_MAX_MS: u32 = 6_400;
+
+/// A connection of which TCP is being given what was held.
+pub(crate) struct Leaving {
+    deciding: KBox<Deciding>,
+    /// Until it is given that again.
+    wait_ms: u32,
+}
+
+impl State {
+    /// The request is this node's own: the server gets the connection, TCP what is held of it. The
+    /// flow ends.
+    pub(crate) fn front_local(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
+        self.front_leave(flow, inner, ctx, |key| {
+            lower::put(&self.net, kind::CONN_RES, key)
+        });
+    }
+
+    /// The request is answered here, without a server. TCP gets what is held, so as to acknowledge
+    /// it and all that follows. The flow ends.
+    pub(crate) fn front_answer(
+        &self,
+        flow: &FlowRef,
+        inner: InnerGuard<'_>,
+        answer: Answer,
+        ctx: &PacketContext,
+    ) {
+        self.front_leave(flow, inner, ctx, |key| {
+            lower::answer(&self.net, answer, key)
+        });
+    }
+
+    /// The connection is this node's own: UTCP is told so, TCP gets what is held of it. The flow
+    /// ends as soon as TCP has it. `Deciding` or `Asked`.
+    fn front_leave(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        ctx: &PacketContext,
+        tell: impl FnOnce(&Tuple) -> Result,
+    ) {
+        let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
+        let (Stage::Deciding(mut deciding) | Stage::Asked(mut deciding)) = stage else {
+            inner.stage = stage;
+            return;
+        };
+        let mut early = core::mem::replace(&mut deciding.early, Early::new());
+        let mut parked = core::mem::take(&mut inner.parked);
+        (deciding.asked, deciding.withheld) = (None, None);
+        let ends = deciding.bytes.is_empty();
+        if ends {
+            inner.held.clear();
+        } else {
+            flow.disarm();
+            inner.stage = Stage::Leaving(Leaving {
+                deciding,
+                wait_ms: REPEAT_MS,
+            });
+        }
+        drop(inner);
+        if ends {
+            self.forget(flow);
+        }
+        // Without UTCP, or with a socket that has been closed meanwhile, it is TCP's alone.
+        let _ = tell(flow.key());
+        self.front_give(flow, ctx);
+        while let Some(skb) = early.pop() {
+            self.inject(skb, ctx);
+        }
+        while let Some(skb) = parked.pop() {
+            self.inject(skb, ctx);
+        }
+        self.front_left(flow);
+    }
+
+    /// Gives TCP what was held, from its beginning on: `Leaving`.
+    fn front_give(&self, flow: &FlowRef, ctx: &PacketContext) {
+        let mut offset = 0;
+        loop {
+            let segment = match &flow.inner.lock().stage {
+                Stage::Leaving(leaving) => leaving.segment(flow.key(), &mut offset),
+                _ => return,
+            };
+            match segment {
+                Some(Ok(skb)) => self.inject(skb, ctx),
+                // Without memory, the next time.
+                Some(Err(_)) => {}
+                None => return,
+            }
+        }
+    }
+
+    /// Ends the flow if TCP has what was held, or no socket any more, and says so. If not, there
+    /// will be a next time.
+    fn front_left(&self, flow: &FlowRef) -> bool {
+        let next = connection::expects(&self.net, flow.key());
+        let mut inner = flow.inner.lock();
+        let Stage::Leaving(leaving) = &mut inner.stage else {
+            return true;
+        };
+        let left = next.is_none_or(|next| next.ge(leaving.deciding.front.next()));
+        if left {
+            self.end(flow, inner);
+        } else {
+            flow.arm(leaving.wait_ms);
+            leaving.wait_ms = leaving.wait_ms.saturating_mul(2).min(REPEAT_MAX_MS);
+        }
+        left
+    }
+
+    /// TCP has had time to take what was held. Softirq.
+    pub(crate) fn front_leaving(&self, flow: &FlowRef, ctx: &PacketContext) {
+        if !self.front_left(flow) {
+            self.counters.count(Counter::HeldRepeated);
+            self.front_give(flow, ctx);
+        }
+    }
+}
+
+impl Leaving {
+    /// The segment with what is held from byte `offset` on, which becomes that of the next one;
+    /// `None` behind the last.
+    fn segment(&self, key: &Tuple, offset: &mut usize) -> Option<Result<Skb>> {
+        let Deciding { front, bytes, .. } = &*self.deciding;
+        let chunk = bytes.get(*offset..)?.chunks(packet::SEGMENT).next()?;
+        // CAST: No more is held than a record takes.
+        let build = front.segment(*offset as u32);
+        *offset = offset.saturating_add(chunk.len());
+        Some(packet::from_client(key, &build, chunk))
+    }
+}
