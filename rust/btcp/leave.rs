@@ -10,11 +10,11 @@ use crate::{
     early::Early,
     flow::{FlowRef, InnerGuard, Stage},
     front::Deciding,
-    lower, packet,
+    lower,
     state::State,
 };
-use carisma_core::{answer::Answer, tuple::Tuple};
-use carisma_net::{connection, link::kind, netfilter::PacketContext, skb::Skb};
+use carisma_core::{answer::Answer, seq::Seq, tuple::Tuple};
+use carisma_net::{connection, link::kind, netfilter::PacketContext};
 use kernel::prelude::*;
 
 /// When TCP is given again what it has not taken: at first, and at most. The time doubles.
@@ -23,7 +23,10 @@ const REPEAT_MAX_MS: u32 = 6_400;
 
 /// A connection of which TCP is being given what was held.
 pub(crate) struct Leaving {
-    deciding: KBox<Deciding>,
+    /// What was held; `None` while TCP is being given it.
+    deciding: Option<KBox<Deciding>>,
+    /// The number behind the last byte of it.
+    next: Seq,
     /// Until it is given that again.
     wait_ms: u32,
 }
@@ -74,7 +77,8 @@ impl State {
         } else {
             flow.disarm();
             inner.stage = Stage::Leaving(Leaving {
-                deciding,
+                deciding: None,
+                next: deciding.front.next(),
                 wait_ms: REPEAT_MS,
             });
         }
@@ -84,30 +88,28 @@ impl State {
         }
         // Without UTCP, or with a socket that has been closed meanwhile, it is TCP's alone.
         let _ = tell(flow.key());
-        self.front_give(flow, ctx);
+        self.front_give(flow, deciding, ctx);
         while let Some(skb) = early.pop() {
             self.inject(skb, ctx);
         }
         while let Some(skb) = parked.pop() {
             self.inject(skb, ctx);
         }
-        self.front_left(flow);
+        if !ends {
+            self.front_left(flow);
+        }
     }
 
-    /// Gives TCP what was held, from its beginning on: `Leaving`.
-    fn front_give(&self, flow: &FlowRef, ctx: &PacketContext) {
-        let mut offset = 0;
-        loop {
-            let segment = match &flow.inner.lock().stage {
-                Stage::Leaving(leaving) => leaving.segment(flow.key(), &mut offset),
-                _ => return,
-            };
-            match segment {
-                Some(Ok(skb)) => self.inject(skb, ctx),
-                // Without memory, the next time.
-                Some(Err(_)) => {}
-                None => return,
-            }
+    /// Gives TCP what was held, and keeps it for the next time: `Leaving`, or `Gone`.
+    fn front_give(&self, flow: &FlowRef, deciding: KBox<Deciding>, ctx: &PacketContext) {
+        self.stream_to_tcp(
+            flow,
+            &deciding.bytes,
+            |offset| deciding.front.segment(offset),
+            ctx,
+        );
+        if let Stage::Leaving(leaving) = &mut flow.inner.lock().stage {
+            leaving.deciding = Some(deciding);
         }
     }
 
@@ -119,7 +121,7 @@ impl State {
         let Stage::Leaving(leaving) = &mut inner.stage else {
             return true;
         };
-        let left = next.is_none_or(|next| next.ge(leaving.deciding.front.next()));
+        let left = next.is_none_or(|next| next.ge(leaving.next));
         if left {
             self.end(flow, inner);
         } else {
@@ -131,22 +133,16 @@ impl State {
 
     /// TCP has had time to take what was held. Softirq.
     pub(crate) fn front_leaving(&self, flow: &FlowRef, ctx: &PacketContext) {
-        if !self.front_left(flow) {
-            self.counters.count(Counter::HeldRepeated);
-            self.front_give(flow, ctx);
+        if self.front_left(flow) {
+            return;
         }
-    }
-}
-
-impl Leaving {
-    /// The segment with what is held from byte `offset` on, which becomes that of the next one;
-    /// `None` behind the last.
-    fn segment(&self, key: &Tuple, offset: &mut usize) -> Option<Result<Skb>> {
-        let Deciding { front, bytes, .. } = &*self.deciding;
-        let chunk = bytes.get(*offset..)?.chunks(packet::SEGMENT).next()?;
-        // CAST: No more is held than a record takes.
-        let build = front.segment(*offset as u32);
-        *offset = offset.saturating_add(chunk.len());
-        Some(packet::from_client(key, &build, chunk))
+        let held = match &mut flow.inner.lock().stage {
+            Stage::Leaving(leaving) => leaving.deciding.take(),
+            _ => None,
+        };
+        if let Some(deciding) = held {
+            self.counters.count(Counter::HeldRepeated);
+            self.front_give(flow, deciding, ctx);
+        }
     }
 }
