@@ -42,6 +42,32 @@ struct carisma_sock_ops {
 	const struct tcp_ulp_ops			*ulp;
 };
 
+/* What TCP is told of a connection besides an ACK (rust/net/adopt.rs). */
+struct carisma_adoption {
+	__u16	mss;		/* what the client takes */
+	__u16	window;		/* what the server's SYN-ACK offered */
+	__u8	snd_wscale;	/* of the client's windows */
+	__u8	rcv_wscale;	/* of the server's */
+	bool	wscale_ok;
+	bool	sack_ok;
+	bool	tstamp_ok;
+	bool	ecn_ok;
+	__u32	ts_recent;	/* the client's newest TSval */
+	__u32	ts_now;		/* the server's clock */
+};
+
+/* Why TCP was not given a connection in this way. */
+enum carisma_obstacle {
+	CARISMA_OBSTACLE_NONE,
+	CARISMA_OBSTACLE_SYNCOOKIES,
+	CARISMA_OBSTACLE_CONNTRACK,
+	CARISMA_OBSTACLE_OPTIONS,
+	CARISMA_OBSTACLE_TUPLE,
+	CARISMA_OBSTACLE_LISTENER,
+	CARISMA_OBSTACLE_WINDOW,
+	CARISMA_OBSTACLE_OTHER,
+};
+
 /* What a tracepoint of carisma_btcp tells of (rust/net/trace.rs). */
 enum carisma_event_kind {
 	CARISMA_FLOW_BEGIN,

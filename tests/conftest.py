@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Fixtures: kernels, clusters on them, and the watch over the kernel's log."""
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -30,6 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         '--kernel', choices=('stock', 'debug'), default='stock',
         help='the kernel of the guests')
     parser.addoption(
+        '--migrate', choices=('adopt', 'replay'), default='adopt',
+        help="how connections enter a back end's TCP")
+    parser.addoption(
         '--plain', action='store_true',
         help='load no modules: shows which tests notice that')
 
@@ -55,9 +59,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
 class Lab:
     """The guest that the namespace clusters run in, and what is watched."""
 
-    def __init__(self, flavour: str, plain: bool) -> None:
-        self.flavour = flavour
-        self.plain = plain
+    def __init__(self, config: pytest.Config) -> None:
+        self.flavour = config.getoption('--kernel')
+        self.plain = config.getoption('--plain')
+        self.spec = dataclasses.replace(
+            SITE, migrate=config.getoption('--migrate'))
         self.clusters: List[Cluster] = []       # of the current test
         self._kernel: Optional[Kernel] = None
         self._site: Optional[Cluster] = None    # with servers, to use again
@@ -84,7 +90,7 @@ class Lab:
     def bare(self) -> Cluster:
         """A new cluster in the guest, without servers or modules."""
         self._end_site()
-        cluster = NamespaceCluster(SITE, self.kernel)
+        cluster = NamespaceCluster(self.spec, self.kernel)
         self.clusters.append(cluster)
         cluster.start()
         return cluster
@@ -128,7 +134,7 @@ class Lab:
 
     def guests(self) -> GuestCluster:
         """A cluster of guests, without servers or modules."""
-        cluster = GuestCluster(SITE, self.flavour)
+        cluster = GuestCluster(self.spec, self.flavour)
         self.clusters.append(cluster)
         cluster.start()
         for kernel in self.kernels():
@@ -177,8 +183,7 @@ class Lab:
 def session_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """The guest of the whole run."""
     Patience.factor = SLOWNESS[request.config.getoption('--kernel')]
-    lab = Lab(request.config.getoption('--kernel'),
-              request.config.getoption('--plain'))
+    lab = Lab(request.config)
     yield lab
     said = lab.close()
     assert not said, '\n'.join(said)

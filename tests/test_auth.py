@@ -11,7 +11,8 @@ import pytest
 from checks import all_right, served
 from conftest import Lab
 from harness.cluster import SITE
-from harness.control import HELLO, KEY_LEN, TAG_LEN, Speaker, abort, record
+from harness.control import (HELLO, KEY_LEN, TAG_LEN, VERSION, Speaker, abort,
+                             record)
 from harness.load import Load
 from harness.node import Node
 from harness.paths import CARISMACTL
@@ -190,7 +191,7 @@ def other_version(peer: Speaker) -> None:
 
 def next_version(peer: Speaker) -> None:
     """A HELLO as it may once be."""
-    peer.send(peer.make_hello(NAME, version=3))
+    peer.send(peer.make_hello(NAME, version=VERSION + 1))
 
 
 def no_proof(peer: Speaker) -> None:

@@ -37,6 +37,7 @@ AXES: Dict[str, Tuple[Any, ...]] = {
     'size': tuple(SIZES),           # of the answer, or of the body of an upload
     'buffer': ('auto', 16_384),                     # of the client
     'mss': ('link', 536),
+    'migrate': ('adopt', 'replay'),                 # at the back end
     'reaction': ('close', 'keep-alive'),            # of the server
 }
 SHARED = ('failure', 'option', 'offload', 'windows')
@@ -136,8 +137,11 @@ class Exchanges:
             ) -> List[Dict[str, Any]]:
         """Carry out all of these at once; `direct` asks the node that is to
         answer instead of the one that would hand off."""
+        front = self._cluster['en']
+        services = {'adopt': front.vip, 'replay': front.address}
         orders = [{**case, 'language': language(case), 'address':
-                   self._cluster[answers(case) if direct else 'en'].vip}
+                   self._cluster[answers(case)].vip if direct
+                   else services[str(case['migrate'])]}
                   for case in cases]
         self._process.write(json.dumps(orders).encode() + b'\n')
         return json.loads(self._process.readline(60))
@@ -205,6 +209,8 @@ class Setting:
         if failure in CLIENTS_LINK:
             self._cluster.client.link.heal()
         elif failure == 'refused':
+            # Its listener is to be as it was.
+            back.run(['sysctl', '-qw', f'net.ipv4.tcp_rmem={self._windows}'])
             back.nginx.start()
         elif failure in ('down', 'cut', 'unheard'):
             # A connection that lost much would be up again only after its
@@ -227,6 +233,7 @@ class Results:
         self.reference: Dict[Tuple[Any, ...], Dict[str, Any]] = {}
         self.found: Dict[int, Dict[str, Any]] = {}
         self.counted: Dict[Tuple[Any, ...], Dict[str, int]] = {}
+        self.adopted: Dict[Tuple[Any, ...], int] = {}
 
 
 def run_reference(cluster: Cluster, results: Results) -> None:
@@ -247,6 +254,9 @@ def run_table(cluster: Cluster, results: Results) -> None:
     cluster['fr'].knob('handoff_timeout_ms', int(patient(5000)))
     # As long as nginx waits for a head: a client with little luck takes long.
     cluster['en'].knob('head_timeout_ms', 60_000)
+    # The same service by another address, never adopted.
+    for words in cluster['en'].offer(f'{cluster["en"].address}:80', 'replay'):
+        cluster['en'].ctl(*words)
     exchanges, setting = Exchanges(cluster), Setting(cluster)
     for wanted in SETTINGS:
         failure = wanted[0]
@@ -254,6 +264,7 @@ def run_table(cluster: Cluster, results: Results) -> None:
             cluster['en'].knob('handoff_timeout_ms', 500)
         setting.make(*wanted)
         before = cluster['en'].stats()
+        adopted = -cluster['fr'].stats()['handoffs_in_adopted']
         numbers = [number for number, case in enumerate(TABLE)
                    if shared(case) == wanted]
         told = exchanges.run([TABLE[number] for number in numbers])
@@ -261,6 +272,8 @@ def run_table(cluster: Cluster, results: Results) -> None:
         after = cluster['en'].stats()
         results.counted[wanted] = {
             name: after[name] - before[name] for name in after}
+        results.adopted[wanted] = (
+            adopted + cluster['fr'].stats()['handoffs_in_adopted'])
         setting.heal(failure)
     setting.undo()
     exchanges.stop()
@@ -327,6 +340,15 @@ def test_it_failed_as_it_should(results: Results, setting: Tuple[str, ...]
                 for case in TABLE)
     assert sum(counted[name] for name in EVIDENCE[setting[0]]) == count, (
         {name: number for name, number in counted.items() if number})
+
+
+@pytest.mark.parametrize('setting', SETTINGS, ids='-'.join)
+def test_it_migrated_as_it_should(results: Results, setting: Tuple[str, ...]
+                                  ) -> None:
+    """What may be adopted was, and nothing else."""
+    count = sum(shared(case) == setting and answers(case) == 'fr'
+                and case['migrate'] == 'adopt' for case in TABLE)
+    assert results.adopted[setting] == count
 
 
 def name_of(case: Case) -> str:

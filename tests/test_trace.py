@@ -96,13 +96,13 @@ def test_handed_off(fresh: Cluster, trace: Trace) -> None:
     if back[-1].name == 'flow_end':
         back.pop()
     assert steps(back) == [
-        'record_received req', 'flow_begin', 'replay_step syn', 'replay_step ack',
-        'replay_step offer', 'record_sent accept', 'record_received data',
+        'record_received req', 'flow_begin', 'replay_step adopt', 'replay_step offer',
+        'record_sent accept', 'record_received data',
         'record_sent taken', 'flow_handed_off', 'flow_closed', 'record_sent closed']
     assert len({event.fields['id'] for event in front[2:] + back}) == 1
     assert {event.fields['node'] for event in front[1:]} == {'fr'}
     assert {event.fields['node'] for event in back} == {'en'}
-    assert front[6].fields['role'] == 'front-end' and back[8].fields['role'] == 'back-end'
+    assert front[6].fields['role'] == 'front-end' and back[7].fields['role'] == 'back-end'
     sent, = [event for event in front if event.step() == 'record_sent data']
     received, = [event for event in back if event.step() == 'record_received data']
     assert sent.fields == {**received.fields, 'netns': sent.fields['netns'], 'node': 'fr'}

@@ -14,6 +14,7 @@
 #include "helpers/netns.c"
 #include "helpers/percpu.c"
 #include "helpers/skb.c"
+#include "helpers/adopt.c" /* behind skb.c */
 #include "helpers/sock.c"
 #include "helpers/table.c"
 #include "helpers/task.c"

@@ -40,6 +40,8 @@ pub(crate) struct Origin {
     pub(crate) node: u32,
     pub(crate) vip: [u8; 4],
     pub(crate) vip_port: u16,
+    /// How the connection entered TCP here, or is about to: a `CARISMA_MIGRATION_…`.
+    pub(crate) migration: u32,
 }
 
 /// A connection that this node serves for a front end.
@@ -137,6 +139,10 @@ impl State {
         mut skb: Skb,
         layout: &Layout,
     ) -> Option<Skb> {
+        // TCP here has adopted the connection.
+        if translation.is_identity() {
+            return Some(skb);
+        }
         let partial = skb.checksum_is_partial();
         let translated = skb
             .headers_mut(layout)
@@ -172,9 +178,13 @@ impl State {
             _ => return Some(skb),
         };
         drop(inner);
+        let adopted = translation.is_identity();
+        if adopted && origin.theirs(flow) == *flow.key() {
+            return Some(skb);
+        }
         let partial = skb.checksum_is_partial();
         let translated = skb.headers_mut(layout).is_some_and(|(ip, tcp)| {
-            translation.outbound(tcp, partial).is_ok()
+            (adopted || translation.outbound(tcp, partial).is_ok())
                 && translate::rewrite_addr(ip, tcp, End::Source, origin.vip, partial).is_ok()
                 && translate::rewrite_port(tcp, End::Source, origin.vip_port, partial).is_ok()
         });

@@ -15,6 +15,7 @@ use crate::{
     },
     refused::Refused,
     service::{
+        Migrate,
         Mode,
         Rule,
         Service,
@@ -111,12 +112,14 @@ impl Config {
         &self,
         at: Endpoint,
         mode: Mode,
+        migrate: Migrate,
         announce: impl Fn(Event<'_>) -> Result,
     ) -> Result<(), Refused> {
         let service = Arc::new(
             Service {
                 at,
                 mode,
+                migrate,
                 rules: KVec::new(),
             },
             GFP_KERNEL,

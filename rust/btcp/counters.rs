@@ -83,6 +83,8 @@ counters! {
         HandoffsAborted = c"handoffs_aborted",
         /// A connection was taken over from a front end.
         HandoffsIn = c"handoffs_in",
+        /// One of `handoffs_in`, whose numbers this node's TCP adopted: nothing of it is translated.
+        HandoffsInAdopted = c"handoffs_in_adopted",
         /// A connection that a front end offered was refused.
         HandoffsInRefused = c"handoffs_in_refused",
         /// A connection that a front end offered was given up before the front end had committed it.

@@ -356,6 +356,8 @@ pub(crate) struct FlowInfo {
     pub(crate) id: u64,
     /// Milliseconds since this node knows of it.
     pub(crate) age_ms: u64,
+    /// A `CARISMA_MIGRATION_…`, at its back end.
+    pub(crate) migration: Option<u32>,
 }
 
 impl FlowInfo {
@@ -387,10 +389,10 @@ impl FlowInfo {
         let key = flow.key();
         let endpoint = |addr: [u8; 16], port: u16| Endpoint { addr, port };
         let local = endpoint(key.local, key.local_port.get());
-        let vip = match &inner.stage {
-            Stage::Replay(it) => it.origin.vip(),
-            Stage::Live(it) | Stage::Over(Over::Live(it)) => it.origin.vip(),
-            _ => local,
+        let origin = match &inner.stage {
+            Stage::Replay(it) => Some(it.origin),
+            Stage::Live(it) | Stage::Over(Over::Live(it)) => Some(it.origin),
+            _ => None,
         };
         Some(Self {
             role,
@@ -399,9 +401,10 @@ impl FlowInfo {
             local,
             node,
             packets: inner.packets,
-            vip,
+            vip: origin.map_or(local, |origin| origin.vip()),
             id,
             age_ms: u64::try_from(inner.since.elapsed().as_millis()).unwrap_or(0),
+            migration: origin.map(|origin| origin.migration),
         })
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     forward::Forward,
     front::{theirs, Deciding},
     lower, packet,
-    service::{Candidate, Otherwise},
+    service::{Candidate, Migrate, Otherwise},
     state::State,
     trace::{event, FRONT},
 };
@@ -25,6 +25,7 @@ use carisma_core::{
     front::Phase,
     seq::Seq,
     tcp::Build,
+    tuple::Tuple,
     wire::{Body, Data, Handoff, Reason, Req},
 };
 use carisma_net::{
@@ -115,6 +116,7 @@ impl State {
             vip: key.local,
             vip_port: key.local_port.get(),
             ts_now: deciding.front.ts_now(connection::now_ms()),
+            replay: self.is_replayed(key),
             handshake: handshake.ok_or(Some(Counter::RequestsLocalOptions))?,
         };
         self.record(node, deciding.id, theirs(key, to.0, to.1), Body::Req(req))
@@ -122,6 +124,16 @@ impl State {
         self.counters.count(Counter::HandoffsStarted);
         flow.arm(self.knobs.handoff_timeout_ms());
         Ok(())
+    }
+
+    /// Whether connections with the service are not to be adopted. Any context.
+    fn is_replayed(&self, key: &Tuple) -> bool {
+        let rcu = rcu::read_lock();
+        let service = self
+            .config
+            .snapshot(&rcu)
+            .service(&key.local, key.local_port.get());
+        service.is_some_and(|service| service.migrate == Migrate::Replay)
     }
 
     /// Tells the node that was asked that it is not to have the connection.

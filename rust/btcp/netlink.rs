@@ -22,6 +22,7 @@ use super::{
     },
     refused::Refused,
     service::{
+        Migrate,
         Mode,
         Otherwise,
         Pick,
@@ -109,6 +110,7 @@ type Answer<'a> = Result<(), Refusal<'a>>;
 const ADDR: &CStr = c"addr: must be a unicast IPv4 address, 4 bytes";
 const PORT: &CStr = c"port: must be 1 to 65535";
 const MODE: &CStr = c"mode: must be 0 (rare), the only one so far";
+const MIGRATE: &CStr = c"migrate: must be 0 (adopt) or 1 (replay)";
 const NAME: &CStr =
     c"name: must be 1 to 15 letters, digits, '.', '-' and '_', the first a letter or digit";
 const NODE: &CStr =
@@ -295,6 +297,16 @@ fn cookie<'a>(request: &Request<'a>) -> Result<KVec<u8>, Refusal<'a>> {
     Ok(copied(given)?)
 }
 
+/// How connections of a service enter the TCP of another node.
+fn migrate<'a>(request: &Request<'a>) -> Result<Migrate, Refusal<'a>> {
+    match request.attr(CARISMA_A_SERVICE_MIGRATE) {
+        None => Ok(Migrate::Adopt),
+        Some(attr) if attr.u32() == carisma_migrate_CARISMA_MIGRATE_ADOPT => Ok(Migrate::Adopt),
+        Some(attr) if attr.u32() == carisma_migrate_CARISMA_MIGRATE_REPLAY => Ok(Migrate::Replay),
+        Some(attr) => Err(invalid(attr, MIGRATE)),
+    }
+}
+
 fn service_add<'a>(request: &Request<'a>) -> Answer<'a> {
     let state = state(request.net())?;
     let at = service(request, CARISMA_A_SERVICE_ADDR, CARISMA_A_SERVICE_PORT)?;
@@ -303,8 +315,9 @@ fn service_add<'a>(request: &Request<'a>) -> Answer<'a> {
         Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_RARE => Mode::Rare,
         Some(attr) => return Err(invalid(attr, MODE)),
     };
+    let migrate = migrate(request)?;
     state
-        .configure(|config, tell| config.add_service(at, mode, tell))
+        .configure(|config, tell| config.add_service(at, mode, migrate, tell))
         .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
 }
 
@@ -500,6 +513,11 @@ fn service_get(dump: &mut Dump<'_>) -> Result {
                 Mode::Rare => carisma_mode_CARISMA_MODE_RARE,
             };
             message.put_u32(CARISMA_A_SERVICE_MODE, mode)?;
+            let migrate = match service.migrate {
+                Migrate::Adopt => carisma_migrate_CARISMA_MIGRATE_ADOPT,
+                Migrate::Replay => carisma_migrate_CARISMA_MIGRATE_REPLAY,
+            };
+            message.put_u32(CARISMA_A_SERVICE_MIGRATE, migrate)?;
             // CAST: The number of rules is limited.
             message.put_u32(CARISMA_A_SERVICE_RULES, service.rules.len() as u32)
         },
@@ -646,6 +664,9 @@ fn put_flow(message: &mut Message<'_>, flow: &FlowInfo, snapshot: &Snapshot) -> 
     message.put_u16(CARISMA_A_FLOW_VIP_PORT, flow.vip.port)?;
     if flow.id != 0 {
         message.put_uint(CARISMA_A_FLOW_ID, flow.id)?;
+    }
+    if let Some(migration) = flow.migration {
+        message.put_u32(CARISMA_A_FLOW_MIGRATION, migration)?;
     }
     message.put_uint(CARISMA_A_FLOW_AGE_MS, flow.age_ms)
 }

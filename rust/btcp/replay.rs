@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The back end's side: a connection on its way to this node, whose TCP is given it by a replay of its
-//! handshake.
+//! The back end's side: a connection on its way to this node, whose TCP adopts it or, where that cannot
+//! be, is given it by a replay of its handshake.
 //!
 //! `Replay` (REQ came; ACCEPT is sent when TCP has a socket) → `Live` (DATA came).
 
@@ -10,10 +10,11 @@ use crate::{
     bounds::{Pool, Ticket},
     counters::{Counter, Gauge},
     flow::{Flow, FlowRef, InnerGuard, Over, Stage},
-    lower,
+    lower, packet,
     snapshot::Endpoint,
     state::State,
     trace::{event, reason_name, BACK},
+    uapi::*,
 };
 use carisma_core::{
     back::{Back, Phase},
@@ -21,7 +22,13 @@ use carisma_core::{
     tuple::{v4_of, Tuple},
     wire::{Body, Data, Handoff, Reason, Req},
 };
-use carisma_net::{connection, link::kind, netfilter::PacketContext, table::Refused};
+use carisma_net::{
+    adopt::{adopt, Obstacle},
+    connection,
+    link::kind,
+    netfilter::PacketContext,
+    table::Refused,
+};
 use kernel::{prelude::*, sync::rcu};
 
 /// How long, at the least, a front end may take to commit a connection that TCP has: it says so if
@@ -59,6 +66,9 @@ impl State {
         match self.back_replay(node, handoff, req) {
             Ok(flow) => {
                 let ctx = PacketContext::enter();
+                if !req.replay {
+                    self.back_adopt(&flow, &ctx);
+                }
                 self.back_advance(&flow, &ctx);
             }
             Err(reason) => {
@@ -107,6 +117,7 @@ impl State {
                 node,
                 vip,
                 vip_port: req.vip_port,
+                migration: carisma_migration_CARISMA_MIGRATION_REPLAY,
             },
             tries: 0,
             failed: None,
@@ -168,6 +179,45 @@ impl State {
         Ok(flow)
     }
 
+    /// Has TCP adopt the connection. If it does not, the replay is as it was, and the reason noted.
+    fn back_adopt(&self, flow: &FlowRef, ctx: &PacketContext) {
+        let mut inner = flow.inner.lock();
+        let Stage::Replay(replay) = &mut inner.stage else {
+            return;
+        };
+        let Some(adoption) = replay.back.adopt() else {
+            replay.origin.migration = carisma_migration_CARISMA_MIGRATION_REPLAY_OPTIONS;
+            return;
+        };
+        let (build, origin) = (replay.back.bare_ack(), replay.origin);
+        drop(inner);
+        self.trace_replay(flow, &origin, c"adopt");
+        let outcome = packet::from_client(flow.key(), &build, &[])
+            .map_err(|_| Obstacle::Other)
+            .and_then(|ack| adopt(&self.net, ack, &adoption, ctx));
+
+        let mut inner = flow.inner.lock();
+        if let Stage::Replay(replay) = &mut inner.stage {
+            replay.origin.migration = match outcome {
+                Ok(()) if replay.back.phase() != Phase::Adopt => {
+                    carisma_migration_CARISMA_MIGRATION_ADOPTED
+                }
+                Ok(()) | Err(Obstacle::Other) => {
+                    carisma_migration_CARISMA_MIGRATION_REPLAY_UNANSWERED
+                }
+                Err(Obstacle::Syncookies) => {
+                    carisma_migration_CARISMA_MIGRATION_REPLAY_SYNCOOKIES
+                }
+                Err(Obstacle::Conntrack) => carisma_migration_CARISMA_MIGRATION_REPLAY_CONNTRACK,
+                Err(Obstacle::Options) => carisma_migration_CARISMA_MIGRATION_REPLAY_OPTIONS,
+                Err(Obstacle::Tuple) => carisma_migration_CARISMA_MIGRATION_REPLAY_TUPLE,
+                Err(Obstacle::Listener) => carisma_migration_CARISMA_MIGRATION_REPLAY_LISTENER,
+                Err(Obstacle::Window) => carisma_migration_CARISMA_MIGRATION_REPLAY_WINDOW,
+            };
+            replay.back.replay();
+        }
+    }
+
     /// Takes a replay as far as it goes: TCP mostly answers before the injection of a segment
     /// returns.
     fn back_advance(&self, flow: &FlowRef, ctx: &PacketContext) {
@@ -183,6 +233,7 @@ impl State {
                 // The same phase again: TCP did not answer, or not yet.
                 None if last == Some(phase) => Step::Wait,
                 None => match phase {
+                    Phase::Adopt => Step::Wait,
                     Phase::Syn => Step::Inject(replay.back.syn()),
                     Phase::Ack => Step::Inject(replay.back.ack()),
                     Phase::Offered if replay.offered => Step::Wait,
@@ -323,6 +374,9 @@ impl State {
             origin.id,
         );
         self.counters.count(Counter::HandoffsIn);
+        if origin.migration == carisma_migration_CARISMA_MIGRATION_ADOPTED {
+            self.counters.count(Counter::HandoffsInAdopted);
+        }
         let _ = lower::put(&self.net, kind::CONN_RES, flow.key());
         self.stream_to_tcp(&flow, data.bytes, |offset| back.segment(offset), &ctx);
         self.drain(&flow, &ctx);

@@ -36,6 +36,15 @@ pub(crate) enum Mode {
     Rare,
 }
 
+/// How a connection enters the TCP of the node that it is handed to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Migrate {
+    /// With the numbers that the client has, where that can be.
+    Adopt,
+    /// By a replay of the client's handshake.
+    Replay,
+}
+
 /// What becomes of a request that no node of its rule can take.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Otherwise {
@@ -206,6 +215,7 @@ impl PartialEq for Says<'_> {
 pub(crate) struct Service {
     pub(crate) at: Endpoint,
     pub(crate) mode: Mode,
+    pub(crate) migrate: Migrate,
     pub(crate) rules: KVec<Arc<Rule>>,
 }
 
@@ -236,6 +246,7 @@ impl Service {
         Self {
             at: self.at,
             mode: self.mode,
+            migrate: self.migrate,
             rules,
         }
     }

@@ -4,6 +4,7 @@
 //!
 //! Only this crate and its [`bindings`] know the kernel's C types.
 
+pub mod adopt;
 pub mod below;
 pub mod bindings;
 pub mod connection;

@@ -15,7 +15,7 @@ from typing import Optional
 from .node import Node
 from .sockets import Socket, SocketError
 
-VERSION = 2
+VERSION = 3
 HELLO, ABORT, KEY = 1, 6, 10
 HELLO_LEN, KEY_LEN, TAG_LEN = 68, 12, 16
 LABEL = b'CARISMA control\0'

@@ -196,11 +196,13 @@ class Node(abc.ABC):
                           '--port', str(self.cluster.control_port)])
         return calls + self.offer()
 
-    def offer(self) -> List[List[str]]:
-        """Those of them that configure its service."""
-        calls = [['service', 'add', self.service, '--mode', 'rare']]
+    def offer(self, service: str = '', migrate: str = '') -> List[List[str]]:
+        """Those of them that configure its service, or one like it."""
+        service = service or self.service
+        calls = [['service', 'add', service, '--mode', 'rare',
+                  '--migrate', migrate or self.cluster.migrate]]
         for rule in self.cluster.rules:
-            words = ['rule', 'add', self.service, '--path', rule.path,
+            words = ['rule', 'add', service, '--path', rule.path,
                      '--node', rule.node]
             if rule.host:
                 words += ['--host', rule.host]

@@ -115,26 +115,18 @@ static struct rtable *carisma_route(struct net *net, const struct sk_buff *skb, 
 }
 
 /*
- * Give the segment to this node's TCP as though it had just come in: through the rest of
- * PRE_ROUTING, behind our own hook (so that conntrack sees one whole connection), and on. A made
- * segment comes by the device that leads to the client, which is what rp_filter expects. Consumes
- * the skb.
+ * Prepare a segment to come in. A made one comes by the device that leads to the client, which is
+ * what rp_filter expects.
  */
-int carisma_helper_inject(struct net *net, struct sk_buff *skb, nf_hookfn *own, int (*okfn)(struct net *, struct sock *, struct sk_buff *))
+static int carisma_skb_arrive(struct net *net, struct sk_buff *skb)
 {
-	const struct nf_hook_entries *entries;
-	struct nf_hook_state state;
-	unsigned int i, from = 0;
-
 	if (!skb->dev)
 		skb->dev = dev_get_by_index_rcu(net, skb->skb_iif);
 	if (!skb->dev) {
 		struct rtable *rt = carisma_route(net, skb, 0, ip_hdr(skb)->saddr);
 
-		if (IS_ERR(rt)) {
-			kfree_skb(skb);
+		if (IS_ERR(rt))
 			return PTR_ERR(rt);
-		}
 		skb->dev = rt->dst.dev;
 		skb->skb_iif = skb->dev->ifindex;
 		ip_rt_put(rt);
@@ -143,6 +135,25 @@ int carisma_helper_inject(struct net *net, struct sk_buff *skb, nf_hookfn *own, 
 	skb_reset_mac_len(skb);
 	memset(IPCB(skb), 0, sizeof(*IPCB(skb)));
 	IPCB(skb)->iif = skb->skb_iif;
+	return 0;
+}
+
+/*
+ * Give the segment to this node's TCP as though it had just come in: through the rest of
+ * PRE_ROUTING, behind our own hook (so that conntrack sees one whole connection), and on. Consumes
+ * the skb.
+ */
+int carisma_helper_inject(struct net *net, struct sk_buff *skb, nf_hookfn *own, int (*okfn)(struct net *, struct sock *, struct sk_buff *))
+{
+	const struct nf_hook_entries *entries;
+	struct nf_hook_state state;
+	unsigned int i, from = 0;
+	int err = carisma_skb_arrive(net, skb);
+
+	if (err) {
+		kfree_skb(skb);
+		return err;
+	}
 
 	nf_hook_state_init(&state, NF_INET_PRE_ROUTING, NFPROTO_IPV4, skb->dev, NULL, NULL, net, okfn);
 	entries = rcu_dereference(net->nf.hooks_ipv4[NF_INET_PRE_ROUTING]);

@@ -3,15 +3,20 @@
 //! A connection at its back end, from the handoff request until its TCP has the request (paper,
 //! section 4, "TCP state migration").
 //!
-//! The back end plays the client towards its own TCP: it repeats the client's SYN and ACK, and
-//! keeps the SYN-ACK to itself. From the difference between that and the front end's SYN-ACK
-//! follows the translation of all later segments.
+//! It is *adopted* where that can be: TCP here is given one ACK, and what the handshake agreed to, and
+//! makes a socket with the numbers that the client has ([`Back::adopt`]). Nothing is translated then.
+//!
+//! Else it is *replayed*: the back end plays the client towards its own TCP. It repeats the client's
+//! SYN and ACK, and keeps the SYN-ACK to itself. From the difference between that and the front end's
+//! SYN-ACK follows the translation of all later segments.
 
 use crate::{
     seq::Seq,
     tcp::{
         Build,
+        Ecn,
         Header,
+        Options,
         SynFacts,
         Timestamps, //
     },
@@ -22,9 +27,11 @@ use crate::{
     wire::Handshake,
 };
 
-/// How far a replay has come.
+/// How far it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// An ACK was, or is being, given to TCP with an [`Adoption`].
+    Adopt,
     /// The SYN was, or is being, given to TCP.
     Syn,
     /// TCP has answered; the ACK was, or is being, given to it.
@@ -35,7 +42,25 @@ pub enum Phase {
     Live,
 }
 
-/// A connection that is replayed.
+/// What TCP here needs to know besides an ACK, to have a connection with the numbers that the client
+/// has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adoption {
+    /// What the client takes in a segment.
+    pub mss: u16,
+    /// The window in the SYN-ACK that the client was sent.
+    pub window: u16,
+    /// The shift counts of the client's windows and of the server's, if they have any.
+    pub wscale: Option<(u8, u8)>,
+    /// Selective acknowledgements were agreed.
+    pub sack_ok: bool,
+    /// The client's newest TSval, and the server's clock as it is now, if timestamps were agreed.
+    pub ts: Option<Timestamps>,
+    /// Congestion notification was agreed.
+    pub ecn: bool,
+}
+
+/// A connection that is being given to TCP.
 #[derive(Clone, Copy)]
 pub struct Back {
     phase: Phase,
@@ -45,8 +70,7 @@ pub struct Back {
     client: SynFacts,
     /// The front end's SYN-ACK, which the client knows.
     known: SynFacts,
-    /// The SYN-ACK of TCP here.
-    own_isn: Seq,
+    /// The clock of TCP here.
     own_ts: Option<u32>,
     translation: Translation,
     /// The front end's timestamp clock when it asked.
@@ -70,7 +94,6 @@ impl Back {
             client_port: ack.source(),
             client: handshake.client().restricted(&known),
             known,
-            own_isn: Seq(0),
             own_ts: None,
             translation: Translation::default(),
             ts_base,
@@ -84,6 +107,45 @@ impl Back {
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// Begins with an adoption: TCP is to be given this and [`Back::bare_ack`]. `None` if the
+    /// connection has what cannot be adopted.
+    pub fn adopt(&mut self) -> Option<Adoption> {
+        // The client's are those that were agreed.
+        let (client, known) = (&self.client.options, &self.known.options);
+        if self.phase != Phase::Syn || known.signed || self.known.ecn == Ecn::Accurate {
+            return None;
+        }
+        self.phase = Phase::Adopt;
+        self.own_ts = client.ts.map(|_| self.ts_base);
+        Some(Adoption {
+            // RFC 9293, section 3.7.1.
+            mss: client.mss.filter(|&mss| mss != 0).unwrap_or(536),
+            window: self.known.window,
+            wscale: client.wscale.zip(known.wscale),
+            sack_ok: client.sack_ok,
+            ts: self.own_ts.map(|ecr| Timestamps { val: self.ts, ecr }),
+            ecn: self.client.ecn == Ecn::Classic,
+        })
+    }
+
+    /// TCP has not adopted it: it is replayed.
+    pub fn replay(&mut self) {
+        if self.phase == Phase::Adopt {
+            self.phase = Phase::Syn;
+            self.own_ts = None;
+        }
+    }
+
+    /// The client's: an ACK without timestamps. By those TCP would measure a round trip that the
+    /// client's idle time is part of.
+    #[must_use]
+    pub fn bare_ack(&self) -> Build {
+        Build {
+            options: Options::default(),
+            ..self.segment(0)
+        }
     }
 
     /// The client's SYN, for TCP here.
@@ -105,7 +167,6 @@ impl Back {
             return Ok(false);
         }
         self.translation = Translation::between(&self.known, &own, self.ts_base)?;
-        self.own_isn = own.isn;
         self.own_ts = own.options.ts.map(|ts| ts.val);
         self.phase = Phase::Ack;
         Ok(true)
@@ -117,9 +178,9 @@ impl Back {
         self.segment(0)
     }
 
-    /// TCP has made a socket: whether it is this replay's, and to be withheld.
+    /// TCP has made a socket: whether it is this connection's, and to be withheld.
     pub fn on_child(&mut self) -> bool {
-        if self.phase == Phase::Ack {
+        if matches!(self.phase, Phase::Adopt | Phase::Ack) {
             self.phase = Phase::Offered;
         }
         self.phase == Phase::Offered
@@ -173,10 +234,7 @@ impl Back {
 mod tests {
     use super::*;
     use crate::{
-        tcp::{
-            flag,
-            Options, //
-        },
+        tcp::flag,
         tuple::v4_mapped, //
     };
 
@@ -262,6 +320,71 @@ mod tests {
         let translation = back.translation();
         assert_eq!(translation.seq_delta, 6500);
         assert_eq!((translation.wscale_own, translation.wscale_known), (6, 7));
+    }
+
+    #[test]
+    fn an_adoption_keeps_the_numbers_that_the_client_has() {
+        let mut back = back(&handshake(Some(70)));
+        assert_eq!(
+            back.adopt(),
+            Some(Adoption {
+                mss: 1460,
+                window: 64000,
+                wscale: Some((5, 7)),
+                sack_ok: true,
+                ts: Some(Timestamps { val: 70, ecr: 9100 }),
+                ecn: false,
+            })
+        );
+        let ack = write(back.bare_ack());
+        let ack = Header::parse(&ack).unwrap();
+        assert_eq!(
+            (ack.seq(), ack.ack(), ack.window(), ack.dest()),
+            (Seq(101), Seq(501), 500, 8080)
+        );
+        assert_eq!(ack.options().unwrap().ts, None);
+        // A SYN-ACK is none of it.
+        let own = syn_ack(&facts(7000, Some(50), 6), 101);
+        assert_eq!(back.on_syn_ack(&Header::parse(&own).unwrap()), Ok(false));
+
+        assert!(back.on_child());
+        assert!(back.commit(Seq(501), 400, 80));
+        assert_eq!(back.translation(), Translation::default());
+        let data = write(back.segment(10));
+        let data = Header::parse(&data).unwrap();
+        assert_eq!((data.seq(), data.ack()), (Seq(111), Seq(501)));
+        let ts = data.options().unwrap().ts.unwrap();
+        assert_eq!(ts, Timestamps { val: 80, ecr: 9100 });
+    }
+
+    #[test]
+    fn without_options_there_is_little_to_adopt() {
+        let plain = |isn| SynFacts {
+            isn: Seq(isn),
+            window: 1000,
+            ..SynFacts::default()
+        };
+        let handshake = [
+            write(Build::syn(40000, 80, &plain(100))),
+            syn_ack(&plain(500), 101),
+            write(Build::ack(40000, 80, Seq(101), Seq(501), 500, None)),
+        ];
+        let adoption = back(&handshake).adopt().unwrap();
+        assert_eq!((adoption.mss, adoption.wscale), (536, None));
+        assert_eq!((adoption.sack_ok, adoption.ts), (false, None));
+    }
+
+    #[test]
+    fn what_is_not_adopted_is_replayed() {
+        let mut back = back(&handshake(Some(70)));
+        assert!(back.adopt().is_some());
+        back.replay();
+        assert_eq!(back.phase(), Phase::Syn);
+        assert!(!back.on_child());
+        let own = syn_ack(&facts(7000, Some(50), 6), 101);
+        assert_eq!(back.on_syn_ack(&Header::parse(&own).unwrap()), Ok(true));
+        assert!(back.on_child());
+        assert_eq!(back.translation().seq_delta, 6500);
     }
 
     #[test]

@@ -108,6 +108,12 @@ impl Translation {
         })
     }
 
+    /// Whether it changes nothing: the client knows what TCP uses.
+    #[must_use]
+    pub fn is_identity(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Rewrites the header of a segment from the client, at the beginning of `tcp`, for the TCP
     /// that serves it. `partial` says that the check field holds no more than the pseudo-header's
     /// sum yet (`CHECKSUM_PARTIAL`). On an error nothing has been changed.

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The records that nodes exchange over their control connections, version 2.
+//! The records that nodes exchange over their control connections, version 3.
 //!
 //! `docs/handoff-protocol.md` draws them and says when each is sent. Everything is big-endian and
 //! without padding that is not a field:
 //!
 //! ```text
-//! every record   version u8 = 2 | kind u8 | length u16 | reserved u32 = 0
+//! every record   version u8 = 3 | kind u8 | length u16 | reserved u32 = 0
 //! HELLO     1    epoch u64 | name 16 bytes | nonce 32 bytes | flags u16 (1: signs) | reserved u16 = 0
 //! every other but KEY    id u64 | tuple 36 bytes (the receiver's)
-//! REQ       2    vip 16 bytes | vip port u16 | flags u16 = 0 | ts_now u32
+//! REQ       2    vip 16 bytes | vip port u16 | flags u16 (1: replay) | ts_now u32
 //!                SYN's length u8 | SYN-ACK's u8 | ACK's u8 | reserved u8 = 0 | the three headers
 //! ACCEPT    3    -
 //! REJECT    4    reason u16 | reserved u16 = 0
@@ -68,7 +68,7 @@ use raw::{
 };
 
 /// The version of the format.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// The size of the header that every record begins with.
 pub const HEADER_LEN: usize = size_of::<RawHeader>();
@@ -102,6 +102,9 @@ pub const MAX_DATA: usize = MAX_LEN - DATA_OVERHEAD;
 
 /// In [`RawHello::flags`]: the sender signs its records, and takes none that are not signed.
 const HELLO_SIGNS: u16 = 1;
+
+/// In [`RawReq::flags`]: the connection is not to be adopted.
+const REQ_REPLAY: u16 = 1;
 
 /// In [`RawClosed::flags`]: BE's TCP keeps the tuple in TIME_WAIT.
 const CLOSED_LINGER: u16 = 1;
@@ -315,6 +318,8 @@ pub struct Req<'a> {
     pub vip_port: u16,
     /// A value of FE's TSval clock that no segment of FE's TCP to this client will exceed.
     pub ts_now: u32,
+    /// BE is to replay the handshake, even if it could adopt the connection.
+    pub replay: bool,
     /// The handshake between the client and FE.
     pub handshake: Handshake<'a>,
 }

@@ -307,6 +307,7 @@ fn wire() -> io::Result<()> {
                 vip,
                 vip_port: 80,
                 ts_now: 77,
+                replay: false,
                 handshake,
             })),
         ),

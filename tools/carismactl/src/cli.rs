@@ -98,6 +98,11 @@ pub enum Service {
         /// How connections are handed off
         #[arg(long, value_enum, default_value_t)]
         mode: Mode,
+
+        /// How connections enter the TCP of other nodes: with their numbers where that can be, or always
+        /// by a replay of the handshake
+        #[arg(long, value_parser = uapi::migrate::NAMES.to_vec(), default_value = "adopt")]
+        migrate: String,
     },
 
     /// Delete a virtual service and its rules

@@ -62,6 +62,13 @@ fn report(err: &Error, as_json: bool) {
     eprintln!("{object}");
 }
 
+/// An attribute whose value has a name.
+fn choice(attr: u16, names: &[&str], name: &str) -> Attr {
+    let number = (0..).zip(names).find(|(_, known)| **known == name);
+    // clap lets no other name through.
+    Attr::u32(attr, number.map_or(u32::MAX, |(number, _)| number))
+}
+
 fn run(cli: &Cli) -> Result<ExitCode, Error> {
     let json = cli.json;
     // This one has to do without the modules, if need be.
@@ -74,14 +81,15 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
     match &cli.command {
         Command::Check => check::run(json),
         Command::Key(cli::Key::Generate) => key::generate(json),
-        Command::Service(cli::Service::Add { at, mode }) => {
+        Command::Service(cli::Service::Add { at, mode, migrate }) => {
             let mode = match mode {
                 Mode::Rare => uapi::mode::RARE,
             };
             let mode = Attr::u32(uapi::service::MODE, mode.into());
+            let migrate = choice(uapi::service::MIGRATE, uapi::migrate::NAMES, migrate);
             kernel.ask(
                 command::SERVICE_ADD,
-                service_attrs(*at).into_iter().chain([mode]),
+                service_attrs(*at).into_iter().chain([mode, migrate]),
             )?;
             done(json)
         }
@@ -116,11 +124,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
                 (uapi::rule::PICK, uapi::pick::NAMES, pick),
                 (uapi::rule::OTHERWISE, uapi::otherwise::NAMES, otherwise),
             ]
-            .map(|(attr, names, choice)| {
-                let number = (0..).zip(names).find(|(_, name)| *name == choice);
-                // clap lets no other name through.
-                Attr::u32(attr, number.map_or(u32::MAX, |(number, _)| number))
-            });
+            .map(|(attr, names, name)| choice(attr, names, name));
             let attrs = rule_attrs(rule).into_iter().chain(nodes);
             kernel.ask(command::RULE_ADD, attrs.chain(cookie).chain(choices))?;
             done(json)

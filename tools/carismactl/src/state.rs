@@ -31,6 +31,7 @@ pub struct Service {
     pub address: IpAddr,
     pub port: u16,
     pub mode: String,
+    pub migrate: String,
     pub rules: u64,
 }
 
@@ -40,18 +41,20 @@ impl Entry for Service {
             address: attrs.addr(service::ADDR)?,
             port: attrs.u16(service::PORT)?,
             mode: attrs.name_of(service::MODE, uapi::mode::NAMES)?,
+            migrate: attrs.name_of(service::MIGRATE, uapi::migrate::NAMES)?,
             rules: attrs.uint(service::RULES).unwrap_or(0),
         })
     }
 }
 
 impl Row for Service {
-    const HEAD: &'static [&'static str] = &["SERVICE", "MODE", ">RULES"];
+    const HEAD: &'static [&'static str] = &["SERVICE", "MODE", "MIGRATE", ">RULES"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             SocketAddr::new(self.address, self.port).to_string(),
             self.mode.clone(),
+            self.migrate.clone(),
             self.rules.to_string(),
         ]
     }
@@ -196,6 +199,8 @@ pub struct Flow {
     pub node: Option<String>,
     /// The front end's number of the handoff.
     pub id: Option<u64>,
+    /// How it entered TCP, at the back end.
+    pub migration: Option<String>,
     pub age_ms: u64,
     pub packets: u64,
 }
@@ -211,6 +216,7 @@ impl Entry for Flow {
             vip: end(flow::VIP, flow::VIP_PORT)?,
             node: attrs.text(flow::NODE),
             id: attrs.uint(flow::ID),
+            migration: attrs.name_of(flow::MIGRATION, uapi::migration::NAMES),
             age_ms: attrs.uint(flow::AGE_MS)?,
             packets: attrs.uint(flow::PACKETS).unwrap_or(0),
         })
@@ -219,7 +225,15 @@ impl Entry for Flow {
 
 impl Row for Flow {
     const HEAD: &'static [&'static str] = &[
-        "CLIENT", "VIP", "ROLE", "STATE", "NODE", ">AGE", ">PACKETS", ">HANDOFF",
+        "CLIENT",
+        "VIP",
+        "ROLE",
+        "STATE",
+        "NODE",
+        "MIGRATION",
+        ">AGE",
+        ">PACKETS",
+        ">HANDOFF",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -229,6 +243,7 @@ impl Row for Flow {
             self.role.clone(),
             self.state.clone(),
             or_dash(self.node.as_ref()),
+            or_dash(self.migration.as_ref()),
             age(self.age_ms),
             self.packets.to_string(),
             or_dash(self.id),
@@ -352,14 +367,15 @@ mod tests {
             Attr::u16(service::PORT, 80),
             Attr::u32(service::MODE, 0),
             Attr::u32(service::RULES, 2),
+            Attr::u32(service::MIGRATE, 0),
         ]
         .into_iter()
         .collect();
         let service = Service::read(&attrs).unwrap();
-        assert_eq!(service.cells(), ["10.0.0.100:80", "rare", "2"]);
+        assert_eq!(service.cells(), ["10.0.0.100:80", "rare", "adopt", "2"]);
         assert_eq!(
             serde_json::to_value(service).unwrap(),
-            json!({"address": "10.0.0.100", "port": 80, "mode": "rare", "rules": 2})
+            json!({"address": "10.0.0.100", "port": 80, "mode": "rare", "migrate": "adopt", "rules": 2})
         );
     }
 
@@ -450,6 +466,7 @@ mod tests {
                 "front-end",
                 "head",
                 "-",
+                "-",
                 "1.2s",
                 "0",
                 "-"
@@ -476,6 +493,7 @@ mod tests {
             vip: "10.0.0.100:80".parse().unwrap(),
             node: Some("fr".to_owned()),
             id: Some(7),
+            migration: None,
             age_ms: 0,
             packets: 0,
         };

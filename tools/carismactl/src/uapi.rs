@@ -64,6 +64,7 @@ numbers! {
         PORT = "port",
         MODE = "mode",
         RULES = "rules",
+        MIGRATE = "migrate",
     }
 
     /// Attributes of a node.
@@ -104,6 +105,7 @@ numbers! {
         VIP_PORT = "vip-port",
         ID = "id",
         AGE_MS = "age-ms",
+        MIGRATION = "migration",
     }
 
     /// Attributes of a counter or gauge.
@@ -135,6 +137,25 @@ numbers! {
         RARE = "rare",
         FREQUENT = "frequent",
         ALWAYS = "always",
+    }
+
+    /// How connections of a service enter the TCP of another node.
+    migrate from 0 {
+        ADOPT = "adopt",
+        REPLAY = "replay",
+    }
+
+    /// How a connection entered the TCP of its back end.
+    migration from 0 {
+        ADOPTED = "adopted",
+        REPLAY = "replay",
+        REPLAY_SYNCOOKIES = "replay-syncookies",
+        REPLAY_CONNTRACK = "replay-conntrack",
+        REPLAY_OPTIONS = "replay-options",
+        REPLAY_TUPLE = "replay-tuple",
+        REPLAY_LISTENER = "replay-listener",
+        REPLAY_WINDOW = "replay-window",
+        REPLAY_UNANSWERED = "replay-unanswered",
     }
 
     /// What becomes of a request that no node of its rule can take.
@@ -258,6 +279,8 @@ mod tests {
         let spec = spec();
         let enums = [
             ("mode", mode::FIRST, mode::NAMES),
+            ("migrate", migrate::FIRST, migrate::NAMES),
+            ("migration", migration::FIRST, migration::NAMES),
             ("otherwise", otherwise::FIRST, otherwise::NAMES),
             ("pick", pick::FIRST, pick::NAMES),
             ("peer-state", peer_state::FIRST, peer_state::NAMES),

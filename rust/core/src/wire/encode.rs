@@ -175,7 +175,7 @@ impl Req<'_> {
         let raw = RawReq {
             vip: self.vip,
             vip_port: U16::new(self.vip_port),
-            flags: U16::new(0),
+            flags: U16::new(if self.replay { REQ_REPLAY } else { 0 }),
             ts_now: U32::new(self.ts_now),
             syn_len: len(syn)?,
             syn_ack_len: len(syn_ack)?,

@@ -78,7 +78,7 @@ pub(super) struct RawReq {
     pub(super) vip: Addr,
     /// The port that the client talks to.
     pub(super) vip_port: U16,
-    /// 0.
+    /// [`super::REQ_REPLAY`], or 0.
     pub(super) flags: U16,
     /// FE's TSval clock.
     pub(super) ts_now: U32,

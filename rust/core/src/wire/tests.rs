@@ -93,6 +93,7 @@ fn req(handshake: Handshake<'_>) -> Record<'_> {
         vip: v4_mapped(VIP),
         vip_port: 80,
         ts_now: 77,
+        replay: true,
         handshake,
     }))
 }
@@ -171,22 +172,22 @@ fn the_bytes_are_those_of_the_document() {
     ]
     .concat();
     let expected = [
-        &[2, 1, 0, 68, 0, 0, 0, 0][..],
+        &[3, 1, 0, 68, 0, 0, 0, 0][..],
         &[0, 0, 0, 0, 0, 0, 10, 11],
         b"fr\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
         &[7; 32],
         &[0, 1, 0, 0],
     ];
     assert_eq!(encoded(&Record::Hello(hello())), expected.concat());
-    let expected = [2, 10, 0, 12, 0, 0, 0, 0, 200, 0, 0, 0];
+    let expected = [3, 10, 0, 12, 0, 0, 0, 0, 200, 0, 0, 0];
     assert_eq!(encoded(&Record::Key(200)), expected);
 
     let wires = wires();
     let expected = [
-        &[2, 2, 0, 80 + 40 + 40 + 32, 0, 0, 0, 0],
+        &[3, 2, 0, 80 + 40 + 40 + 32, 0, 0, 0, 0],
         &common[..],
         &v4_mapped(VIP),
-        &[0, 80, 0, 0, 0, 0, 0, 77, 40, 40, 32, 0],
+        &[0, 80, 0, 1, 0, 0, 0, 77, 40, 40, 32, 0],
         &wires.syn,
         &wires.syn_ack,
         &wires.ack,
@@ -194,7 +195,7 @@ fn the_bytes_are_those_of_the_document() {
     assert_eq!(encoded(&req(wires.handshake().unwrap())), expected.concat());
 
     let data = [
-        &[2, 5, 0, 87, 0, 0, 0, 0],
+        &[3, 5, 0, 87, 0, 0, 0, 0],
         &common[..],
         &v4_mapped(VIP),
         &[0x11, 0x12, 0x13, 0x14, 0x21, 0x22, 0x23, 0x24],
@@ -214,7 +215,7 @@ fn the_bytes_are_those_of_the_document() {
     ];
     for (body, kind, tail) in cases {
         let len = 52 + tail.len() as u8;
-        let expected = [&[2, kind, 0, len, 0, 0, 0, 0], &common[..], tail].concat();
+        let expected = [&[3, kind, 0, len, 0, 0, 0, 0], &common[..], tail].concat();
         assert_eq!(encoded(&handoff(body)), expected);
     }
 }
@@ -306,7 +307,7 @@ fn what_no_version_says_is_refused() {
         (&check, 69, 0, Refused::Tuple),
         (&check, 71, 1, Refused::Reserved),
         // REQ: flags, the reserved byte, the family of the VIP, its port.
-        (&request, 71, 1, Refused::Reserved),
+        (&request, 71, 2, Refused::Reserved),
         (&request, 79, 1, Refused::Reserved),
         (&request, 62, 0, Refused::Handshake),
         (&request, 69, 81, Refused::Handshake),
@@ -350,9 +351,9 @@ fn what_no_version_says_is_refused() {
 fn other_versions_are_known_by_their_header() {
     // Version 1 as it was.
     assert!(is_foreign(&[1, 1, 0, 32, 0, 0, 0, 0, 9]));
-    assert!(is_foreign(&[3, 1, 255, 255, 0, 0, 0, 0]));
+    assert!(is_foreign(&[4, 1, 255, 255, 0, 0, 0, 0]));
     for none in [
-        &[2, 1, 0, 68, 0, 0, 0, 0][..],
+        &[3, 1, 0, 68, 0, 0, 0, 0][..],
         &[1, 2, 0, 32, 0, 0, 0, 0],
         &[1, 1, 0, 32, 0, 0, 0, 1],
         &[1, 1, 0, 32, 0, 0, 0],

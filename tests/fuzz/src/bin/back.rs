@@ -7,6 +7,7 @@
 
 use carisma_core::{
     back::{
+        Adoption,
         Back,
         Phase, //
     },
@@ -72,15 +73,26 @@ fuzz_target!(|data: &[u8]| {
     let ts_base = number(&mut events);
     let mut back = Back::new(&handshake, PORT, ts_base);
     replayed(&back, &handshake);
+    if byte(&mut events) & 1 == 1 {
+        if let Some(adoption) = back.adopt() {
+            adopted(&adoption, &handshake, ts_base);
+            assert_eq!(back.adopt(), None);
+        }
+    }
     let mut acked = server.add(1);
     while !events.is_empty() {
         let phase = back.phase();
-        match number(&mut events) & 3 {
-            0 | 1 => answered(&mut back, &handshake, ts_base, &mut events),
-            2 => {
+        match number(&mut events) & 7 {
+            0 => {
+                back.replay();
+                let again = phase == Phase::Adopt;
+                assert_eq!(back.phase(), if again { Phase::Syn } else { phase });
+            }
+            1..=3 => answered(&mut back, &handshake, ts_base, &mut events),
+            4 | 5 => {
                 assert_eq!(
                     back.on_child(),
-                    matches!(phase, Phase::Ack | Phase::Offered)
+                    matches!(phase, Phase::Adopt | Phase::Ack | Phase::Offered)
                 );
             }
             _ => {
@@ -129,6 +141,17 @@ fn replayed(back: &Back, handshake: &Handshake<'_>) {
         client.ts.is_some() && server.ts.is_some()
     );
     assert!(!facts.options.mptcp && !facts.options.fast_open && !facts.options.signed);
+}
+
+/// What TCP is told to adopt is what was agreed.
+fn adopted(adoption: &Adoption, handshake: &Handshake<'_>, ts_base: u32) {
+    let (client, server) = (&handshake.client().options, &handshake.server().options);
+    assert!(adoption.mss != 0 && !server.signed);
+    assert_eq!(adoption.window, handshake.server().window);
+    assert_eq!(adoption.wscale, client.wscale.zip(server.wscale));
+    assert_eq!(adoption.sack_ok, client.sack_ok && server.sack_ok);
+    let ts = client.ts.and(server.ts).map(|_| ts_base);
+    assert_eq!(adoption.ts.map(|ts| ts.ecr), ts);
 }
 
 /// TCP sends something, most often a SYN-ACK.

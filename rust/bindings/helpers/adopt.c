@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Giving TCP a connection with the numbers that its client has: what becomes of an ACK that brings
+ * its own request along is argued in rust/net/adopt.rs.
+ */
+#include <linux/netfilter.h>
+#include <linux/netfilter_ipv4.h>
+#include <net/inet_hashtables.h>
+#include <net/ip.h>
+#include <net/mptcp.h>
+#include <net/protocol.h>
+#include <net/request_sock.h>
+#include <net/route.h>
+#include <net/tcp.h>
+#include <net/tcp_ecn.h>
+
+#include "carisma_net.h"
+
+/* Whether conntrack sees what comes in: it would not know how the connection began. */
+static bool carisma_has_conntrack(const struct net *net)
+{
+	const struct nf_hook_entries *entries;
+	struct nf_hook_ops **ops;
+	unsigned int i;
+
+	entries = rcu_dereference(net->nf.hooks_ipv4[NF_INET_PRE_ROUTING]);
+	if (!entries)
+		return false;
+	ops = nf_hook_entries_get_hook_ops(entries);
+	for (i = 0; i < entries->num_hook_entries; i++)
+		if (ops[i]->priority == NF_IP_PRI_CONNTRACK)
+			return true;
+	return false;
+}
+
+/* Whether TCP here may use what was agreed. */
+static bool carisma_may_use(const struct net *net, const struct sk_buff *skb,
+			    const struct carisma_adoption *it)
+{
+	return (!it->wscale_ok || READ_ONCE(net->ipv4.sysctl_tcp_window_scaling)) &&
+	       (!it->sack_ok || READ_ONCE(net->ipv4.sysctl_tcp_sack)) &&
+	       (!it->tstamp_ok || READ_ONCE(net->ipv4.sysctl_tcp_timestamps)) &&
+	       (!it->ecn_ok || cookie_ecn_ok(net, skb_dst(skb)));
+}
+
+/* Whether children of this listener are withheld, and lack nothing that only a SYN has. */
+static bool carisma_can_adopt(const struct sock *sk)
+{
+	const struct tcp_ulp_ops *ulp = READ_ONCE(inet_csk(sk)->icsk_ulp_ops);
+
+	return sk->sk_state == TCP_LISTEN && !sk_is_mptcp(sk) && !tcp_sk(sk)->save_syn &&
+	       ulp && !strcmp(ulp->name, "carisma");
+}
+
+/* The request that the SYN would have left behind, as inet_reqsk_alloc() makes it. */
+static struct request_sock *carisma_reqsk(struct net *net, struct sock *sk,
+					  const struct carisma_adoption *it)
+{
+	/* That of the packet's family, also for a listener of IPv6. */
+	const struct request_sock_ops *ops = tcp_prot.rsk_prot;
+	u16 user_mss = READ_ONCE(tcp_sk(sk)->rx_opt.user_mss);
+	struct inet_request_sock *ireq;
+	struct request_sock *req;
+
+	req = kmem_cache_alloc(ops->slab, GFP_ATOMIC | __GFP_NOWARN);
+	if (!req)
+		return NULL;
+	/* The slab's objects may be looked at after they were freed, and are not cleared. */
+	memset(req, 0, ops->obj_size);
+	req->rsk_ops = ops;
+	req_to_sk(req)->sk_prot = sk->sk_prot;
+	sk_node_init(&req_to_sk(req)->sk_node);
+	sk_tx_queue_clear(req_to_sk(req));
+	refcount_set(&req->rsk_refcnt, 0);
+	/* Without a reference: RCU keeps it, and TCP takes it out again before anything is freed. */
+	req->rsk_listener = sk;
+	req->syncookie = 1;
+	req->mss = user_mss ? min(user_mss, it->mss) : it->mss;
+	req->ts_recent = it->ts_recent;
+
+	ireq = inet_rsk(req);
+	ireq->ireq_state = TCP_NEW_SYN_RECV;
+	write_pnet(&ireq->ireq_net, net);
+	ireq->ireq_family = sk->sk_family;
+	ireq->snd_wscale = min_t(u8, it->snd_wscale, TCP_MAX_WSCALE);
+	ireq->rcv_wscale = min_t(u8, it->rcv_wscale, TCP_MAX_WSCALE);
+	ireq->wscale_ok = it->wscale_ok;
+	ireq->sack_ok = it->sack_ok;
+	ireq->tstamp_ok = it->tstamp_ok;
+	ireq->ecn_ok = it->ecn_ok;
+	if (it->tstamp_ok)
+		tcp_rsk(req)->ts_off = it->ts_now - tcp_ns_to_ts(false, tcp_clock_ns());
+	return req;
+}
+
+/*
+ * Give this node's TCP an ACK, and with it what it needs to make a socket of the ACK's connection.
+ * Netfilter does not see it. Consumes the skb.
+ */
+enum carisma_obstacle carisma_helper_adopt(struct net *net, struct sk_buff *skb,
+					   const struct carisma_adoption *it)
+{
+	enum carisma_obstacle obstacle = CARISMA_OBSTACLE_NONE;
+	const struct iphdr *ip = ip_hdr(skb);
+	const struct net_protocol *tcp;
+	struct request_sock *req;
+	const struct tcphdr *th;
+	struct sock *sk;
+	int space;
+
+	/* TCP would answer the ACK with a reset. */
+	if (!READ_ONCE(net->ipv4.sysctl_tcp_syncookies)) {
+		obstacle = CARISMA_OBSTACLE_SYNCOOKIES;
+		goto drop;
+	}
+	if (carisma_has_conntrack(net)) {
+		obstacle = CARISMA_OBSTACLE_CONNTRACK;
+		goto drop;
+	}
+	obstacle = CARISMA_OBSTACLE_OTHER;
+	if (carisma_skb_arrive(net, skb) ||
+	    ip_route_input_noref(skb, ip->daddr, ip->saddr, ip4h_dscp(ip), skb->dev) ||
+	    skb_rtable(skb)->rt_type != RTN_LOCAL)
+		goto drop;
+	if (!carisma_may_use(net, skb, it)) {
+		obstacle = CARISMA_OBSTACLE_OPTIONS;
+		goto drop;
+	}
+
+	skb_set_transport_header(skb, ip_hdrlen(skb));
+	th = tcp_hdr(skb);
+	sk = __inet_lookup_established(net, ip->saddr, th->source, ip->daddr, ntohs(th->dest),
+				       skb->skb_iif, 0);
+	if (sk) {
+		/* TCP knows when a SYN may take the place of a TIME_WAIT. */
+		obstacle = CARISMA_OBSTACLE_TUPLE;
+		sock_gen_put(sk);
+		goto drop;
+	}
+	sk = __inet_lookup_listener(net, skb, ip_hdrlen(skb) + __tcp_hdrlen(th), ip->saddr,
+				    th->source, ip->daddr, ntohs(th->dest), skb->skb_iif, 0);
+	if (!sk || !carisma_can_adopt(sk)) {
+		obstacle = CARISMA_OBSTACLE_LISTENER;
+		goto drop;
+	}
+	/* What the client was told that it may send, but for what is rounded to whole segments. */
+	space = min_t(int, tcp_full_space(sk), U16_MAX);
+	if (READ_ONCE(tcp_sk(sk)->window_clamp))
+		space = min_t(u32, space, READ_ONCE(tcp_sk(sk)->window_clamp));
+	if (space < it->window) {
+		obstacle = CARISMA_OBSTACLE_WINDOW;
+		goto drop;
+	}
+	req = carisma_reqsk(net, sk, it);
+	tcp = rcu_dereference(inet_protos[IPPROTO_TCP]);
+	if (!req || !tcp) {
+		if (req)
+			kmem_cache_free(req->rsk_ops->slab, req);
+		goto drop;
+	}
+	skb->sk = req_to_sk(req);
+	skb->destructor = sock_pfree;
+	skb_pull(skb, ip_hdrlen(skb));
+	tcp->handler(skb);
+	return CARISMA_OBSTACLE_NONE;
+drop:
+	kfree_skb(skb);
+	return obstacle;
+}

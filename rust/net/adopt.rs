@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Adoption: giving TCP a connection that began elsewhere, with the numbers that the client has.
+//!
+//! TCP makes a socket from the ACK that answers a SYN cookie, although it has forgotten the SYN. Since
+//! such ACKs may have been answered by a BPF program (`bpf_sk_assign_tcp_reqsk`, net/core/filter.c), one
+//! may bring its request along as `skb->sk`: TCP believes what that says, and takes both initial
+//! numbers from the ACK. We do the same, on this node and with numbers of another node's.
+//!
+//! - The request refers to the listener without holding it, which RCU makes safe until TCP, in
+//!   `skb_steal_sock()`, takes the listener out again. Nothing may come in between that outlives the
+//!   RCU lock, such as a queue to user space: so the ACK goes to TCP's handler directly, past
+//!   netfilter.
+//! - Conntrack therefore does not see how the connection began, and would call what follows invalid.
+//!   Where it is at work, nothing is adopted.
+//! - The child comes by the listener's `syn_recv_sock`, as all do ([`crate::listener`]).
+//! - The ACK has no timestamps, so TCP measures no round trip by it: it begins with its initial
+//!   time-out, as after a lost SYN.
+//!
+//! C header: [`include/net/request_sock.h`](srctree/include/net/request_sock.h)
+
+use crate::{
+    bindings,
+    netfilter::PacketContext,
+    pernet::Net,
+    skb::Skb, //
+};
+use carisma_core::back::Adoption;
+
+/// Why TCP was not given a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// `net.ipv4.tcp_syncookies` is 0.
+    Syncookies,
+    /// Conntrack is at work in the namespace.
+    Conntrack,
+    /// An option that the connection has is switched off here.
+    Options,
+    /// TCP has a socket with this connection, or keeps it in TIME_WAIT.
+    Tuple,
+    /// Nobody listens, or a listener whose children are not withheld, or that wants SYNs.
+    Listener,
+    /// The listener's window is smaller than what the client was told.
+    Window,
+    /// There was no memory, or no route.
+    Other,
+}
+
+/// Gives this node's TCP `ack`, and what makes it the connection's own. TCP has made the child, and
+/// offered it to the listener's gate, when this returns; or it has not, for reasons of its own: its
+/// accept queue may be full.
+///
+/// No lock of a flow or socket is held.
+pub fn adopt(
+    net: &Net,
+    ack: Skb,
+    adoption: &Adoption,
+    _context: &PacketContext,
+) -> Result<(), Obstacle> {
+    let (snd_wscale, rcv_wscale) = adoption.wscale.unwrap_or((0, 0));
+    let it = bindings::carisma_adoption {
+        mss: adoption.mss,
+        window: adoption.window,
+        snd_wscale,
+        rcv_wscale,
+        wscale_ok: adoption.wscale.is_some(),
+        sack_ok: adoption.sack_ok,
+        tstamp_ok: adoption.ts.is_some(),
+        ecn_ok: adoption.ecn,
+        ts_recent: adoption.ts.map_or(0, |ts| ts.val),
+        ts_now: adoption.ts.map_or(0, |ts| ts.ecr),
+    };
+    // SAFETY: The namespace is valid. The packet is ours, linear, and is given up, in the context that
+    // the helper asks for.
+    match unsafe { bindings::adopt(net.as_ptr(), ack.into_raw(), &raw const it) } {
+        bindings::carisma_obstacle_CARISMA_OBSTACLE_NONE => Ok(()),
+        bindings::carisma_obstacle_CARISMA_OBSTACLE_SYNCOOKIES => Err(Obstacle::Syncookies),
+        bindings::carisma_obstacle_CARISMA_OBSTACLE_CONNTRACK => Err(Obstacle::Conntrack),
+        bindings::carisma_obstacle_CARISMA_OBSTACLE_OPTIONS => Err(Obstacle::Options),
+        bindings::carisma_obstacle_CARISMA_OBSTACLE_TUPLE => Err(Obstacle::Tuple),
+        bindings::carisma_obstacle_CARISMA_OBSTACLE_LISTENER => Err(Obstacle::Listener),
+        bindings::carisma_obstacle_CARISMA_OBSTACLE_WINDOW => Err(Obstacle::Window),
+        _ => Err(Obstacle::Other),
+    }
+}

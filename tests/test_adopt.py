@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-2.0
+"""How connections enter a back end's TCP: adopted where that can be, replayed
+where not, and the same to the client either way."""
+
+import re
+import time
+from typing import Any, Iterator
+
+import pytest
+
+from checks import gone, no_flows, request, served, unbroken
+from harness.node import Node
+from harness.running import Cluster, wait_for
+from harness.sockets import Socket
+
+CONNTRACK = '''
+table ip stateful {
+    chain in {
+        type filter hook input priority 0;
+        ct state invalid drop
+    }
+}
+'''
+
+# Answers the first request of each connection, and leaves it open.
+SERVER = '''
+import socket, sys
+kind = sys.argv[1]
+dual = kind == 'dual-stack'
+listeners = []
+for _ in range(2 if kind == 'reuseport' else 1):
+    s = socket.socket(socket.AF_INET6 if dual else socket.AF_INET)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if kind == 'reuseport':
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if kind == 'deferred':
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+    if kind == 'saves-syns':
+        s.setsockopt(socket.IPPROTO_TCP, 27, 1)
+    if kind == 'small-buffer':
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    s.bind(('::' if dual else '', 80))
+    s.listen(64)
+    listeners.append(s)
+print('listening', flush=True)
+import select
+taken = []
+while True:
+    for s in select.select(listeners, [], [])[0]:
+        c = s.accept()[0]
+        taken.append(c)
+        c.recv(1 << 16)
+        c.sendall(b'HTTP/1.1 200 OK\\r\\nX-Node: fr\\r\\nContent-Length: 2\\r\\n\\r\\nhi')
+'''
+
+
+def ask(cluster: Cluster, **options: Any) -> Socket:
+    """A connection to en whose request fr has answered."""
+    sock = cluster.client.connect(cluster['en'].vip, **options)
+    sock.send(request('/fr/1k'))
+    answer = sock.response()
+    assert (answer.status, answer.node) == (200, 'fr')
+    return sock
+
+
+def migration(back: Node, sock: Socket) -> str:
+    """What a back end says of a connection that it serves."""
+    [found] = [flow['migration'] for flow in back.flows()
+               if flow['client'].endswith(f':{sock.port}')]
+    return found
+
+
+def test_adopted(cluster: Cluster) -> None:
+    """By default, and shown where and how."""
+    before = cluster['fr'].stats()
+    with cluster.client.capture() as capture:
+        sock = ask(cluster)
+        assert migration(cluster['fr'], sock) == 'adopted'
+        [front] = [flow for flow in cluster['en'].flows()
+                   if flow['client'].endswith(f':{sock.port}')]
+        assert front['migration'] is None
+        table = cluster['fr'].ctl('flows').out
+        assert re.search(rf':{sock.port} .* adopted ', table)
+        port = sock.port
+        sock.close()
+        no_flows(cluster)
+    unbroken(capture.connection(port))
+    after = cluster['fr'].stats()
+    for name in ('handoffs_in', 'handoffs_in_adopted'):
+        assert after[name] == before[name] + 1
+
+
+def test_replayed_if_the_service_says_so(fresh: Cluster) -> None:
+    """It is the front end's to say."""
+    front = fresh['en']
+    front.ctl('service', 'del', front.service)
+    for words in front.offer(migrate='replay'):
+        front.ctl(*words)
+    before = fresh['fr'].stats()
+    sock = ask(fresh)
+    assert migration(fresh['fr'], sock) == 'replay'
+    sock.close()
+    after = fresh['fr'].stats()
+    assert after['handoffs_in'] == before['handoffs_in'] + 1
+    assert after['handoffs_in_adopted'] == before['handoffs_in_adopted']
+
+
+def test_replayed_without_syncookies(cluster: Cluster) -> None:
+    """TCP would answer the ACK with a reset."""
+    cluster['fr'].sysctl('net.ipv4.tcp_syncookies', '0')
+    sock = ask(cluster)
+    assert migration(cluster['fr'], sock) == 'replay-syncookies'
+    sock.close()
+
+
+def test_replayed_under_conntrack(cluster: Cluster) -> None:
+    """It sees one whole connection."""
+    cluster['fr'].nft(CONNTRACK)
+    sock = ask(cluster)
+    assert migration(cluster['fr'], sock) == 'replay-conntrack'
+    sock.send(request('/fr/128k'))
+    served(sock.response(), 'fr', '128k')
+    sock.close()
+
+
+def test_options_that_are_off(cluster: Cluster) -> None:
+    """What was agreed is not allowed at the back end: it does not take the
+    connection at all."""
+    cluster['fr'].sysctl('net.ipv4.tcp_sack', '0')
+    before = cluster['en'].stats()
+    sock = cluster.client.connect(cluster['en'].vip)
+    sock.send(request('/fr/1k'))
+    assert sock.response().node == 'en'
+    sock.close()
+    after = cluster['en'].stats()
+    name = 'handoffs_rejected_options'
+    assert after[name] == before[name] + 1
+
+
+def test_replayed_over_a_time_wait(cluster: Cluster) -> None:
+    """TCP knows whether a new connection may take the tuple of an old one."""
+    sock = cluster.client.connect(cluster['en'].vip)
+    port = sock.port
+    sock.send(request('/fr/1k', Connection='close'))
+    served(sock.response(), 'fr', '1k')
+    sock.close()
+    wait_for(lambda: cluster['fr'].sockets(
+        f'state time-wait dport = :{port}'), 'fr has it in TIME_WAIT')
+    sock = ask(cluster, source=['', port])
+    assert migration(cluster['fr'], sock) == 'replay-tuple'
+    sock.close()
+
+
+@pytest.fixture
+def server(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A server of one kind in the place of fr's."""
+    back = cluster['fr']
+    back.nginx.stop()
+    process = back.popen(['python3', '-uSc', SERVER, request.param])
+    assert process.readline(30) == b'listening\n'
+    yield request.param
+    process.kill()
+    gone(back, 'sport = :80')
+    back.nginx.start()
+
+
+@pytest.mark.parametrize('server, wanted', (
+    ('plain', 'adopted'),
+    ('dual-stack', 'adopted'),
+    ('reuseport', 'adopted'),
+    ('deferred', 'adopted'),
+    ('saves-syns', 'replay-listener'),
+    ('small-buffer', 'replay-window'),
+), indirect=['server'])
+def test_listeners(cluster: Cluster, server: str, wanted: str) -> None:
+    """Each kind of listener gets its connections, by either way."""
+    with cluster.client.capture() as capture:
+        socks = [ask(cluster) for _ in range(4)]
+        found = {migration(cluster['fr'], sock) for sock in socks}
+        for sock in socks:
+            sock.close()
+    assert found == {wanted}, server
+    for connection in capture.connections():
+        unbroken(connection)
+
+
+def test_far_client(cluster: Cluster) -> None:
+    """TCP knows little of a connection that it adopts, but nothing wrong: it
+    sends nothing twice, and its time-out is of the order of the round trip,
+    though the client had been idle."""
+    cluster.client.link.netem(delay=0.2)
+    with cluster.client.capture() as capture:
+        sock = cluster.client.connect(cluster['en'].vip)
+        time.sleep(3)
+        sock.send(request('/fr/2m'))
+        served(sock.response(), 'fr', '2m')
+        assert migration(cluster['fr'], sock) == 'adopted'
+        [state] = [line for line in cluster['fr'].run(
+            f'ss -Htinm dport = :{sock.port} | tr "\\n" " "').out.splitlines()]
+        port = sock.port
+        sock.close()
+        no_flows(cluster)
+    stream = capture.connection(port)
+    unbroken(stream)
+    answer = stream.stream(stream.of_server())
+    assert answer.sent == len(answer.data), 'something was sent twice'
+    found = {name: float(value) for name, value in re.findall(
+        r'\b(rto|rtt|cwnd|mss|retrans):(?:\d+/)?([\d.]+)', state)}
+    assert 400 <= found['rtt'] < 1000, state
+    assert found['rtt'] < found['rto'] < 2000, state
+    assert found['cwnd'] >= 10, state
+    assert found['mss'] == 1448, state
+    assert 'retrans' not in found, state
