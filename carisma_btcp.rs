@@ -16,6 +16,8 @@ mod begin;
 mod bounds;
 #[path = "rust/btcp/config.rs"]
 mod config;
+#[path = "rust/btcp/cookie.rs"]
+mod cookie;
 #[path = "rust/btcp/counters.rs"]
 mod counters;
 #[path = "rust/btcp/early.rs"]
@@ -75,6 +77,8 @@ module! {
 
 /// What lives as long as the module does.
 struct Btcp {
+    /// Clients that are about to answer a cookie do so while the hooks are there.
+    _grace: cookie::Grace,
     /// Requests come in no more before the state goes that they look at.
     _netlink: genl::Registration,
     /// Nor is it read and written in sysfs.
@@ -102,6 +106,7 @@ impl kernel::Module for Btcp {
         let root = sysfs::create_root()?;
         let sysfs = pernet::Registration::new()?;
         Ok(Self {
+            _grace: cookie::Grace,
             _netlink: netlink::register()?,
             _sysfs: sysfs,
             _sysfs_root: root,

@@ -52,6 +52,7 @@ struct carisma_adoption {
 	bool	sack_ok;
 	bool	tstamp_ok;
 	bool	ecn_ok;
+	bool	withheld;	/* only if the child is withheld */
 	__u32	ts_recent;	/* the client's newest TSval */
 	__u32	ts_now;		/* the server's clock */
 };

@@ -31,6 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         '--kernel', choices=('stock', 'debug'), default='stock',
         help='the kernel of the guests')
     parser.addoption(
+        '--mode', choices=('rare', 'frequent'), default='rare',
+        help='the mode of the services')
+    parser.addoption(
         '--migrate', choices=('adopt', 'replay'), default='adopt',
         help="how connections enter a back end's TCP")
     parser.addoption(
@@ -63,7 +66,8 @@ class Lab:
         self.flavour = config.getoption('--kernel')
         self.plain = config.getoption('--plain')
         self.spec = dataclasses.replace(
-            SITE, migrate=config.getoption('--migrate'))
+            SITE, mode=config.getoption('--mode'),
+            migrate=config.getoption('--migrate'))
         self.clusters: List[Cluster] = []       # of the current test
         self._kernel: Optional[Kernel] = None
         self._site: Optional[Cluster] = None    # with servers, to use again

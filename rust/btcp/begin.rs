@@ -6,7 +6,7 @@
 use crate::{
     bounds::{Pool, Ticket},
     counters::{Counter, Gauge},
-    flow::{Flow, Stage},
+    flow::{Flow, FlowRef, Stage},
     front::Deciding,
     state::State,
     trace::{event, FRONT},
@@ -53,13 +53,17 @@ impl State {
             self.counters.count(Counter::FlowsRefusedOptions);
             return Some(skb);
         }
+        if self.front_cookie(key, &skb, layout, &front) {
+            return None;
+        }
         let Some(handshake) = self.front_handshake() else {
             self.counters.count(Counter::FlowsRefusedHandshakes);
             return Some(skb);
         };
         let deciding = Deciding::new(front, handshake);
-        let refused = match self.front_insert(key, deciding) {
-            Ok(()) => {
+        let refused = match self.front_insert(key, deciding, HANDSHAKE_MS) {
+            Ok(_) => {
+                self.recent.push(key);
                 self.trace_flow(event::FLOW_BEGIN, key, FRONT, 0, 0);
                 Counter::FlowsCreated
             }
@@ -86,7 +90,7 @@ impl State {
                     continue;
                 };
                 let inner = flow.inner.lock();
-                if matches!(&inner.stage, Stage::Deciding(it) if !it.has_child()) {
+                if matches!(&inner.stage, Stage::Deciding(it) if !it.is_open()) {
                     self.counters.count(Counter::FlowsEvicted);
                     self.end(&flow, inner);
                     return ticket();
@@ -132,16 +136,22 @@ impl State {
             .is_some_and(|service| !service.rules.is_empty())
     }
 
-    fn front_insert(&self, key: &Tuple, deciding: Deciding) -> Result<(), Refused> {
+    /// Makes the flow of a connection, which ends in so many milliseconds.
+    pub(crate) fn front_insert(
+        &self,
+        key: &Tuple,
+        deciding: Deciding,
+        wait_ms: u32,
+    ) -> Result<FlowRef, Refused> {
         let deciding = KBox::new(deciding, GFP_ATOMIC).map_err(|_| Refused::NoMemory)?;
         let flow = Flow::new(key, Stage::Deciding(deciding), &self.bounds)
             .map_err(|_| Refused::NoMemory)?;
         // Under the lock nobody can end the flow before its timer runs.
-        let _inner = flow.inner.lock();
+        let inner = flow.inner.lock();
         self.flows.insert(&flow, self.knobs.flows_max())?;
         self.counters.up(Gauge::Flows);
-        flow.arm(HANDSHAKE_MS);
-        self.recent.push(key);
-        Ok(())
+        flow.arm(wait_ms);
+        drop(inner);
+        Ok(flow)
     }
 }

@@ -38,6 +38,16 @@ counters! {
         FlowsRefusedOptions = c"flows_refused_options",
         /// A flow began not, or ended, for want of memory.
         FlowsRefusedMemory = c"flows_refused_memory",
+        /// Frequent mode: a SYN was answered with a cookie.
+        CookiesSent = c"cookies_sent",
+        /// Frequent mode: a SYN was left to TCP, which could not have adopted its connection later.
+        CookiesUnfit = c"cookies_unfit",
+        /// Frequent mode: a client answered a cookie, and its connection began.
+        CookiesAnswered = c"cookies_answered",
+        /// Frequent mode: a segment overtook the client's first one, and was dropped. It is sent again.
+        CookiesEarly = c"cookies_early",
+        /// Frequent mode: this node's TCP adopted a connection whose request was its own.
+        CookiesAdopted = c"cookies_adopted",
         /// A request was served by this node, which accepted it.
         RequestsLocal = c"requests_local",
         /// A request was to be served by another node, by the rules.
@@ -99,7 +109,7 @@ counters! {
         /// the connection closed.
         HeadsTimedOut = c"heads_timed_out",
         /// No byte of a request came within `head_timeout_ms`. The connection was left to the local
-        /// server.
+        /// server or, in frequent mode, forgotten until one comes.
         HeadsAbsent = c"heads_absent",
         /// A segment of a request came before one that was missing, and was kept until its turn.
         SegmentsEarly = c"segments_early",

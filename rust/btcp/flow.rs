@@ -8,12 +8,13 @@
 //! TCP or a message to UTCP that takes locks of TCP's.
 //!
 //! At the front end: `Deciding` → `Asked` → `Committed` → `Forward` → `Over`; if the request is this
-//! node's to serve, the flow ends, at once or after `Leaving`. At the back end: `Replay` → `Live` →
-//! `Over`.
+//! node's to serve, the flow ends, at once or after `Leaving`; in frequent mode after `Entering`. At the
+//! back end: `Replay` → `Live` → `Over`.
 
 use crate::{
     back::Live,
     bounds::{Bounds, Full, Held},
+    cookie::Entering,
     counters::{Counter, Gauge},
     forward::Forward,
     front::Deciding,
@@ -91,6 +92,8 @@ pub(crate) enum Stage {
     Asked(KBox<Deciding>),
     /// That node was given the request, and has not said that it has it.
     Committed(KBox<Deciding>),
+    /// This node serves it, and TCP is to adopt it.
+    Entering(Entering),
     /// This node serves it, and TCP is being given what was held of it.
     Leaving(Leaving),
     /// Another node serves it.
@@ -289,6 +292,10 @@ impl State {
             Stage::Deciding(_) | Stage::Asked(_) | Stage::Committed(_) => {
                 self.front_timer(flow, inner, &ctx);
             }
+            Stage::Entering(_) => {
+                drop(inner);
+                self.front_enter(flow, &ctx);
+            }
             Stage::Leaving(_) => {
                 drop(inner);
                 self.front_leaving(flow, &ctx);
@@ -365,12 +372,12 @@ impl FlowInfo {
     pub(crate) fn of(flow: &FlowRef) -> Option<Self> {
         let inner = flow.inner.lock();
         let (role, state, node, id) = match &inner.stage {
-            Stage::Deciding(it) if it.has_child() => (ROLE_FRONT, STATE_HEAD, 0, 0),
+            Stage::Deciding(it) if it.is_open() => (ROLE_FRONT, STATE_HEAD, 0, 0),
             Stage::Deciding(_) => (ROLE_FRONT, STATE_HANDSHAKE, 0, 0),
             Stage::Asked(it) | Stage::Committed(it) => {
                 (ROLE_FRONT, STATE_REQUESTED, it.node, it.id)
             }
-            Stage::Leaving(_) => (ROLE_FRONT, STATE_LEAVING, 0, 0),
+            Stage::Entering(_) | Stage::Leaving(_) => (ROLE_FRONT, STATE_LEAVING, 0, 0),
             Stage::Forward(it) => (ROLE_FRONT, STATE_HANDED_OFF, it.node, it.id),
             Stage::Over(Over::Forward(it)) => (ROLE_FRONT, STATE_LINGERING, it.node, it.id),
             Stage::Replay(it) => {

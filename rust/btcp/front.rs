@@ -8,6 +8,7 @@ use crate::{
     counters::Counter,
     early::Early,
     flow::{FlowRef, Inner, InnerGuard, Over, Stage},
+    leave::Leave,
     lower, packet,
     service::Target,
     state::State,
@@ -50,6 +51,8 @@ pub(crate) struct Deciding {
     pub(crate) to: ([u8; 4], u16),
     /// When that node was given the request.
     pub(crate) commit: Commit,
+    /// Its handshake was BTCP's: TCP has no socket.
+    pub(crate) cookie: bool,
 }
 
 impl State {
@@ -107,6 +110,12 @@ impl State {
                 false => deciding.front.on_input(&header, payload),
             };
             match input {
+                Input::Pass if deciding.cookie => {
+                    if header.has(flag::SYN) {
+                        self.front_acknowledge(flow, &mut inner, ctx);
+                    }
+                    return None;
+                }
                 Input::Pass if header.has(flag::SYN) => return self.front_strip(skb, layout),
                 Input::Pass => return Some(skb),
                 Input::Open if !opened => {
@@ -155,8 +164,7 @@ impl State {
                 {
                     // What the server reads depends on what it makes of urgent data (RFC 6093).
                     self.front_decided(flow, Counter::HeadsBad);
-                    self.front_local(flow, inner, ctx);
-                    return Some(skb);
+                    return self.front_leave_with(flow, inner, Some(skb), Leave::Release, ctx);
                 }
                 Input::Take { skip, fin } => {
                     return self.front_take(flow, inner, skb, layout, skip, fin, ctx);
@@ -251,6 +259,7 @@ impl State {
             // listener goes, it would reset it.
             Stage::Asked(_)
             | Stage::Committed(_)
+            | Stage::Entering(_)
             | Stage::Forward(_)
             | Stage::Over(Over::Forward(_)) => false,
             _ => true,
@@ -262,11 +271,18 @@ impl Deciding {
     /// A connection whose handshake has begun, and takes this place.
     pub(crate) fn new(front: Front, handshake: Ticket) -> Self {
         Self {
+            handshake: Some(handshake),
+            ..Self::begun(front)
+        }
+    }
+
+    fn begun(front: Front) -> Self {
+        Self {
             front,
             bytes: KVec::new(),
             early: Early::new(),
             scan: Scan::new(),
-            handshake: Some(handshake),
+            handshake: None,
             withheld: None,
             target: Target::HERE,
             asked: None,
@@ -274,12 +290,28 @@ impl Deciding {
             node: 0,
             to: ([0; 4], 0),
             commit: Commit::default(),
+            cookie: false,
         }
+    }
+
+    /// A connection whose client has answered a cookie, and takes this place.
+    pub(crate) fn of_cookie(front: Front, withheld: Ticket) -> Self {
+        Self {
+            handshake: None,
+            withheld: Some(withheld),
+            cookie: true,
+            ..Self::begun(front)
+        }
+    }
+
+    /// Whether its handshake is over.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.front.phase(), Phase::Head | Phase::Asked)
     }
 
     /// Whether TCP has made its socket.
     pub(crate) fn has_child(&self) -> bool {
-        matches!(self.front.phase(), Phase::Head | Phase::Asked)
+        self.is_open() && !self.cookie
     }
 }
 

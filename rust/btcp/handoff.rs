@@ -341,7 +341,11 @@ impl State {
     pub(crate) fn front_timer(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
         match &inner.stage {
             Stage::Deciding(deciding) if deciding.front.phase() == Phase::Head => {
-                if deciding.bytes.is_empty() {
+                if deciding.bytes.is_empty() && deciding.cookie {
+                    // When the client sends something, it has the cookie still.
+                    self.front_decided(flow, Counter::HeadsAbsent);
+                    self.end(flow, inner);
+                } else if deciding.bytes.is_empty() {
                     self.front_decided(flow, Counter::HeadsAbsent);
                     self.front_local(flow, inner, ctx);
                 } else {
@@ -375,7 +379,10 @@ impl State {
                 self.front_abort(flow, deciding);
                 self.front_local(flow, inner, ctx);
             }
-            Stage::Deciding(deciding) if deciding.front.phase() == Phase::Head => {
+            Stage::Deciding(deciding)
+                if deciding.front.phase() == Phase::Head
+                    && !(deciding.cookie && deciding.bytes.is_empty()) =>
+            {
                 self.front_local(flow, inner, ctx);
             }
             _ => self.end(flow, inner),

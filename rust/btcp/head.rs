@@ -7,6 +7,7 @@ use crate::{
     counters::Counter,
     flow::{FlowRef, Inner, InnerGuard, Stage},
     front::Deciding,
+    leave::Leave,
     service::{Candidate, Otherwise, Target},
     state::State,
     trace::event,
@@ -101,14 +102,14 @@ impl State {
             }
             Decision::Local(counter) => {
                 self.front_decided(flow, counter);
-                self.front_local(flow, inner, ctx);
                 // TCP gets the segment itself, unless all that it brings was held.
-                (fin || !whole).then_some(skb)
+                let skb = (fin || !whole).then_some(skb);
+                self.front_leave_with(flow, inner, skb, Leave::Release, ctx)
             }
             Decision::Answer(answer, counter) => {
                 self.front_decided(flow, counter);
-                self.front_answer(flow, inner, answer, ctx);
-                (fin || !whole).then_some(skb)
+                let skb = (fin || !whole).then_some(skb);
+                self.front_leave_with(flow, inner, skb, Leave::Answer(answer), ctx)
             }
             Decision::Remote(target) => {
                 deciding.target = target;
@@ -137,8 +138,8 @@ impl State {
             Unheld::Memory => None,
             Unheld::Bound => {
                 self.front_decided(flow, Counter::RequestsUnavailable);
-                self.front_answer(flow, inner, Answer::Unavailable, ctx);
-                Some(skb)
+                let leave = Leave::Answer(Answer::Unavailable);
+                self.front_leave_with(flow, inner, Some(skb), leave, ctx)
             }
         }
     }

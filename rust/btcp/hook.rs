@@ -45,7 +45,7 @@ impl Hooks for State {
         let opening = front::is_opening(&ends);
         let flow = self.flows.lookup(&key);
         if flow.is_none() && !opening {
-            return Some(skb);
+            return self.front_answered(&key, skb);
         }
         let Some(layout) = skb.layout() else {
             // TCP drops it too, and counts it.
@@ -65,7 +65,7 @@ impl Hooks for State {
                 self.front_input(&flow, inner, skb, &layout, &ctx)
             }
             // Whoever will get it, TCP here must not see it now.
-            Stage::Committed(_) => {
+            Stage::Committed(_) | Stage::Entering(_) => {
                 let mut inner = inner;
                 self.park(&mut inner, skb);
                 None

@@ -6,6 +6,7 @@
 //! it, whatever keeps it from it at first: memory, the route, a rule of the firewall.
 
 use crate::{
+    cookie::Entering,
     counters::Counter,
     early::Early,
     flow::{FlowRef, InnerGuard, Stage},
@@ -13,13 +14,22 @@ use crate::{
     lower,
     state::State,
 };
-use carisma_core::{answer::Answer, seq::Seq, tuple::Tuple};
-use carisma_net::{connection, link::kind, netfilter::PacketContext};
+use carisma_core::{answer::Answer, seq::Seq};
+use carisma_net::{connection, link::kind, netfilter::PacketContext, skb::Skb};
 use kernel::prelude::*;
 
 /// When TCP is given again what it has not taken: at first, and at most. The time doubles.
 const REPEAT_MS: u32 = 200;
 const REPEAT_MAX_MS: u32 = 6_400;
+
+/// Who answers a request.
+#[derive(Clone, Copy)]
+pub(crate) enum Leave {
+    /// The server here.
+    Release,
+    /// This, in its place.
+    Answer(Answer),
+}
 
 /// A connection of which TCP is being given what was held.
 pub(crate) struct Leaving {
@@ -35,9 +45,7 @@ impl State {
     /// The request is this node's own: the server gets the connection, TCP what is held of it. The
     /// flow ends.
     pub(crate) fn front_local(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
-        self.front_leave(flow, inner, ctx, |key| {
-            lower::put(&self.net, kind::CONN_RES, key)
-        });
+        self.front_leave(flow, inner, Leave::Release, ctx);
     }
 
     /// The request is answered here, without a server. TCP gets what is held, so as to acknowledge
@@ -49,25 +57,48 @@ impl State {
         answer: Answer,
         ctx: &PacketContext,
     ) {
-        self.front_leave(flow, inner, ctx, |key| {
-            lower::answer(&self.net, answer, key)
-        });
+        self.front_leave(flow, inner, Leave::Answer(answer), ctx);
+    }
+
+    /// The same, with a segment that TCP is to get itself: now, or when it has the connection.
+    pub(crate) fn front_leave_with(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        mut skb: Option<Skb>,
+        leave: Leave,
+        ctx: &PacketContext,
+    ) -> Option<Skb> {
+        if matches!(&inner.stage, Stage::Deciding(it) if it.cookie) {
+            if let Some(skb) = skb.take() {
+                self.park(&mut inner, skb);
+            }
+        }
+        self.front_leave(flow, inner, leave, ctx);
+        skb
     }
 
     /// The connection is this node's own: UTCP is told so, TCP gets what is held of it. The flow
     /// ends as soon as TCP has it. `Deciding` or `Asked`.
-    fn front_leave(
+    pub(crate) fn front_leave(
         &self,
         flow: &FlowRef,
         mut inner: InnerGuard<'_>,
+        leave: Leave,
         ctx: &PacketContext,
-        tell: impl FnOnce(&Tuple) -> Result,
     ) {
         let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
         let (Stage::Deciding(mut deciding) | Stage::Asked(mut deciding)) = stage else {
             inner.stage = stage;
             return;
         };
+        if deciding.cookie {
+            deciding.asked = None;
+            inner.stage = Stage::Entering(Entering::new(deciding, leave));
+            drop(inner);
+            self.front_enter(flow, ctx);
+            return;
+        }
         let mut early = core::mem::replace(&mut deciding.early, Early::new());
         let mut parked = core::mem::take(&mut inner.parked);
         (deciding.asked, deciding.withheld) = (None, None);
@@ -87,7 +118,10 @@ impl State {
             self.forget(flow);
         }
         // Without UTCP, or with a socket that has been closed meanwhile, it is TCP's alone.
-        let _ = tell(flow.key());
+        let _ = match leave {
+            Leave::Release => lower::put(&self.net, kind::CONN_RES, flow.key()),
+            Leave::Answer(answer) => lower::answer(&self.net, answer, flow.key()),
+        };
         self.front_give(flow, deciding, ctx);
         while let Some(skb) = early.pop() {
             self.inject(skb, ctx);

@@ -186,6 +186,7 @@ impl State {
         match &mut inner.stage {
             Stage::Deciding(deciding) => self.front_child(&flow, deciding),
             Stage::Replay(replay) => replay.on_child(),
+            Stage::Entering(_) => true,
             _ => false,
         }
     }

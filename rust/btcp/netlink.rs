@@ -109,7 +109,7 @@ type Answer<'a> = Result<(), Refusal<'a>>;
 
 const ADDR: &CStr = c"addr: must be a unicast IPv4 address, 4 bytes";
 const PORT: &CStr = c"port: must be 1 to 65535";
-const MODE: &CStr = c"mode: must be 0 (rare), the only one so far";
+const MODE: &CStr = c"mode: must be 0 (rare) or 1 (frequent)";
 const MIGRATE: &CStr = c"migrate: must be 0 (adopt) or 1 (replay)";
 const NAME: &CStr =
     c"name: must be 1 to 15 letters, digits, '.', '-' and '_', the first a letter or digit";
@@ -313,6 +313,7 @@ fn service_add<'a>(request: &Request<'a>) -> Answer<'a> {
     let mode = match request.attr(CARISMA_A_SERVICE_MODE) {
         None => Mode::Rare,
         Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_RARE => Mode::Rare,
+        Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_FREQUENT => Mode::Frequent,
         Some(attr) => return Err(invalid(attr, MODE)),
     };
     let migrate = migrate(request)?;
@@ -511,6 +512,7 @@ fn service_get(dump: &mut Dump<'_>) -> Result {
             message.put_u16(CARISMA_A_SERVICE_PORT, service.at.port)?;
             let mode = match service.mode {
                 Mode::Rare => carisma_mode_CARISMA_MODE_RARE,
+                Mode::Frequent => carisma_mode_CARISMA_MODE_FREQUENT,
             };
             message.put_u32(CARISMA_A_SERVICE_MODE, mode)?;
             let migrate = match service.migrate {

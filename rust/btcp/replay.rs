@@ -23,7 +23,7 @@ use carisma_core::{
     wire::{Body, Data, Handoff, Reason, Req},
 };
 use carisma_net::{
-    adopt::{adopt, Obstacle},
+    adopt::{adopt, Obstacle, Withheld},
     connection,
     link::kind,
     netfilter::PacketContext,
@@ -194,7 +194,7 @@ impl State {
         self.trace_replay(flow, &origin, c"adopt");
         let outcome = packet::from_client(flow.key(), &build, &[])
             .map_err(|_| Obstacle::Other)
-            .and_then(|ack| adopt(&self.net, ack, &adoption, ctx));
+            .and_then(|ack| adopt(&self.net, ack, &adoption, Withheld::Must, ctx));
 
         let mut inner = flow.inner.lock();
         if let Stage::Replay(replay) = &mut inner.stage {

@@ -34,6 +34,8 @@ pub(crate) const CANDIDATES_MAX: usize = uapi::CARISMA_CANDIDATES_MAX as usize;
 pub(crate) enum Mode {
     /// Where they arrive, their own TCP takes the handshake.
     Rare,
+    /// BTCP does, and keeps nothing of it.
+    Frequent,
 }
 
 /// How a connection enters the TCP of the node that it is handed to.

@@ -20,6 +20,7 @@ use carisma_net::{
     link::{kind, Kind, Msg},
     netfilter,
     pernet::{NetRef, PerNet, Slot},
+    siphash::SipHash,
     table::Table,
 };
 use kernel::{
@@ -58,6 +59,10 @@ pub(crate) struct State {
     pub(crate) flows: Table<Flow>,
     /// UTCP is in this namespace: connections can be withheld.
     pub(crate) withholding: Atomic<bool>,
+    /// What SYN cookies are made with.
+    pub(crate) secret: SipHash,
+    /// One was.
+    pub(crate) cookies: Atomic<bool>,
     /// How many handoffs were begun.
     handoffs: Atomic<u64>,
     hooks: netfilter::Registration,
@@ -204,6 +209,8 @@ impl PerNet for State {
                 recent <- Recent::new(),
                 flows <- Table::new(&net),
                 withholding: Atomic::new(false),
+                secret: SipHash::random(),
+                cookies: Atomic::new(false),
                 handoffs: Atomic::new(0u64),
                 hooks: netfilter::Registration::new::<Self>()?,
                 net,

@@ -23,7 +23,10 @@ use crate::{
     bindings,
     netfilter::PacketContext,
     pernet::Net,
-    skb::Skb, //
+    skb::{
+        Layout,
+        Skb, //
+    },
 };
 use carisma_core::back::Adoption;
 
@@ -46,6 +49,15 @@ pub enum Obstacle {
     Other,
 }
 
+/// What becomes of the child.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Withheld {
+    /// It must be withheld from `accept()`.
+    Must,
+    /// It may be, and may as well go to its server.
+    Maybe,
+}
+
 /// Gives this node's TCP `ack`, and what makes it the connection's own. TCP has made the child, and
 /// offered it to the listener's gate, when this returns; or it has not, for reasons of its own: its
 /// accept queue may be full.
@@ -55,10 +67,41 @@ pub fn adopt(
     net: &Net,
     ack: Skb,
     adoption: &Adoption,
+    withheld: Withheld,
     _context: &PacketContext,
 ) -> Result<(), Obstacle> {
+    let it = raw(adoption, withheld);
+    // SAFETY: The namespace is valid. The packet is ours, linear, and is given up, in the context that
+    // the helper asks for.
+    outcome(unsafe { bindings::adopt(net.as_ptr(), ack.into_raw(), &raw const it) })
+}
+
+/// Whether this node's TCP could adopt the connection that `syn` would begin, if that were to be
+/// `adoption`. At PRE_ROUTING.
+pub fn may_adopt(
+    net: &Net,
+    syn: &Skb,
+    _layout: &Layout,
+    adoption: &Adoption,
+) -> Result<(), Obstacle> {
+    let it = raw(adoption, Withheld::Must);
+    // SAFETY: The namespace is valid, and so is the packet, whose headers are linear, as there is a
+    // layout of it; a hook holds the RCU lock.
+    outcome(unsafe { bindings::may_adopt(net.as_ptr(), syn.as_ptr(), &raw const it) })
+}
+
+/// What this node would say that it takes in a segment from the sender of `skb`; `None` if no route
+/// leads there. Any context.
+pub fn advertised_mss(net: &Net, skb: &Skb) -> Option<u16> {
+    // SAFETY: The namespace is valid, and so is the packet.
+    let mss = unsafe { bindings::advmss(net.as_ptr(), skb.as_ptr()) };
+    (mss != 0).then_some(mss)
+}
+
+/// What C is told.
+fn raw(adoption: &Adoption, withheld: Withheld) -> bindings::carisma_adoption {
     let (snd_wscale, rcv_wscale) = adoption.wscale.unwrap_or((0, 0));
-    let it = bindings::carisma_adoption {
+    bindings::carisma_adoption {
         mss: adoption.mss,
         window: adoption.window,
         snd_wscale,
@@ -67,12 +110,15 @@ pub fn adopt(
         sack_ok: adoption.sack_ok,
         tstamp_ok: adoption.ts.is_some(),
         ecn_ok: adoption.ecn,
+        withheld: withheld == Withheld::Must,
         ts_recent: adoption.ts.map_or(0, |ts| ts.val),
         ts_now: adoption.ts.map_or(0, |ts| ts.ecr),
-    };
-    // SAFETY: The namespace is valid. The packet is ours, linear, and is given up, in the context that
-    // the helper asks for.
-    match unsafe { bindings::adopt(net.as_ptr(), ack.into_raw(), &raw const it) } {
+    }
+}
+
+/// What C says.
+fn outcome(obstacle: bindings::carisma_obstacle) -> Result<(), Obstacle> {
+    match obstacle {
         bindings::carisma_obstacle_CARISMA_OBSTACLE_NONE => Ok(()),
         bindings::carisma_obstacle_CARISMA_OBSTACLE_SYNCOOKIES => Err(Obstacle::Syncookies),
         bindings::carisma_obstacle_CARISMA_OBSTACLE_CONNTRACK => Err(Obstacle::Conntrack),

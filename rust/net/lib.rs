@@ -20,6 +20,7 @@ pub mod percpu;
 pub mod pernet;
 pub mod published;
 pub mod random;
+pub mod siphash;
 pub mod skb;
 pub mod sock;
 pub mod sysfs;

@@ -74,7 +74,8 @@ impl Skb {
         raw
     }
 
-    fn raw(&self) -> *mut bindings::sk_buff {
+    /// The packet, for C, which must not take it over.
+    pub(crate) fn as_ptr(&self) -> *mut bindings::sk_buff {
         self.0.as_ptr()
     }
 
@@ -83,7 +84,7 @@ impl Skb {
         let mut peek = MaybeUninit::<bindings::carisma_peek>::uninit();
         // SAFETY: The packet is valid; the helper fills `peek` in when it says `true`.
         let peek = unsafe {
-            if !bindings::skb_peek_tcp(self.raw(), peek.as_mut_ptr()) {
+            if !bindings::skb_peek_tcp(self.as_ptr(), peek.as_mut_ptr()) {
                 return None;
             }
             peek.assume_init()
@@ -100,7 +101,7 @@ impl Skb {
     /// Brings both headers into the linear part and measures them; `None` if they are not whole.
     pub fn layout(&mut self) -> Option<Layout> {
         // SAFETY: The packet is valid and ours.
-        let pull = |len: usize| unsafe { bindings::pskb_may_pull(self.raw(), len as u32) };
+        let pull = |len: usize| unsafe { bindings::pskb_may_pull(self.as_ptr(), len as u32) };
         if !pull(MIN_HEADER) {
             return None;
         }
@@ -128,7 +129,7 @@ impl Skb {
     /// Bytes from the IP header on, as the device brought them.
     pub fn size(&self) -> usize {
         // SAFETY: The packet is valid. CAST: A length of 32 bits.
-        unsafe { bindings::skb_len(self.raw()) as usize }
+        unsafe { bindings::skb_len(self.as_ptr()) as usize }
     }
 
     /// The linear part.
@@ -137,8 +138,8 @@ impl Skb {
         // to a packet of ours.
         unsafe {
             core::slice::from_raw_parts(
-                bindings::skb_linear_data(self.raw()),
-                bindings::skb_headlen(self.raw()) as usize,
+                bindings::skb_linear_data(self.as_ptr()),
+                bindings::skb_headlen(self.as_ptr()) as usize,
             )
         }
     }
@@ -149,11 +150,11 @@ impl Skb {
         // SAFETY: The packet is valid and ours. After this call `len` bytes are writable and shared
         // with nobody.
         let bytes = unsafe {
-            if bindings::skb_ensure_writable(self.raw(), len as u32) != 0 {
+            if bindings::skb_ensure_writable(self.as_ptr(), len as u32) != 0 {
                 return None;
             }
-            let data = bindings::skb_linear_data(self.raw()).cast_mut();
-            let headlen = bindings::skb_headlen(self.raw()) as usize;
+            let data = bindings::skb_linear_data(self.as_ptr()).cast_mut();
+            let headlen = bindings::skb_headlen(self.as_ptr()) as usize;
             core::slice::from_raw_parts_mut(data, headlen)
         };
         Some(bytes.get_mut(..len)?.split_at_mut(layout.ip))
@@ -184,7 +185,7 @@ impl Skb {
         );
         // SAFETY: The packet is valid, and `to` has room for the bytes; skb_copy_bits checks the
         // rest.
-        unsafe { bindings::skb_copy_bits(self.raw(), offset, to.as_mut_ptr().cast(), len) == 0 }
+        unsafe { bindings::skb_copy_bits(self.as_ptr(), offset, to.as_mut_ptr().cast(), len) == 0 }
     }
 
     /// Whether the segment's checksum is right, or known to be. Softirq, at PRE_ROUTING.
@@ -192,7 +193,7 @@ impl Skb {
         // SAFETY: The packet is valid and ours.
         unsafe {
             bindings::nf_ip_checksum(
-                self.raw(),
+                self.as_ptr(),
                 bindings::nf_inet_hooks_NF_INET_PRE_ROUTING,
                 layout.ip as u32,
                 bindings::IPPROTO_TCP as u8,
@@ -204,7 +205,7 @@ impl Skb {
     /// (CHECKSUM_PARTIAL).
     pub fn checksum_is_partial(&self) -> bool {
         // SAFETY: The packet is valid.
-        unsafe { bindings::skb_csum_partial(self.raw()) }
+        unsafe { bindings::skb_csum_partial(self.as_ptr()) }
     }
 
     /// A new packet of `len` bytes, all zero, from its IP header on. Any context. Errors: `ENOMEM`.
@@ -221,15 +222,15 @@ impl Skb {
         // SAFETY: The linear part is ours; `new` makes packets that are linear and shared with
         // nobody. For others this is empty, as for any that has a clone.
         unsafe {
-            let len = bindings::skb_private_headlen(self.raw()) as usize;
-            core::slice::from_raw_parts_mut(bindings::skb_linear_data(self.raw()).cast_mut(), len)
+            let len = bindings::skb_private_headlen(self.as_ptr()) as usize;
+            core::slice::from_raw_parts_mut(bindings::skb_linear_data(self.as_ptr()).cast_mut(), len)
         }
     }
 
     /// Says that the TCP header begins at byte `ip`.
     pub fn set_transport(&mut self, ip: usize) {
         // SAFETY: The packet is valid and ours.
-        unsafe { bindings::skb_set_transport(self.raw(), ip as u32) }
+        unsafe { bindings::skb_set_transport(self.as_ptr(), ip as u32) }
     }
 
     /// Takes the payload off a segment whose checksum was right and whose headers are private;
@@ -237,27 +238,27 @@ impl Skb {
     #[must_use]
     pub fn cut(&mut self, layout: &Layout) -> bool {
         // SAFETY: The packet is valid and ours, and has both headers, of that size.
-        unsafe { bindings::skb_cut(self.raw(), layout.ip as u32, layout.tcp as u32) }
+        unsafe { bindings::skb_cut(self.as_ptr(), layout.ip as u32, layout.tcp as u32) }
     }
 
     /// Counts the hop that forwarding is, on headers that are private already, unless the packet has
     /// none left.
     pub fn hop(&mut self) {
         // SAFETY: The packet is valid and ours.
-        unsafe { bindings::hop(self.raw()) }
+        unsafe { bindings::hop(self.as_ptr()) }
     }
 
     /// Forgets what is valid only in the context of its arrival, so that the packet can wait.
     pub fn park(&mut self) {
         // SAFETY: The packet is valid and ours.
-        unsafe { bindings::skb_park(self.raw()) }
+        unsafe { bindings::skb_park(self.as_ptr()) }
     }
 }
 
 impl Drop for Skb {
     fn drop(&mut self) {
         // SAFETY: The packet is valid and ours.
-        unsafe { bindings::skb_drop(self.raw()) }
+        unsafe { bindings::skb_drop(self.as_ptr()) }
     }
 }
 

@@ -55,6 +55,7 @@ class ClusterSpec:
     port: int = 80
     control_port: int = 7480
     key: str = ''               # of the control connections
+    mode: str = 'rare'          # of the services
     migrate: str = 'adopt'      # how connections enter a back end's TCP
 
     @property

@@ -196,10 +196,12 @@ class Node(abc.ABC):
                           '--port', str(self.cluster.control_port)])
         return calls + self.offer()
 
-    def offer(self, service: str = '', migrate: str = '') -> List[List[str]]:
+    def offer(self, service: str = '', migrate: str = '', mode: str = ''
+              ) -> List[List[str]]:
         """Those of them that configure its service, or one like it."""
         service = service or self.service
-        calls = [['service', 'add', service, '--mode', 'rare',
+        calls = [['service', 'add', service,
+                  '--mode', mode or self.cluster.mode,
                   '--migrate', migrate or self.cluster.migrate]]
         for rule in self.cluster.rules:
             words = ['rule', 'add', service, '--path', rule.path,

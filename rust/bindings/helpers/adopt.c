@@ -43,13 +43,13 @@ static bool carisma_may_use(const struct net *net, const struct sk_buff *skb,
 	       (!it->ecn_ok || cookie_ecn_ok(net, skb_dst(skb)));
 }
 
-/* Whether children of this listener are withheld, and lack nothing that only a SYN has. */
-static bool carisma_can_adopt(const struct sock *sk)
+/* Whether children of this listener lack nothing that only a SYN has, and are withheld if they must. */
+static bool carisma_can_adopt(const struct sock *sk, bool withheld)
 {
 	const struct tcp_ulp_ops *ulp = READ_ONCE(inet_csk(sk)->icsk_ulp_ops);
 
 	return sk->sk_state == TCP_LISTEN && !sk_is_mptcp(sk) && !tcp_sk(sk)->save_syn &&
-	       ulp && !strcmp(ulp->name, "carisma");
+	       (!withheld || (ulp && !strcmp(ulp->name, "carisma")));
 }
 
 /* The request that the SYN would have left behind, as inet_reqsk_alloc() makes it. */
@@ -94,63 +94,67 @@ static struct request_sock *carisma_reqsk(struct net *net, struct sock *sk,
 }
 
 /*
+ * What keeps TCP from adopting the connection that this segment of its client's belongs to. Without
+ * an obstacle, "listener" would get it.
+ */
+static enum carisma_obstacle carisma_find_obstacle(struct net *net, struct sk_buff *skb,
+						   const struct carisma_adoption *it,
+						   struct sock **listener)
+{
+	const struct iphdr *ip = ip_hdr(skb);
+	const struct tcphdr *th = (const struct tcphdr *)((const u8 *)ip + ip->ihl * 4);
+	struct sock *sk;
+	int space;
+
+	/* TCP would answer the ACK with a reset. */
+	if (!READ_ONCE(net->ipv4.sysctl_tcp_syncookies))
+		return CARISMA_OBSTACLE_SYNCOOKIES;
+	if (carisma_has_conntrack(net))
+		return CARISMA_OBSTACLE_CONNTRACK;
+	if (!carisma_may_use(net, skb, it))
+		return CARISMA_OBSTACLE_OPTIONS;
+	sk = __inet_lookup_established(net, ip->saddr, th->source, ip->daddr, ntohs(th->dest),
+				       skb->skb_iif, 0);
+	if (sk) {
+		/* TCP knows when a SYN may take the place of a TIME_WAIT. */
+		sock_gen_put(sk);
+		return CARISMA_OBSTACLE_TUPLE;
+	}
+	sk = __inet_lookup_listener(net, skb, ip->ihl * 4 + __tcp_hdrlen(th), ip->saddr, th->source,
+				    ip->daddr, ntohs(th->dest), skb->skb_iif, 0);
+	if (!sk || !carisma_can_adopt(sk, it->withheld))
+		return CARISMA_OBSTACLE_LISTENER;
+	/* What the client was told that it may send, but for what is rounded to whole segments. */
+	space = min_t(int, tcp_full_space(sk), U16_MAX);
+	if (READ_ONCE(tcp_sk(sk)->window_clamp))
+		space = min_t(u32, space, READ_ONCE(tcp_sk(sk)->window_clamp));
+	if (space < it->window)
+		return CARISMA_OBSTACLE_WINDOW;
+	*listener = sk;
+	return CARISMA_OBSTACLE_NONE;
+}
+
+/*
  * Give this node's TCP an ACK, and with it what it needs to make a socket of the ACK's connection.
  * Netfilter does not see it. Consumes the skb.
  */
 enum carisma_obstacle carisma_helper_adopt(struct net *net, struct sk_buff *skb,
 					   const struct carisma_adoption *it)
 {
-	enum carisma_obstacle obstacle = CARISMA_OBSTACLE_NONE;
+	enum carisma_obstacle obstacle = CARISMA_OBSTACLE_OTHER;
 	const struct iphdr *ip = ip_hdr(skb);
 	const struct net_protocol *tcp;
 	struct request_sock *req;
-	const struct tcphdr *th;
 	struct sock *sk;
-	int space;
 
-	/* TCP would answer the ACK with a reset. */
-	if (!READ_ONCE(net->ipv4.sysctl_tcp_syncookies)) {
-		obstacle = CARISMA_OBSTACLE_SYNCOOKIES;
-		goto drop;
-	}
-	if (carisma_has_conntrack(net)) {
-		obstacle = CARISMA_OBSTACLE_CONNTRACK;
-		goto drop;
-	}
-	obstacle = CARISMA_OBSTACLE_OTHER;
 	if (carisma_skb_arrive(net, skb) ||
 	    ip_route_input_noref(skb, ip->daddr, ip->saddr, ip4h_dscp(ip), skb->dev) ||
 	    skb_rtable(skb)->rt_type != RTN_LOCAL)
 		goto drop;
-	if (!carisma_may_use(net, skb, it)) {
-		obstacle = CARISMA_OBSTACLE_OPTIONS;
+	obstacle = carisma_find_obstacle(net, skb, it, &sk);
+	if (obstacle)
 		goto drop;
-	}
-
-	skb_set_transport_header(skb, ip_hdrlen(skb));
-	th = tcp_hdr(skb);
-	sk = __inet_lookup_established(net, ip->saddr, th->source, ip->daddr, ntohs(th->dest),
-				       skb->skb_iif, 0);
-	if (sk) {
-		/* TCP knows when a SYN may take the place of a TIME_WAIT. */
-		obstacle = CARISMA_OBSTACLE_TUPLE;
-		sock_gen_put(sk);
-		goto drop;
-	}
-	sk = __inet_lookup_listener(net, skb, ip_hdrlen(skb) + __tcp_hdrlen(th), ip->saddr,
-				    th->source, ip->daddr, ntohs(th->dest), skb->skb_iif, 0);
-	if (!sk || !carisma_can_adopt(sk)) {
-		obstacle = CARISMA_OBSTACLE_LISTENER;
-		goto drop;
-	}
-	/* What the client was told that it may send, but for what is rounded to whole segments. */
-	space = min_t(int, tcp_full_space(sk), U16_MAX);
-	if (READ_ONCE(tcp_sk(sk)->window_clamp))
-		space = min_t(u32, space, READ_ONCE(tcp_sk(sk)->window_clamp));
-	if (space < it->window) {
-		obstacle = CARISMA_OBSTACLE_WINDOW;
-		goto drop;
-	}
+	obstacle = CARISMA_OBSTACLE_OTHER;
 	req = carisma_reqsk(net, sk, it);
 	tcp = rcu_dereference(inet_protos[IPPROTO_TCP]);
 	if (!req || !tcp) {
@@ -160,10 +164,38 @@ enum carisma_obstacle carisma_helper_adopt(struct net *net, struct sk_buff *skb,
 	}
 	skb->sk = req_to_sk(req);
 	skb->destructor = sock_pfree;
+	skb_set_transport_header(skb, ip_hdrlen(skb));
 	skb_pull(skb, ip_hdrlen(skb));
 	tcp->handler(skb);
 	return CARISMA_OBSTACLE_NONE;
 drop:
 	kfree_skb(skb);
 	return obstacle;
+}
+
+/*
+ * Whether TCP could adopt the connection that this SYN would begin, by what is known of it so far:
+ * the segment is at PRE_ROUTING, its headers linear.
+ */
+enum carisma_obstacle carisma_helper_may_adopt(struct net *net, struct sk_buff *skb,
+					       const struct carisma_adoption *it)
+{
+	struct sock *sk;
+
+	if (inet_addr_type(net, ip_hdr(skb)->daddr) != RTN_LOCAL)
+		return CARISMA_OBSTACLE_OTHER;
+	return carisma_find_obstacle(net, skb, it, &sk);
+}
+
+/* What TCP here would say that it takes in a segment from the sender of this one; 0 without a route. */
+u16 carisma_helper_advmss(struct net *net, const struct sk_buff *skb)
+{
+	struct rtable *rt = carisma_route(net, skb, ip_hdr(skb)->daddr, ip_hdr(skb)->saddr);
+	u16 mss;
+
+	if (IS_ERR(rt))
+		return 0;
+	mss = clamp_t(u32, dst_metric_advmss(&rt->dst), TCP_MIN_MSS, U16_MAX);
+	ip_rt_put(rt);
+	return mss;
 }

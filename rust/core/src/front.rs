@@ -8,12 +8,14 @@
 //! is the caller's business; this is only what follows from the headers.
 
 use crate::{
+    cookie::Said,
     seq::Seq,
     tcp::{
         flag,
         Build,
         Ecn,
         Header,
+        Options,
         Sack,
         SynFacts,
         Timestamps,
@@ -21,6 +23,14 @@ use crate::{
     },
     wire::Handshake,
 };
+
+/// The window of a SYN-ACK with a cookie: what every Linux offers whose receive buffers have their
+/// usual size, whatever the segments' (net.ipv4.tcp_rmem).
+pub const COOKIE_WINDOW: u16 = 63 << 10;
+
+/// The shift count of the windows that follow, the same on all nodes: that of Linux with usual
+/// buffers, for windows of up to 64 MiB.
+pub const COOKIE_WSCALE: u8 = 10;
 
 /// A TCP header that is kept to be sent elsewhere.
 #[derive(Clone, Copy)]
@@ -149,6 +159,100 @@ impl Front {
             ts_recent: client.options.ts.map_or(0, |ts| ts.val),
             syn_ack_ms: 0,
         })
+    }
+
+    /// Begins with the first segment of a client that had a cookie in the place of a SYN-ACK of
+    /// TCP's, which said `mss`. `clock` is the front end's timestamp clock at `now` milliseconds of
+    /// the clock that [`Front::ts_now`] is given. `None` if the segment is malformed.
+    #[must_use]
+    pub fn of_cookie(
+        first: &Header<'_>,
+        said: &Said,
+        mss: u16,
+        clock: u32,
+        now: u32,
+    ) -> Option<Self> {
+        let ts = first.options().ok()?.ts;
+        let client = SynFacts {
+            isn: first.seq().sub(1),
+            // What the SYN said is forgotten; the segment at hand says anew what it may be.
+            window: u16::MAX,
+            options: Options {
+                mss: Some(said.mss),
+                wscale: said.wscale,
+                sack_ok: said.sack_ok,
+                ts: ts.map(|ts| Timestamps { ecr: 0, ..ts }),
+                ..Options::default()
+            },
+            ecn: Ecn::Off,
+        };
+        let server = SynFacts {
+            isn: first.ack().sub(1),
+            ..Self::offer(&client, mss, clock)
+        };
+        let (source, dest) = (first.source(), first.dest());
+        let mut front = Self {
+            phase: Phase::Head,
+            client,
+            server,
+            syn: Kept::built(&Build::syn(source, dest, &client)),
+            syn_ack: Kept::built(&Self::answer(source, dest, &client, &server)),
+            ack: Kept::EMPTY,
+            next: first.seq(),
+            acked: first.ack(),
+            window: first.window(),
+            ts: ts.map_or(0, |ts| ts.val),
+            ts_recent: ts.map_or(0, |ts| ts.val),
+            syn_ack_ms: now,
+        };
+        front.ack = Kept::built(&front.ack());
+        Some(front)
+    }
+
+    /// What a front end agrees to that keeps nothing of a client's SYN, but for the number.
+    fn offer(client: &SynFacts, mss: u16, clock: u32) -> SynFacts {
+        let asked = &client.options;
+        SynFacts {
+            window: COOKIE_WINDOW,
+            options: Options {
+                mss: Some(mss),
+                wscale: asked.wscale.map(|_| COOKIE_WSCALE),
+                sack_ok: asked.sack_ok,
+                ts: asked.ts.map(|ts| Timestamps {
+                    val: clock,
+                    ecr: ts.val,
+                }),
+                ..Options::default()
+            },
+            ..SynFacts::default()
+        }
+    }
+
+    /// A SYN-ACK.
+    fn answer(client_port: u16, port: u16, client: &SynFacts, server: &SynFacts) -> Build {
+        Build {
+            flags: flag::SYN | flag::ACK,
+            ack: client.isn.add(1),
+            options: server.options,
+            ..Build::syn(port, client_port, server)
+        }
+    }
+
+    /// The SYN-ACK with a cookie, by which the SYN that this began with is answered without TCP.
+    #[must_use]
+    pub fn cookie_syn_ack(&self, cookie: Seq, mss: u16, clock: u32) -> Build {
+        let (client_port, port) = self.ports();
+        let server = SynFacts {
+            isn: cookie,
+            ..Self::offer(&self.client, mss, clock)
+        };
+        Self::answer(client_port, port, &self.client, &server)
+    }
+
+    /// What the client's SYN fixed.
+    #[must_use]
+    pub fn client(&self) -> &SynFacts {
+        &self.client
     }
 
     /// How far it has come.
@@ -464,7 +568,7 @@ fn newer(a: u32, b: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tcp::{option, Options, HEADER_LEN};
+    use crate::tcp::{option, HEADER_LEN};
     use crate::tuple::v4_mapped;
 
     const CLIENT: u16 = 40000;
@@ -503,6 +607,62 @@ mod tests {
             ack: Seq(ack),
             ..Build::syn(SERVER, CLIENT, &facts(isn, 9000))
         }
+    }
+
+    #[test]
+    fn a_cookie_is_as_good_as_a_handshake() {
+        let client = facts(100, 70);
+        let syn = with(&Build::syn(CLIENT, SERVER, &client), |syn| Front::new(syn)).unwrap();
+        let answer = syn.cookie_syn_ack(Seq(7000), 1400, 9000);
+        let sent = with(&answer, |header| {
+            assert_eq!((header.source(), header.dest()), (SERVER, CLIENT));
+            assert_eq!(header.ack(), Seq(101));
+            SynFacts::of_syn_ack(header)
+        })
+        .unwrap();
+        assert_eq!((sent.isn, sent.window), (Seq(7000), COOKIE_WINDOW));
+        let options = sent.options;
+        assert_eq!((options.mss, options.wscale), (Some(1400), Some(COOKIE_WSCALE)));
+        assert_eq!(options.ts, Some(Timestamps { val: 9000, ecr: 70 }));
+
+        let echo = Some(Timestamps { val: 75, ecr: 9000 });
+        let first = Build::ack(CLIENT, SERVER, Seq(101), Seq(7001), 500, echo);
+        let said = Said::of(&client);
+        let mut front = with(&first, |first| {
+            Front::of_cookie(first, &said, 1400, 9100, 3)
+        })
+        .unwrap();
+        assert_eq!(front.phase(), Phase::Head);
+        let handshake = front.handshake().unwrap();
+        let (mine, theirs) = (handshake.client(), handshake.server());
+        assert_eq!((mine.isn, mine.options.wscale), (Seq(100), Some(7)));
+        assert_eq!((theirs.isn, theirs.options.wscale), (Seq(7000), Some(COOKIE_WSCALE)));
+        assert_eq!(theirs.options.mss, Some(1400));
+        assert_eq!(front.ts_now(13), 9110);
+        // The stream goes on as behind any handshake.
+        let data = Build {
+            flags: flag::ACK | flag::PSH,
+            ..first
+        };
+        let input = with(&data, |data| front.on_input(data, 10));
+        assert_eq!(
+            input,
+            Input::Take {
+                skip: 0,
+                fin: false
+            }
+        );
+    }
+
+    #[test]
+    fn without_options_a_cookie_grants_none() {
+        let plain = SynFacts {
+            isn: Seq(100),
+            ..SynFacts::default()
+        };
+        let syn = with(&Build::syn(CLIENT, SERVER, &plain), |syn| Front::new(syn)).unwrap();
+        let answer = syn.cookie_syn_ack(Seq(7000), 1460, 9000).options;
+        assert_eq!((answer.wscale, answer.sack_ok, answer.ts), (None, false, None));
     }
 
     fn segment(seq: u32, flags: u8) -> Build {

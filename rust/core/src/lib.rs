@@ -22,6 +22,7 @@ pub mod answer;
 pub mod auth;
 pub mod back;
 pub mod commit;
+pub mod cookie;
 pub mod counters;
 pub mod csum;
 pub mod front;

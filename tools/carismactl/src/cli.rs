@@ -123,6 +123,8 @@ pub enum Mode {
     /// The handshake is taken by this node's own TCP, where most requests are served
     #[default]
     Rare,
+    /// It is taken below TCP, by SYN cookies; for services most of whose requests other nodes serve
+    Frequent,
 }
 
 #[derive(Debug, Subcommand)]

@@ -84,6 +84,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
         Command::Service(cli::Service::Add { at, mode, migrate }) => {
             let mode = match mode {
                 Mode::Rare => uapi::mode::RARE,
+                Mode::Frequent => uapi::mode::FREQUENT,
             };
             let mode = Attr::u32(uapi::service::MODE, mode.into());
             let migrate = choice(uapi::service::MIGRATE, uapi::migrate::NAMES, migrate);

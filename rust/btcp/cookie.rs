@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The front end's side of *frequent* mode (paper, section 5): a client's handshake is BTCP's, which
+//! keeps nothing of it. TCP gets the connection, by adoption, when the request is this node's own.
+//!
+//! A SYN is answered by a cookie if TCP could adopt the connection, as far as can be known; else it goes
+//! on to TCP, and all is as in rare mode.
+
+use crate::{
+    bounds::Pool,
+    counters::Counter,
+    flow::{FlowRef, Stage},
+    front::Deciding,
+    leave::Leave,
+    packet,
+    service::Mode,
+    state::State,
+    trace::{event, FRONT},
+};
+use carisma_core::{
+    back::{Adoption, Back},
+    cookie::{self, Said, Verdict},
+    front::{Front, COOKIE_WINDOW, COOKIE_WSCALE},
+    tcp::{self, flag, Build},
+    tuple::Tuple,
+};
+use carisma_net::{
+    adopt::{adopt, advertised_mss, may_adopt, Withheld},
+    connection,
+    netfilter::{self, PacketContext},
+    skb::{Layout, Skb},
+    table::Refused,
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        rcu,
+    },
+    time::{delay::fsleep, Delta},
+};
+
+/// When TCP is asked again to adopt a connection, and how often: its accept queue may be full.
+const RETRY_MS: u32 = 100;
+const RETRIES: u32 = 50;
+
+/// How long this module outlasts its last cookie: in that time its client has answered it, unless it
+/// has nothing to say yet.
+const GRACE_MS: u32 = 3_000;
+
+/// When the last cookie was sent, in any namespace.
+static LAST: Atomic<u32> = Atomic::new(0);
+/// One was.
+static SENT: Atomic<bool> = Atomic::new(false);
+
+/// Waits, when it is dropped, for the answers to cookies: only this module knows them. UTCP is gone by
+/// then, so there are no new ones. Process context.
+pub(crate) struct Grace;
+
+impl Drop for Grace {
+    fn drop(&mut self) {
+        let age = connection::now_ms().wrapping_sub(LAST.load(Relaxed));
+        if SENT.load(Relaxed) && age < GRACE_MS {
+            fsleep(Delta::from_millis(i64::from(GRACE_MS.saturating_sub(age))));
+        }
+    }
+}
+
+/// A connection that TCP here is to adopt, as its request is this node's own.
+pub(crate) struct Entering {
+    deciding: KBox<Deciding>,
+    leave: Leave,
+    tries: u32,
+}
+
+impl Entering {
+    pub(crate) fn new(deciding: KBox<Deciding>, leave: Leave) -> Self {
+        Self {
+            deciding,
+            leave,
+            tries: 0,
+        }
+    }
+}
+
+impl State {
+    /// Answers a SYN with a cookie in TCP's place, and says whether it did.
+    pub(crate) fn front_cookie(
+        &self,
+        key: &Tuple,
+        syn: &Skb,
+        layout: &Layout,
+        front: &Front,
+    ) -> bool {
+        if !self.is_frequent(key) {
+            return false;
+        }
+        let Some(mss) = advertised_mss(&self.net, syn) else {
+            return false;
+        };
+        let said = Said::of(front.client());
+        let adoption = Adoption {
+            mss: said.mss,
+            window: COOKIE_WINDOW,
+            wscale: said.wscale.map(|shift| (shift, COOKIE_WSCALE)),
+            sack_ok: said.sack_ok,
+            ts: front.client().options.ts,
+            ecn: false,
+        };
+        if may_adopt(&self.net, syn, layout, &adoption).is_err() {
+            self.counters.count(Counter::CookiesUnfit);
+            return false;
+        }
+        let now = connection::now_ms();
+        if LAST.load(Relaxed) != now {
+            LAST.store(now, Relaxed);
+            SENT.store(true, Relaxed);
+        }
+        if !self.cookies.load(Relaxed) {
+            self.cookies.store(true, Relaxed);
+        }
+        let isn = cookie::make(&self.secret, key, front.client().isn, &said, now);
+        let clock = cookie::clock(&self.secret, key, now);
+        let answer = front.cookie_syn_ack(isn, mss, clock);
+        if let Ok(skb) = packet::to_client(key, &answer) {
+            let ctx = PacketContext::enter();
+            // If it is lost, the client sends its SYN again.
+            let _ = netfilter::xmit(&self.net, skb, &ctx);
+            self.counters.count(Counter::CookiesSent);
+        }
+        true
+    }
+
+    /// A segment of a client's that belongs to no flow, and begins none: it may be TCP's, or the
+    /// answer to a cookie.
+    pub(crate) fn front_answered(&self, key: &Tuple, skb: Skb) -> Option<Skb> {
+        let mut skb = skb;
+        if !self.cookies.load(Relaxed) {
+            return Some(skb);
+        }
+        let Some(layout) = skb.layout() else {
+            return Some(skb);
+        };
+        let header = skb.tcp(&layout).and_then(tcp::Header::parse)?;
+        if header.flags() & (flag::ACK | flag::RST) != flag::ACK
+            || connection::is_live(&self.net, key)
+        {
+            return Some(skb);
+        }
+        let now = connection::now_ms();
+        let said = match cookie::check(&self.secret, key, header.seq(), header.ack(), now) {
+            Verdict::First(said) => said,
+            Verdict::Early => {
+                // What comes before it is on its way, and this will be sent again.
+                self.counters.count(Counter::CookiesEarly);
+                return None;
+            }
+            Verdict::Stranger => return Some(skb),
+        };
+        let clock = cookie::clock(&self.secret, key, now);
+        let front = advertised_mss(&self.net, &skb)
+            .and_then(|mss| Front::of_cookie(&header, &said, mss, clock, now));
+        let Some(front) = front else {
+            self.counters.count(Counter::PacketsDroppedMalformed);
+            return None;
+        };
+        if !skb.checksum_is_right(&layout) {
+            self.counters.count(Counter::PacketsDroppedMalformed);
+            return None;
+        }
+        let ctx = PacketContext::enter();
+        match self.front_open(key, front) {
+            Ok(flow) => {
+                let inner = flow.inner.lock();
+                match inner.stage {
+                    Stage::Deciding(_) | Stage::Asked(_) => {
+                        self.front_input(&flow, inner, skb, &layout, &ctx)
+                    }
+                    // Another CPU was faster: the client will send again what is missing.
+                    _ => None,
+                }
+            }
+            Err(counter) => {
+                // It is served as if there were no CARISMA.
+                self.counters.count(counter);
+                self.front_adopt(key, &front, &ctx).then_some(skb)
+            }
+        }
+    }
+
+    /// The flow of a connection whose client has answered a cookie.
+    fn front_open(&self, key: &Tuple, front: Front) -> Result<FlowRef, Counter> {
+        let limit = self.knobs.withheld_max();
+        let place = self.bounds.ticket(Pool::Withheld, limit);
+        let place = place.ok_or(Counter::WithheldRefusedLimit)?;
+        let deciding = Deciding::of_cookie(front, place);
+        match self.front_insert(key, deciding, self.knobs.head_timeout_ms()) {
+            Ok(flow) => {
+                self.trace_flow(event::FLOW_BEGIN, key, FRONT, 0, 0);
+                self.counters.count(Counter::CookiesAnswered);
+                Ok(flow)
+            }
+            Err(Refused::Exists) => self.flows.lookup(key).ok_or(Counter::FlowsRefusedMemory),
+            Err(Refused::Full) => Err(Counter::FlowsRefusedLimit),
+            Err(Refused::NoMemory) => Err(Counter::FlowsRefusedMemory),
+        }
+    }
+
+    /// Has TCP adopt a connection that is this node's own, and says whether it has it.
+    fn front_adopt(&self, key: &Tuple, front: &Front, ctx: &PacketContext) -> bool {
+        let Some((ack, adoption)) = adoption_of(key, front) else {
+            return false;
+        };
+        if let Ok(ack) = packet::from_client(key, &ack, &[]) {
+            // Whatever it says: a socket is what counts.
+            let _ = adopt(&self.net, ack, &adoption, Withheld::Maybe, ctx);
+        }
+        connection::is_live(&self.net, key)
+    }
+
+    /// TCP is to adopt a connection: as soon as it has, that leaves us; if it never does, the client
+    /// is told that it is lost. `Entering`.
+    pub(crate) fn front_enter(&self, flow: &FlowRef, ctx: &PacketContext) {
+        let front = match &flow.inner.lock().stage {
+            Stage::Entering(entering) => entering.deciding.front,
+            _ => return,
+        };
+        let has = self.front_adopt(flow.key(), &front, ctx);
+        let mut inner = flow.inner.lock();
+        let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
+        let Stage::Entering(mut entering) = stage else {
+            inner.stage = stage;
+            return;
+        };
+        if has {
+            entering.deciding.cookie = false;
+            inner.stage = Stage::Deciding(entering.deciding);
+            self.counters.count(Counter::CookiesAdopted);
+            self.front_leave(flow, inner, entering.leave, ctx);
+            return;
+        }
+        entering.tries = entering.tries.saturating_add(1);
+        if entering.tries <= RETRIES {
+            inner.stage = Stage::Entering(entering);
+            flow.arm(RETRY_MS);
+            return;
+        }
+        inner.held.clear();
+        drop(inner);
+        self.forget(flow);
+        self.counters.count(Counter::FlowsReset);
+        let (acked, _, _) = front.newest();
+        self.reset_client(flow, acked, ctx);
+    }
+
+    /// Whether BTCP takes the handshake of clients of this service.
+    fn is_frequent(&self, key: &Tuple) -> bool {
+        let rcu = rcu::read_lock();
+        let service = self
+            .config
+            .snapshot(&rcu)
+            .service(&key.local, key.local_port.get());
+        service.is_some_and(|service| service.mode == Mode::Frequent)
+    }
+}
+
+/// What TCP here needs to have this connection with its numbers.
+fn adoption_of(key: &Tuple, front: &Front) -> Option<(Build, Adoption)> {
+    let clock = front.ts_now(connection::now_ms());
+    let mut back = Back::new(&front.handshake()?, key.local_port.get(), clock);
+    let adoption = back.adopt()?;
+    Some((back.bare_ack(), adoption))
+}
