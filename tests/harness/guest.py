@@ -122,6 +122,14 @@ def kvm_works():
     return works
 
 
+def listens(path):
+    """Whether somebody listens at a Unix socket, which has its path a moment before."""
+    with open('/proc/net/unix', encoding='utf-8') as file:
+        lines = [line.split() for line in file]
+    # Number, references, protocol, flags (of which this is __SO_ACCEPTCON), ..., path.
+    return any(line[3] == '00010000' and line[-1] == path for line in lines)
+
+
 class Process:
     """A command that runs in a guest."""
 
@@ -405,7 +413,7 @@ class Guest:
 
     def _wait_for_socket(self, name):
         deadline = time.monotonic() + 10
-        while not os.path.exists(f'{self._sockets}/{name}'):
+        while not listens(f'{self._sockets}/{name}'):
             if time.monotonic() > deadline or self._children[-1].poll() is not None:
                 with open(f'{self.console}.qemu', encoding='utf-8', errors='replace') as log:
                     raise GuestError(f'{self.name}: no socket {name}\n{log.read()}')
