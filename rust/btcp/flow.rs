@@ -299,11 +299,7 @@ impl State {
                 untold: Some(_), ..
             })) => self.back_tell(flow, &mut inner),
             Stage::Over(_) => self.end(flow, inner),
-            // Its node has been out of reach for long; if not, it could not be asked before.
-            Stage::Forward(forward) if !self.is_up(forward.node) => {
-                self.front_lose(flow, inner, &ctx);
-            }
-            Stage::Forward(forward) => self.front_check(flow, &forward),
+            Stage::Forward(_) => self.front_overdue(flow, inner, &ctx),
             Stage::Gone => {}
         }
     }

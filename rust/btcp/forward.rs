@@ -19,11 +19,12 @@ use carisma_core::{
     wire::Body,
 };
 use carisma_net::{
+    connection,
     netfilter::{self, PacketContext},
     skb::{Layout, Skb},
 };
 
-/// How long until a back end is asked again that could not be asked.
+/// How long until a back end is asked again that could not be asked, or has not answered.
 const CHECK_MS: u32 = 1_000;
 
 /// A connection that another node serves.
@@ -35,6 +36,8 @@ pub(crate) struct Forward {
     pub(crate) to: ([u8; 4], u16),
     /// The newest acknowledgement of the client's.
     pub(crate) acked: Seq,
+    /// Since when its node is out of reach, in milliseconds; `None` if it is not.
+    pub(crate) down: Option<u32>,
 }
 
 impl State {
@@ -95,16 +98,35 @@ impl State {
     }
 
     /// Asks the back end whether it still has a connection: while the control connection was
-    /// down, nobody could tell of its end. The flow's lock is held. Any context.
+    /// down, nobody could tell of its end. It is asked until it answers, as it may have no room
+    /// for an answer. The flow's lock is held. Any context.
     pub(crate) fn front_check(&self, flow: &FlowRef, forward: &Forward) {
         let key = flow.key();
         let check = Body::Check {
             vip: key.local,
             vip_port: key.local_port.get(),
         };
-        match self.record(forward.node, forward.id, forward.theirs(flow), check) {
-            Ok(()) => flow.disarm(),
-            Err(_) => flow.arm(CHECK_MS),
+        let _ = self.record(forward.node, forward.id, forward.theirs(flow), check);
+        flow.arm(CHECK_MS);
+    }
+
+    /// The timer of a connection that another node serves has run out. Softirq.
+    pub(crate) fn front_overdue(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
+        let Stage::Forward(forward) = inner.stage else {
+            return;
+        };
+        if self.is_up(forward.node) {
+            self.front_check(flow, &forward);
+            return;
+        }
+        // The timer may be that of a question: its node has all the time that there is.
+        let patience = self.knobs.peer_timeout_ms();
+        let left = |since| patience.saturating_sub(connection::now_ms().wrapping_sub(since));
+        match forward.down.map(left) {
+            Some(0) => self.front_lose(flow, inner, ctx),
+            Some(left) => flow.arm(left),
+            // The flow is about to be told.
+            None => flow.arm(CHECK_MS),
         }
     }
 

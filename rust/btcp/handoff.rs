@@ -188,8 +188,8 @@ impl State {
                     _ => self.front_break(&flow, inner, &ctx),
                 }
             }
-            // DATA was repeated, though it had come.
-            (Stage::Forward(_), Body::Taken) => {}
+            // The answer to CHECK; or DATA was repeated, though it had come.
+            (Stage::Forward(_), Body::Taken) => flow.disarm(),
             (Stage::Forward(_), Body::Closed { linger }) => {
                 self.front_closed(&flow, inner, linger);
             }
@@ -258,6 +258,7 @@ impl State {
             node: deciding.node,
             to: deciding.to,
             acked,
+            down: None,
         });
         inner.draining = true;
         drop(inner);

@@ -329,8 +329,8 @@ impl State {
     }
 
     /// Tells the front end that DATA has come. If that cannot be told, the front end asks by
-    /// repeating it.
-    fn back_taken(&self, flow: &FlowRef, origin: &Origin) {
+    /// repeating it, or by CHECK.
+    pub(crate) fn back_taken(&self, flow: &FlowRef, origin: &Origin) {
         let _ = self.record(origin.node, origin.id, origin.theirs(flow), Body::Taken);
     }
 
