@@ -211,10 +211,43 @@ int carisma_helper_xmit(struct net *net, struct sk_buff *skb)
 	return dst_output(net, NULL, skb);
 }
 
+/*
+ * The socket that has this connection, whichever device it is bound to, if to any; without the device,
+ * TCP's own look-up finds none that is.
+ */
+static struct sock *carisma_established(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
+{
+	const __portpair ports = INET_COMBINED_PORTS(client_port, ntohs(local_port));
+	INET_ADDR_COOKIE(cookie, client, local);
+	unsigned int hash = inet_ehashfn(net, local, ntohs(local_port), client, client_port);
+	struct inet_hashinfo *table = net->ipv4.tcp_death_row.hashinfo;
+	struct hlist_nulls_node *node;
+	struct sock *sk;
+	int dif;
+
+	rcu_read_lock();
+again:
+	sk_nulls_for_each_rcu(sk, node, &inet_ehash_bucket(table, hash)->chain) {
+		dif = READ_ONCE(sk->sk_bound_dev_if);
+		if (sk->sk_hash == hash && inet_match(net, sk, cookie, ports, dif, 0))
+			goto found;
+	}
+	/* One on the way was moved to another chain: this is the end of that. */
+	if (get_nulls_value(node) != (hash & table->ehash_mask))
+		goto again;
+	sk = NULL;
+	goto out;
+found:
+	sk = __inet_lookup_established(net, client, client_port, local, ntohs(local_port), dif, 0);
+out:
+	rcu_read_unlock();
+	return sk;
+}
+
 /* Whether an established, not a TIME_WAIT, socket has this connection (ports in network order). */
 bool carisma_helper_connection_is_live(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
 {
-	struct sock *sk = __inet_lookup_established(net, client, client_port, local, ntohs(local_port), 0, 0);
+	struct sock *sk = carisma_established(net, client, client_port, local, local_port);
 	bool live;
 
 	if (!sk)
@@ -227,7 +260,7 @@ bool carisma_helper_connection_is_live(struct net *net, __be32 client, __be16 cl
 /* The number that TCP expects next of the client; false without an established socket. */
 bool carisma_helper_connection_expects(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port, u32 *seq)
 {
-	struct sock *sk = __inet_lookup_established(net, client, client_port, local, ntohs(local_port), 0, 0);
+	struct sock *sk = carisma_established(net, client, client_port, local, local_port);
 	bool found;
 
 	if (!sk)
@@ -246,7 +279,7 @@ bool carisma_helper_connection_expects(struct net *net, __be32 client, __be16 cl
  */
 void carisma_helper_connection_undefer(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
 {
-	struct sock *sk = __inet_lookup_established(net, client, client_port, local, ntohs(local_port), 0, 0);
+	struct sock *sk = carisma_established(net, client, client_port, local, local_port);
 	struct request_sock_queue *queue;
 	struct request_sock *req;
 	u8 defer;
@@ -271,7 +304,7 @@ void carisma_helper_connection_undefer(struct net *net, __be32 client, __be16 cl
 /* End the socket of this connection as `ss -K` does: RST to the peer, ECONNABORTED to the server. Process context. */
 int carisma_helper_connection_abort(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
 {
-	struct sock *sk = __inet_lookup_established(net, client, client_port, local, ntohs(local_port), 0, 0);
+	struct sock *sk = carisma_established(net, client, client_port, local, local_port);
 	int err;
 
 	if (!sk)
