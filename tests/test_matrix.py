@@ -246,7 +246,7 @@ def run_table(cluster: Cluster, results: Results) -> None:
     cluster['en'].knob('handoff_timeout_ms', int(patient(5000)))
     cluster['fr'].knob('handoff_timeout_ms', int(patient(5000)))
     # As long as nginx waits for a head: a client with little luck takes long.
-    cluster['en'].knob('head_timeout_ms', 60_000)
+    cluster['en'].knob('head_timeout_ms', int(patient(60_000)))
     exchanges, setting = Exchanges(cluster), Setting(cluster)
     for wanted in SETTINGS:
         failure = wanted[0]
