@@ -10,6 +10,7 @@
 
 use crate::{
     node::{
+        Forwarding,
         Name,
         Node, //
     },
@@ -174,6 +175,7 @@ impl Config {
         name: Name,
         at: Endpoint,
         local: bool,
+        forwarding: Forwarding,
         announce: impl Fn(Event<'_>) -> Result,
     ) -> Result<(), Refused> {
         let mut writer = self.current.write();
@@ -189,7 +191,7 @@ impl Config {
                 return Err(Refused::LocalTaken);
             }
             let index = new.free_index(writer.last_index)?;
-            let node = Arc::new(Node::new(index, name, at, local), GFP_KERNEL)?;
+            let node = Arc::new(Node::new(index, name, at, local, forwarding), GFP_KERNEL)?;
             new.set_node(index, Some(node.clone()))?;
             added = Some(node);
             Ok(())

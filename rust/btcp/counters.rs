@@ -67,6 +67,9 @@ counters! {
         /// A back end was not asked to take a connection over, because `handoffs_max` handoffs were
         /// under way.
         HandoffsRefusedLimit = c"handoffs_refused_limit",
+        /// A back end was not asked to take a connection over, because segments go directly to it, and
+        /// the route to it leads to a gateway, or nowhere.
+        HandoffsRefusedRoute = c"handoffs_refused_route",
         /// A back end was asked to take a connection over.
         HandoffsStarted = c"handoffs_started",
         /// A back end took a connection over.
@@ -76,6 +79,8 @@ counters! {
         HandoffsRejected = c"handoffs_rejected",
         /// One of `handoffs_rejected`, because its TCP did not agree to what this node's had.
         HandoffsRejectedOptions = c"handoffs_rejected_options",
+        /// One of `handoffs_rejected`, because the address that segments would come to is none of its own.
+        HandoffsRejectedAddress = c"handoffs_rejected_address",
         /// A back end did not answer within `handoff_timeout_ms`. What then: as for
         /// `handoffs_rejected`.
         HandoffsTimedOut = c"handoffs_timed_out",
@@ -116,7 +121,8 @@ counters! {
         PacketsDroppedStale = c"packets_dropped_stale",
         /// A packet was dropped because it was malformed.
         PacketsDroppedMalformed = c"packets_dropped_malformed",
-        /// A packet was dropped because no route led to its end.
+        /// A packet was dropped because no route led to its end, or only one with a gateway to a node that
+        /// segments go to directly.
         PacketsDroppedUnroutable = c"packets_dropped_unroutable",
         /// A front end was told that a connection is closed.
         ClosedNotified = c"closed_notified",

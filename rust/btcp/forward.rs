@@ -6,22 +6,25 @@
 use crate::{
     counters::{Counter, Gauge},
     flow::{FlowRef, InnerGuard, Over, Stage},
-    front::theirs,
-    lower,
+    front::{is_opening, theirs},
+    lower, packet,
     state::State,
     trace::{event, FRONT},
 };
 use carisma_core::{
     seq::Seq,
-    tcp::{self, flag},
+    tcp::{self, flag, Build},
     translate::{self, End},
     tuple::Tuple,
     wire::Body,
 };
 use carisma_net::{
+    connection,
     netfilter::{self, PacketContext},
+    route,
     skb::{Layout, Skb},
 };
+use kernel::prelude::*;
 
 /// How long until a back end is asked again that could not be asked.
 const CHECK_MS: u32 = 1_000;
@@ -31,8 +34,13 @@ const CHECK_MS: u32 = 1_000;
 pub(crate) struct Forward {
     pub(crate) id: u64,
     pub(crate) node: u32,
-    /// Where its segments go.
+    /// What its segments' destination is when the back end's TCP gets them.
     pub(crate) to: ([u8; 4], u16),
+    /// The back end's own address, if they are sent to its MAC address as they are; they are
+    /// rewritten otherwise.
+    pub(crate) via: Option<[u8; 4]>,
+    /// Since when, in milliseconds, there has been no such way to it.
+    pub(crate) stuck: Option<u32>,
     /// The newest acknowledgement of the client's.
     pub(crate) acked: Seq,
 }
@@ -41,6 +49,7 @@ impl State {
     /// A segment of the client's on a connection that another node serves.
     pub(crate) fn front_forward(
         &self,
+        flow: &FlowRef,
         mut inner: InnerGuard<'_>,
         skb: Skb,
         layout: &Layout,
@@ -63,35 +72,111 @@ impl State {
         }
         inner.packets = inner.packets.wrapping_add(1);
         drop(inner);
-        self.forward(&forward, skb, layout, ctx);
+        self.forward(flow, &forward, skb, layout, ctx);
     }
 
-    /// Sends a segment of the client's to the back end.
+    /// Sends a segment of the client's to the back end. No lock of the flow is held.
     pub(crate) fn forward(
         &self,
+        flow: &FlowRef,
         forward: &Forward,
         mut skb: Skb,
         layout: &Layout,
         ctx: &PacketContext,
     ) {
+        if forward.via.is_some() && skb.ends().is_some_and(|ends| is_opening(&ends)) {
+            return self.front_question(flow, forward, skb, layout, ctx);
+        }
         let (addr, port) = forward.to;
         let partial = skb.checksum_is_partial();
         let Some((ip, tcp)) = skb.headers_mut(layout) else {
             self.counters.count(Counter::FlowsRefusedMemory);
             return;
         };
-        let rewritten = translate::rewrite_addr(ip, tcp, End::Destination, addr, partial)
-            .and_then(|()| translate::rewrite_port(tcp, End::Destination, port, partial));
-        if rewritten.is_err() {
+        let rewritten = forward.via.is_some()
+            || translate::rewrite_addr(ip, tcp, End::Destination, addr, partial)
+                .and_then(|()| translate::rewrite_port(tcp, End::Destination, port, partial))
+                .is_ok();
+        if !rewritten {
             self.counters.count(Counter::PacketsDroppedMalformed);
             return;
         }
         skb.hop();
-        let counter = match netfilter::xmit(&self.net, skb, ctx) {
+        let sent = match forward.via {
+            Some(via) => netfilter::xmit_direct(&self.net, skb, via, ctx),
+            None => netfilter::xmit(&self.net, skb, ctx),
+        };
+        self.front_sent(flow, forward, sent, ctx);
+    }
+
+    /// Asks a back end's TCP what becomes of a SYN of the client's, which it must not get unchanged: if
+    /// the connection has ended, of which this node has not heard yet, it would take it for one of its
+    /// own clients'.
+    fn front_question(
+        &self,
+        flow: &FlowRef,
+        forward: &Forward,
+        mut skb: Skb,
+        layout: &Layout,
+        ctx: &PacketContext,
+    ) {
+        let Some(via) = forward.via else {
+            return;
+        };
+        let right = skb.checksum_is_right(layout);
+        let syn = skb.tcp(layout).and_then(tcp::Header::parse);
+        let Some(syn) = syn.filter(|_| right) else {
+            self.counters.count(Counter::PacketsDroppedMalformed);
+            return;
+        };
+        let key = flow.key();
+        let question = Build::question(
+            key.client_port.get(),
+            key.local_port.get(),
+            syn.seq(),
+            forward.acked,
+        );
+        // Without memory the client sends its SYN again.
+        if let Ok(skb) = packet::from_client(key, &question, &[]) {
+            let sent = netfilter::xmit_direct(&self.net, skb, via, ctx);
+            self.front_sent(flow, forward, sent, ctx);
+        }
+    }
+
+    /// A segment was sent to the back end, or could not be.
+    fn front_sent(&self, flow: &FlowRef, forward: &Forward, sent: Result, ctx: &PacketContext) {
+        self.counters.count(match sent {
             Ok(()) => Counter::PacketsForwarded,
             Err(_) => Counter::PacketsDroppedUnroutable,
+        });
+        match forward.via {
+            Some(via) if sent.is_err() && !route::is_on_link(&self.net, via) => {
+                self.front_stuck(flow, ctx);
+            }
+            _ if sent.is_ok() && forward.stuck.is_some() => {
+                if let Stage::Forward(forward) = &mut flow.inner.lock().stage {
+                    forward.stuck = None;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The route to a back end that is forwarded to directly leads to a gateway, or nowhere, by now.
+    /// The control connection to it may be well nevertheless, so that nothing else would end the
+    /// client's wait.
+    fn front_stuck(&self, flow: &FlowRef, ctx: &PacketContext) {
+        let mut inner = flow.inner.lock();
+        let Stage::Forward(forward) = &mut inner.stage else {
+            return;
         };
-        self.counters.count(counter);
+        let now = connection::now_ms();
+        let since = *forward.stuck.get_or_insert(now);
+        if now.wrapping_sub(since) >= self.knobs.peer_timeout_ms() {
+            let (node, id, tuple) = (forward.node, forward.id, forward.theirs(flow));
+            let _ = self.record(node, id, tuple, Body::Abort);
+            self.front_lose(flow, inner, ctx);
+        }
     }
 
     /// Asks the back end whether it still has a connection: while the control connection was

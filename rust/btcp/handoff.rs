@@ -14,7 +14,9 @@ use crate::{
     flow::{FlowRef, Inner, InnerGuard, Stage},
     forward::Forward,
     front::{theirs, Deciding},
-    lower, packet,
+    lower,
+    node::Forwarding,
+    packet,
     service::{Candidate, Otherwise},
     state::State,
     trace::{event, FRONT},
@@ -25,11 +27,13 @@ use carisma_core::{
     front::Phase,
     seq::Seq,
     tcp::Build,
+    tuple::v4_of,
     wire::{Body, Data, Handoff, Reason, Req},
 };
 use carisma_net::{
     connection,
     netfilter::{self, PacketContext},
+    route,
 };
 use kernel::{prelude::*, sync::rcu};
 
@@ -52,13 +56,17 @@ impl State {
                 let rcu = rcu::read_lock();
                 target.next(self.config.snapshot(&rcu))
             };
-            let (node, addr) = match candidate {
-                Candidate::Node(node, addr) => (node, addr),
+            let (node, addr, forwarding) = match candidate {
+                Candidate::Node(node, addr, forwarding) => (node, addr, forwarding),
                 Candidate::Here => break Otherwise::Local,
                 Candidate::None => break target.otherwise(),
             };
-            let to = (addr, flow.key().local_port.get());
-            match self.front_ask(flow, deciding, node, to) {
+            let port = flow.key().local_port.get();
+            (deciding.to, deciding.via) = match (forwarding, v4_of(&flow.key().local)) {
+                (Forwarding::Direct, Some(vip)) => ((vip, port), Some(addr)),
+                _ => ((addr, port), None),
+            };
+            match self.front_ask(flow, deciding, node) {
                 Ok(()) => {
                     // From here on all that comes waits for whoever will get it.
                     let mut early = core::mem::replace(&mut deciding.early, Early::new());
@@ -88,15 +96,21 @@ impl State {
         }
     }
 
-    /// Asks a node to take the connection over. An error may have a counter for what is in the way of
-    /// it.
+    /// Asks a node to take the connection over, whose `to` and `via` are set. An error may have a
+    /// counter for what is in the way of it.
     fn front_ask(
         &self,
         flow: &FlowRef,
         deciding: &mut Deciding,
         node: u32,
-        to: ([u8; 4], u16),
     ) -> Result<(), Option<Counter>> {
+        if deciding
+            .via
+            .is_some_and(|via| !route::is_on_link(&self.net, via))
+        {
+            self.counters.count(Counter::HandoffsRefusedRoute);
+            return Err(None);
+        }
         if deciding.asked.is_none() {
             let limit = self.knobs.handoffs_max();
             deciding.asked = self.bounds.ticket(Pool::Asked, limit);
@@ -108,8 +122,7 @@ impl State {
         deciding.front.ask();
         deciding.id = self.next_handoff();
         deciding.node = node;
-        deciding.to = to;
-        let key = flow.key();
+        let (key, (addr, port)) = (flow.key(), deciding.to);
         let handshake = deciding.front.handshake();
         let req = Req {
             vip: key.local,
@@ -117,7 +130,7 @@ impl State {
             ts_now: deciding.front.ts_now(connection::now_ms()),
             handshake: handshake.ok_or(Some(Counter::RequestsLocalOptions))?,
         };
-        self.record(node, deciding.id, theirs(key, to.0, to.1), Body::Req(req))
+        self.record(node, deciding.id, theirs(key, addr, port), Body::Req(req))
             .map_err(|_| Some(Counter::RequestsLocalPeerDown))?;
         self.counters.count(Counter::HandoffsStarted);
         flow.arm(self.knobs.handoff_timeout_ms());
@@ -198,8 +211,10 @@ impl State {
     }
 
     fn count_reject(&self, reason: Reason) {
-        if reason == Reason::Mismatch {
-            self.counters.count(Counter::HandoffsRejectedOptions);
+        match reason {
+            Reason::Mismatch => self.counters.count(Counter::HandoffsRejectedOptions),
+            Reason::NoAddress => self.counters.count(Counter::HandoffsRejectedAddress),
+            _ => {}
         }
     }
 
@@ -257,6 +272,8 @@ impl State {
             id: deciding.id,
             node: deciding.node,
             to: deciding.to,
+            via: deciding.via,
+            stuck: None,
             acked,
         });
         inner.draining = true;

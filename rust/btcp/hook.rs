@@ -72,7 +72,7 @@ impl Hooks for State {
             }
             Stage::Forward(_) | Stage::Over(Over::Forward(_)) => {
                 let ctx = PacketContext::enter();
-                self.front_forward(inner, skb, &layout, &ctx);
+                self.front_forward(&flow, inner, skb, &layout, &ctx);
                 None
             }
             Stage::Replay(_) | Stage::Live(_) | Stage::Over(Over::Live(_)) => {

@@ -18,6 +18,7 @@ use super::{
     },
     node::{
         name_text,
+        Forwarding,
         Name, //
     },
     refused::Refused,
@@ -114,6 +115,7 @@ const NAME: &CStr =
 const NODE: &CStr =
     c"node: must be a node's name, 1 to 15 letters, digits, '.', '-' and '_', the first a letter or digit";
 const NODES: &CStr = c"node: must be 1 to 16 nodes, each named once";
+const FORWARD: &CStr = c"forward: must be 0 (nat) or 1 (direct)";
 const OTHERWISE: &CStr = c"otherwise: must be 0 (local) or 1 (unavailable)";
 const PICK: &CStr = c"pick: must be 0 (order) or 1 (hash)";
 const COOKIE: &CStr = c"cookie: must be 1 to 63 characters, letters, digits and !#$%&'*+-.^_`|~";
@@ -316,6 +318,18 @@ fn service_del<'a>(request: &Request<'a>) -> Answer<'a> {
         .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
 }
 
+/// How a node is sent what it serves.
+fn forwarding<'a>(request: &Request<'a>) -> Result<Forwarding, Refusal<'a>> {
+    match request.attr(CARISMA_A_NODE_FORWARD) {
+        None => Ok(Forwarding::Nat),
+        Some(attr) if attr.u32() == carisma_forward_CARISMA_FORWARD_NAT => Ok(Forwarding::Nat),
+        Some(attr) if attr.u32() == carisma_forward_CARISMA_FORWARD_DIRECT => {
+            Ok(Forwarding::Direct)
+        }
+        Some(attr) => Err(invalid(attr, FORWARD)),
+    }
+}
+
 fn node_add<'a>(request: &Request<'a>) -> Answer<'a> {
     let state = state(request.net())?;
     let name = name(request, CARISMA_A_NODE_NAME, NAME)?;
@@ -328,8 +342,9 @@ fn node_add<'a>(request: &Request<'a>) -> Answer<'a> {
         },
     };
     let local = request.attr(CARISMA_A_NODE_LOCAL).is_some();
+    let forwarding = forwarding(request)?;
     state
-        .configure(|config, tell| config.add_node(name, at, local, tell))
+        .configure(|config, tell| config.add_node(name, at, local, forwarding, tell))
         .map_err(|why| {
             let suspect = match why {
                 Refused::AddrTaken => CARISMA_A_NODE_ADDR,
@@ -521,6 +536,11 @@ fn node_get(dump: &mut Dump<'_>) -> Result {
             put_addr(message, CARISMA_A_NODE_ADDR, &node.at.addr)?;
             message.put_u16(CARISMA_A_NODE_PORT, node.at.port)?;
             message.put_flag(CARISMA_A_NODE_LOCAL, node.local)?;
+            let forward = match node.forwarding {
+                Forwarding::Nat => carisma_forward_CARISMA_FORWARD_NAT,
+                Forwarding::Direct => carisma_forward_CARISMA_FORWARD_DIRECT,
+            };
+            message.put_u32(CARISMA_A_NODE_FORWARD, forward)?;
             if node.local {
                 return message.put_u32(
                     CARISMA_A_NODE_STATE,

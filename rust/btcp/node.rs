@@ -21,6 +21,15 @@ pub(crate) fn name_text(name: &Name) -> &[u8] {
     name.get(..len.unwrap_or(name.len())).unwrap_or_default()
 }
 
+/// How a node is sent the segments of connections that it serves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forwarding {
+    /// With its own address as destination.
+    Nat,
+    /// Unchanged, to its MAC address.
+    Direct,
+}
+
 /// A node of the cluster. It is the same object as long as it is configured.
 pub(crate) struct Node {
     /// From 1.
@@ -30,6 +39,7 @@ pub(crate) struct Node {
     pub(crate) at: Endpoint,
     /// It is this node.
     pub(crate) local: bool,
+    pub(crate) forwarding: Forwarding,
     /// The control connection to it is up.
     up: Atomic<bool>,
     /// The peer's epoch, as it said when the connection came up last.
@@ -40,12 +50,19 @@ pub(crate) struct Node {
 
 impl Node {
     /// A node that was just configured. Its control connection is not up.
-    pub(crate) fn new(index: u32, name: Name, at: Endpoint, local: bool) -> Self {
+    pub(crate) fn new(
+        index: u32,
+        name: Name,
+        at: Endpoint,
+        local: bool,
+        forwarding: Forwarding,
+    ) -> Self {
         Self {
             index,
             name,
             at,
             local,
+            forwarding,
             up: Atomic::new(false),
             epoch: Atomic::new(0),
             trouble: Atomic::new(0),

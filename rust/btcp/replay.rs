@@ -21,7 +21,7 @@ use carisma_core::{
     tuple::{v4_of, Tuple},
     wire::{Body, Data, Handoff, Reason, Req},
 };
-use carisma_net::{connection, link::kind, netfilter::PacketContext, table::Refused};
+use carisma_net::{connection, link::kind, netfilter::PacketContext, route, table::Refused};
 use kernel::{prelude::*, sync::rcu};
 
 /// How long, at the least, a front end may take to commit a connection that TCP has: it says so if
@@ -92,6 +92,10 @@ impl State {
             }
         }
         let vip = v4_of(&req.vip).ok_or(Reason::NoService)?;
+        // What is injected, and forwarded, would be routed on.
+        if !v4_of(&key.local).is_some_and(|addr| route::is_local(&self.net, addr)) {
+            return Err(Reason::NoAddress);
+        }
         self.back_replace(key)?;
         if connection::is_live(&self.net, key) {
             return Err(Reason::InUse);

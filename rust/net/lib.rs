@@ -19,6 +19,7 @@ pub mod percpu;
 pub mod pernet;
 pub mod published;
 pub mod random;
+pub mod route;
 pub mod skb;
 pub mod sock;
 pub mod sysfs;

@@ -115,6 +115,44 @@ static struct rtable *carisma_route(struct net *net, const struct sk_buff *skb, 
 }
 
 /*
+ * A route by which any packet goes to the node at "via" itself: the neighbour entry is that of "via",
+ * not of the packet's destination, as IPVS and nf_dup_ipv4 have it. A gateway, and our own loopback,
+ * would send the packet to its destination, that is, to us again.
+ */
+static struct rtable *carisma_route_direct(struct net *net, __be32 via)
+{
+	struct flowi4 fl4 = {
+		.daddr = via,
+		.flowi4_flags = FLOWI_FLAG_KNOWN_NH,
+	};
+	struct rtable *rt = ip_route_output_key(net, &fl4);
+
+	if (!IS_ERR(rt) && (rt->rt_type != RTN_UNICAST || rt->rt_gw_family != AF_INET ||
+			    rt->rt_gw4 != via || (rt->dst.dev->flags & IFF_LOOPBACK))) {
+		ip_rt_put(rt);
+		return ERR_PTR(-EHOSTUNREACH);
+	}
+	return rt;
+}
+
+/* Whether any packet can be sent to the node at "via" itself. */
+bool carisma_helper_is_on_link(struct net *net, __be32 via)
+{
+	struct rtable *rt = carisma_route_direct(net, via);
+
+	if (IS_ERR(rt))
+		return false;
+	ip_rt_put(rt);
+	return true;
+}
+
+/* Whether packets to this address are this node's own. */
+bool carisma_helper_is_local(struct net *net, __be32 addr)
+{
+	return inet_addr_type(net, addr) == RTN_LOCAL;
+}
+
+/*
  * Give the segment to this node's TCP as though it had just come in: through the rest of
  * PRE_ROUTING, behind our own hook (so that conntrack sees one whole connection), and on. A made
  * segment comes by the device that leads to the client, which is what rp_filter expects. Consumes
@@ -179,7 +217,7 @@ bool carisma_helper_skb_cut(struct sk_buff *skb, unsigned int ip, unsigned int t
 /*
  * Count the hop that forwarding is (RFC 1812, section 5.3.1). A segment whose last hop led to us is
  * where its sender wanted it, and goes on with that hop: no loop can come of it, as a back end does
- * not forward.
+ * not forward, and a router that gets it in its place counts the hop in earnest.
  */
 void carisma_helper_hop(struct sk_buff *skb)
 {
@@ -190,14 +228,11 @@ void carisma_helper_hop(struct sk_buff *skb)
 }
 
 /*
- * Send a whole IPv4 packet where its header says. LOCAL_OUT is left out: conntrack there has not
- * seen what we hold or forward, and would call it invalid. Consumes the skb.
+ * Send a whole IPv4 packet by a route, of which the reference is given up. LOCAL_OUT is left out:
+ * conntrack there has not seen what we hold or forward, and would call it invalid. Consumes the skb.
  */
-int carisma_helper_xmit(struct net *net, struct sk_buff *skb)
+static int carisma_xmit(struct net *net, struct sk_buff *skb, struct rtable *rt)
 {
-	const struct iphdr *ip = ip_hdr(skb);
-	struct rtable *rt = carisma_route(net, skb, ip->saddr, ip->daddr);
-
 	if (IS_ERR(rt)) {
 		kfree_skb(skb);
 		return PTR_ERR(rt);
@@ -209,6 +244,20 @@ int carisma_helper_xmit(struct net *net, struct sk_buff *skb)
 	skb_clear_tstamp(skb);
 	memset(IPCB(skb), 0, sizeof(*IPCB(skb)));
 	return dst_output(net, NULL, skb);
+}
+
+/* Send a whole IPv4 packet where its header says. Consumes the skb. */
+int carisma_helper_xmit(struct net *net, struct sk_buff *skb)
+{
+	const struct iphdr *ip = ip_hdr(skb);
+
+	return carisma_xmit(net, skb, carisma_route(net, skb, ip->saddr, ip->daddr));
+}
+
+/* Send a whole IPv4 packet to the node at "via" itself, whatever its header says. Consumes the skb. */
+int carisma_helper_xmit_direct(struct net *net, struct sk_buff *skb, __be32 via)
+{
+	return carisma_xmit(net, skb, carisma_route_direct(net, via));
 }
 
 /* Whether an established, not a TIME_WAIT, socket has this connection (ports in network order). */

@@ -113,14 +113,9 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
             let nodes = nodes.iter().map(|it| Attr::text(uapi::rule::NODE, it));
             let cookie = cookie.iter().map(|it| Attr::text(uapi::rule::COOKIE, it));
             let choices = [
-                (uapi::rule::PICK, uapi::pick::NAMES, pick),
-                (uapi::rule::OTHERWISE, uapi::otherwise::NAMES, otherwise),
-            ]
-            .map(|(attr, names, choice)| {
-                let number = (0..).zip(names).find(|(_, name)| *name == choice);
-                // clap lets no other name through.
-                Attr::u32(attr, number.map_or(u32::MAX, |(number, _)| number))
-            });
+                choice(uapi::rule::PICK, uapi::pick::NAMES, pick),
+                choice(uapi::rule::OTHERWISE, uapi::otherwise::NAMES, otherwise),
+            ];
             let attrs = rule_attrs(rule).into_iter().chain(nodes);
             kernel.ask(command::RULE_ADD, attrs.chain(cookie).chain(choices))?;
             done(json)
@@ -180,6 +175,13 @@ fn service_attrs(at: SocketAddr) -> [Attr; 2] {
     ]
 }
 
+/// The attribute that says which of these names was chosen.
+fn choice(attr: u16, names: &[&str], chosen: &str) -> Attr {
+    let number = (0..).zip(names).find(|(_, name)| **name == chosen);
+    // clap lets no other name through.
+    Attr::u32(attr, number.map_or(u32::MAX, |(number, _)| number))
+}
+
 fn node_attrs(node: &cli::NodeAdd) -> Result<Vec<Attr>, Error> {
     let local = match (node.local, node.remote) {
         (true, _) => true,
@@ -190,6 +192,7 @@ fn node_attrs(node: &cli::NodeAdd) -> Result<Vec<Attr>, Error> {
         Attr::text(uapi::node::NAME, &node.name),
         Attr::addr(uapi::node::ADDR, node.addr),
         Attr::u16(uapi::node::PORT, node.port),
+        choice(uapi::node::FORWARD, uapi::forward::NAMES, &node.forward),
     ];
     if local {
         attrs.push(Attr::flag(uapi::node::LOCAL));

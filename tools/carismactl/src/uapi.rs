@@ -76,6 +76,7 @@ numbers! {
         STATE = "state",
         EPOCH = "epoch",
         TROUBLE = "trouble",
+        FORWARD = "forward",
     }
 
     /// Attributes of a rule.
@@ -147,6 +148,12 @@ numbers! {
     pick from 0 {
         ORDER = "order",
         HASH = "hash",
+    }
+
+    /// How a node is sent the segments of the connections that it serves.
+    forward from 0 {
+        NAT = "nat",
+        DIRECT = "direct",
     }
 
     /// How this node stands to another.
@@ -260,6 +267,7 @@ mod tests {
             ("mode", mode::FIRST, mode::NAMES),
             ("otherwise", otherwise::FIRST, otherwise::NAMES),
             ("pick", pick::FIRST, pick::NAMES),
+            ("forward", forward::FIRST, forward::NAMES),
             ("peer-state", peer_state::FIRST, peer_state::NAMES),
             ("peer-trouble", peer_trouble::FIRST, peer_trouble::NAMES),
             ("role", role::FIRST, role::NAMES),
