@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Fixtures: kernels, clusters on them, and the watch over the kernel's log."""
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -13,7 +14,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 
 from harness import capture, paths                      # noqa: E402
-from harness.cluster import SITE                        # noqa: E402
+from harness.cluster import SITE, ClusterSpec           # noqa: E402
 from harness.guest import SLOWNESS, Guest               # noqa: E402
 from harness.guests import GuestCluster                 # noqa: E402
 from harness.kernel import Kernel                       # noqa: E402
@@ -32,6 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         '--plain', action='store_true',
         help='load no modules: shows which tests notice that')
+    parser.addoption(
+        '--forward', choices=('nat', 'direct'), default='nat',
+        help='how the nodes forward to each other')
 
 
 def pytest_ignore_collect(collection_path: pathlib.Path,
@@ -55,9 +59,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
 class Lab:
     """The guest that the namespace clusters run in, and what is watched."""
 
-    def __init__(self, flavour: str, plain: bool) -> None:
+    def __init__(self, flavour: str, plain: bool, forward: str) -> None:
         self.flavour = flavour
         self.plain = plain
+        self.spec = dataclasses.replace(SITE, forward=forward)
         self.clusters: List[Cluster] = []       # of the current test
         self._kernel: Optional[Kernel] = None
         self._site: Optional[Cluster] = None    # with servers, to use again
@@ -81,10 +86,10 @@ class Lab:
                       if not host.dead and host.kernel not in found]
         return found
 
-    def bare(self) -> Cluster:
+    def bare(self, spec: Optional[ClusterSpec] = None) -> Cluster:
         """A new cluster in the guest, without servers or modules."""
         self._end_site()
-        cluster = NamespaceCluster(SITE, self.kernel)
+        cluster = NamespaceCluster(spec or self.spec, self.kernel)
         self.clusters.append(cluster)
         cluster.start()
         return cluster
@@ -94,11 +99,11 @@ class Lab:
         self._end_site()
         return self.kernel
 
-    def site(self) -> Cluster:
+    def site(self, spec: Optional[ClusterSpec] = None) -> Cluster:
         """A cluster in the guest, with servers but no modules; what other
         tests used and left in good order will do."""
-        if self._site is None:
-            self._site = self.bare()
+        if self._site is None or self._site.spec != (spec or self.spec):
+            self._site = self.bare(spec)
             self._site.start_servers()
         else:
             self.clusters.append(self._site)
@@ -128,7 +133,7 @@ class Lab:
 
     def guests(self) -> GuestCluster:
         """A cluster of guests, without servers or modules."""
-        cluster = GuestCluster(SITE, self.flavour)
+        cluster = GuestCluster(self.spec, self.flavour)
         self.clusters.append(cluster)
         cluster.start()
         for kernel in self.kernels():
@@ -178,7 +183,8 @@ def session_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """The guest of the whole run."""
     Patience.factor = SLOWNESS[request.config.getoption('--kernel')]
     lab = Lab(request.config.getoption('--kernel'),
-              request.config.getoption('--plain'))
+              request.config.getoption('--plain'),
+              request.config.getoption('--forward'))
     yield lab
     said = lab.close()
     assert not said, '\n'.join(said)

@@ -55,6 +55,7 @@ class ClusterSpec:
     port: int = 80
     control_port: int = 7480
     key: str = ''               # of the control connections
+    forward: str = 'nat'        # how nodes get what they serve for others
 
     @property
     def hosts(self) -> Tuple[Host, ...]:

@@ -193,18 +193,27 @@ class Node(abc.ABC):
         for other in self.cluster.nodes:
             side = '--local' if other.name == self.name else '--remote'
             calls.append(['node', 'add', other.name, other.address, side,
-                          '--port', str(self.cluster.control_port)])
+                          '--port', str(self.cluster.control_port),
+                          '--forward', self.cluster.forward])
         return calls + self.offer()
 
     def offer(self) -> List[List[str]]:
-        """Those of them that configure its service."""
-        calls = [['service', 'add', self.service, '--mode', 'rare']]
-        for rule in self.cluster.rules:
-            words = ['rule', 'add', self.service, '--path', rule.path,
-                     '--node', rule.node]
-            if rule.host:
-                words += ['--host', rule.host]
-            calls.append(words)
+        """Those of them that configure its service; and those of the other
+        nodes, if what they forward comes to the address of the service."""
+        services = [self.service]
+        if self.cluster.forward == 'direct':
+            services += [f'{node.vip}:{self.cluster.port}'
+                         for node in self.cluster.nodes
+                         if node.name != self.name]
+        calls = []
+        for service in services:
+            calls.append(['service', 'add', service, '--mode', 'rare'])
+            for rule in self.cluster.rules:
+                words = ['rule', 'add', service, '--path', rule.path,
+                         '--node', rule.node]
+                if rule.host:
+                    words += ['--host', rule.host]
+                calls.append(words)
         return calls
 
     def configure(self) -> None:
