@@ -191,7 +191,7 @@ impl Config {
                 return Err(Refused::LocalTaken);
             }
             let index = new.free_index(writer.last_index)?;
-            let node = Arc::new(Node::new(index, name, at, local, forwarding), GFP_KERNEL)?;
+            let node = Arc::new(Node::new(index, name, at, local, forwarding)?, GFP_KERNEL)?;
             new.set_node(index, Some(node.clone()))?;
             added = Some(node);
             Ok(())

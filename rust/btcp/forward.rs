@@ -24,7 +24,7 @@ use carisma_net::{
     route,
     skb::{Layout, Skb},
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::rcu};
 
 /// How long until a back end is asked again that could not be asked.
 const CHECK_MS: u32 = 1_000;
@@ -103,7 +103,7 @@ impl State {
         }
         skb.hop();
         let sent = match forward.via {
-            Some(via) => netfilter::xmit_direct(&self.net, skb, via, ctx),
+            Some(via) => self.xmit_direct(forward, via, skb, ctx),
             None => netfilter::xmit(&self.net, skb, ctx),
         };
         self.front_sent(flow, forward, sent, ctx);
@@ -138,9 +138,23 @@ impl State {
         );
         // Without memory the client sends its SYN again.
         if let Ok(skb) = packet::from_client(key, &question, &[]) {
-            let sent = netfilter::xmit_direct(&self.net, skb, via, ctx);
+            let sent = self.xmit_direct(forward, via, skb, ctx);
             self.front_sent(flow, forward, sent, ctx);
         }
+    }
+
+    /// Sends a segment to the back end itself, which may be no node any more.
+    fn xmit_direct(
+        &self,
+        forward: &Forward,
+        via: [u8; 4],
+        skb: Skb,
+        ctx: &PacketContext,
+    ) -> Result {
+        let rcu = rcu::read_lock();
+        let node = self.config.snapshot(&rcu).node(forward.node);
+        let known = node.and_then(|node| node.direct.as_ref());
+        route::xmit_direct(&self.net, skb, via, known, ctx)
     }
 
     /// A segment was sent to the back end, or could not be.

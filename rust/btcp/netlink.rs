@@ -536,7 +536,7 @@ fn node_get(dump: &mut Dump<'_>) -> Result {
             put_addr(message, CARISMA_A_NODE_ADDR, &node.at.addr)?;
             message.put_u16(CARISMA_A_NODE_PORT, node.at.port)?;
             message.put_flag(CARISMA_A_NODE_LOCAL, node.local)?;
-            let forward = match node.forwarding {
+            let forward = match node.forwarding() {
                 Forwarding::Nat => carisma_forward_CARISMA_FORWARD_NAT,
                 Forwarding::Direct => carisma_forward_CARISMA_FORWARD_DIRECT,
             };

@@ -116,7 +116,7 @@ impl Target {
                 Some(node) if node.local => return Candidate::Here,
                 Some(node) if node.is_up() => {
                     if let Some(addr) = v4_of(&node.at.addr) {
-                        return Candidate::Node(index, addr, node.forwarding);
+                        return Candidate::Node(index, addr, node.forwarding());
                     }
                 }
                 _ => {}

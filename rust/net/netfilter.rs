@@ -236,12 +236,3 @@ pub fn xmit(net: &Net, skb: Skb, _context: &PacketContext) -> Result {
     // A positive number says that a queue dropped the packet, as a wire might.
     to_result(ret.min(0))
 }
-
-/// Sends a whole IPv4 packet to the node at `via` itself, whatever its header says. Errors: those of
-/// the route; `EHOSTUNREACH` when that does not lead to the node without a gateway.
-pub fn xmit_direct(net: &Net, skb: Skb, via: [u8; 4], _context: &PacketContext) -> Result {
-    let via = u32::from_ne_bytes(via);
-    // SAFETY: As for `xmit`.
-    let ret = unsafe { bindings::xmit_direct(net.as_ptr(), skb.into_raw(), via) };
-    to_result(ret.min(0))
-}

@@ -7,6 +7,7 @@
 #include <linux/skbuff.h>
 #include <linux/tcp.h>
 #include <net/dst.h>
+#include <net/dst_cache.h>
 #include <net/inet_hashtables.h>
 #include <net/ip.h>
 #include <net/route.h>
@@ -254,10 +255,24 @@ int carisma_helper_xmit(struct net *net, struct sk_buff *skb)
 	return carisma_xmit(net, skb, carisma_route(net, skb, ip->saddr, ip->daddr));
 }
 
-/* Send a whole IPv4 packet to the node at "via" itself, whatever its header says. Consumes the skb. */
-int carisma_helper_xmit_direct(struct net *net, struct sk_buff *skb, __be32 via)
+/*
+ * Send a whole IPv4 packet to the node at "via" itself, whatever its header says. Such a route is
+ * kept by nobody else: a cache, which has routes to "via" only, or is NULL, spares making one for each
+ * packet. Consumes the skb.
+ */
+int carisma_helper_xmit_direct(struct net *net, struct sk_buff *skb, __be32 via, struct dst_cache *cache)
 {
-	return carisma_xmit(net, skb, carisma_route_direct(net, via));
+	struct rtable *rt = NULL;
+	__be32 unused;
+
+	if (cache)
+		rt = dst_cache_get_ip4(cache, &unused);
+	if (!rt) {
+		rt = carisma_route_direct(net, via);
+		if (cache && !IS_ERR(rt))
+			dst_cache_set_ip4(cache, &rt->dst, 0);
+	}
+	return carisma_xmit(net, skb, rt);
 }
 
 /* Whether an established, not a TIME_WAIT, socket has this connection (ports in network order). */
