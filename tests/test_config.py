@@ -66,7 +66,7 @@ def test_what_is_added_is_listed(node: Node) -> None:
     many(node, [
         f'service add {VIP}', 'service add 10.0.0.11:8080 --mode rare',
         'node add en 10.0.0.1', 'node add fr 10.0.0.2 --port 7000',
-        'node add de 10.0.0.3 --remote',
+        'node add de 10.0.0.3 --remote --forward direct',
         f'rule add {VIP} --path /fr/ --node fr',
         f'rule add {VIP} --host WWW.Example. --node en',
         'rule add 10.0.0.11:8080 --host [2001:DB8::1] --path / --node de --node fr '
@@ -75,10 +75,11 @@ def test_what_is_added_is_listed(node: Node) -> None:
         {'address': '10.0.0.11', 'port': 80, 'mode': 'rare', 'rules': 2},
         {'address': '10.0.0.11', 'port': 8080, 'mode': 'rare', 'rules': 1}]
     nodes = node.ask('node', 'list')
-    assert [(n['name'], n['address'], n['port'], n['local'], n['state']) for n in nodes] == [
-        ('en', '10.0.0.1', 7480, True, 'self'),     # the machine's own address
-        ('fr', '10.0.0.2', 7000, False, 'down'),
-        ('de', '10.0.0.3', 7480, False, 'down')]
+    assert [(n['name'], n['address'], n['port'], n['local'], n['forward'], n['state'])
+            for n in nodes] == [
+        ('en', '10.0.0.1', 7480, True, 'nat', 'self'),      # the machine's own address
+        ('fr', '10.0.0.2', 7000, False, 'nat', 'down'),
+        ('de', '10.0.0.3', 7480, False, 'direct', 'down')]
     assert node.ask('rule', 'list') == [
         {'address': '10.0.0.11', 'port': 80, 'host': None, 'path': '/fr/',
          'nodes': ['fr'], 'otherwise': 'local', 'pick': 'order', 'cookie': None},
@@ -90,6 +91,11 @@ def test_what_is_added_is_listed(node: Node) -> None:
         'SERVICE         MODE  RULES\n'
         '10.0.0.11:80    rare      2\n'
         '10.0.0.11:8080  rare      1\n')
+    assert node.ctl('node', 'list').out == (
+        'NODE  ADDRESS        FORWARD  STATE\n'
+        'en    10.0.0.1:7480  nat      self\n'
+        'fr    10.0.0.2:7000  nat      down\n'
+        'de    10.0.0.3:7480  direct   down\n')
     assert node.ctl('rule', 'list').out == (
         'SERVICE         HOST           PATH  NODES  PICK   COOKIE  OTHERWISE\n'
         '10.0.0.11:80    *              /fr/  fr     order  -       local\n'
@@ -151,6 +157,8 @@ REFUSED = {
     ('node-add', 'name=fr addr=10.0.0.9'): (errno.EEXIST, 'name', 'name: a node of this name'),
     ('node-add', 'name=it addr=10.0.0.2'): (errno.EEXIST, 'addr', 'addr: another node has'),
     ('node-add', 'name=it addr=10.0.0.9 local=1'): (errno.EEXIST, 'local', 'local: another node'),
+    ('node-add', 'name=it addr=10.0.0.9 forward=2'): (
+        errno.EINVAL, 'forward', 'forward: must be 0 (nat) or 1 (direct)'),
     ('node-del', ''): (errno.EINVAL, 'name', 'name: must be 1 to 15 letters'),
     ('node-del', 'name=it'): (errno.ENOENT, 'name', 'name: no such node'),
     ('node-del', 'name=fr'): (errno.EBUSY, 'name', 'name: a rule sends requests'),
@@ -294,8 +302,9 @@ def test_ynl_drives_the_family(node: Node) -> None:
     assert found['service-get'] == [{**service, 'mode': 'rare', 'rules': 1}]
     assert found['node-get'] == [
         {'index': 1, 'name': 'en', 'addr': '10.0.0.1', 'port': 7480, 'local': True,
-         'state': 'self'},
-        {'index': 2, 'name': 'fr', 'addr': '10.0.0.2', 'port': 7481, 'state': 'down'}]
+         'state': 'self', 'forward': 'nat'},
+        {'index': 2, 'name': 'fr', 'addr': '10.0.0.2', 'port': 7481, 'state': 'down',
+         'forward': 'nat'}]
     assert found['rule-get'] == [rule]
     assert found['flow-get'] == []
     assert {stat['name'] for stat in found['stats-get']} == set(node.stats())

@@ -13,7 +13,7 @@ from typing import Iterator, List
 import pytest
 
 from checks import (
-    all_right, bypassed, gone, hand_off, mac_of, no_flows, request, served, unbroken)
+    all_right, bypassed, gone, hand_off, no_flows, request, served, unbroken)
 from conftest import Lab
 from harness.cluster import SITE
 from harness.guest import CommandFailed, Process
@@ -89,10 +89,10 @@ def test_segments_are_unchanged(cluster: Cluster) -> None:
     bypassed(wire, answer.port)
     unbroken(far.connection(answer.port))
     of_client = [it for it in wire.segments if it.source[1] == answer.port]
-    came = {alike(it) for it in of_client if it.mac == mac_of(front)}
-    sent = [it for it in of_client if it.mac == mac_of(back)]
+    came = {alike(it) for it in of_client if it.mac == front.host.mac}
+    sent = [it for it in of_client if it.mac == back.host.mac]
     assert len(sent) > 5
-    assert {it.mac for it in of_client} == {mac_of(front), mac_of(back)}
+    assert {it.mac for it in of_client} == {front.host.mac, back.host.mac}
     assert {it.destination for it in sent} == {(front.vip, 80)}
     strange = [it for it in sent if alike(it) not in came]
     assert not strange, strange[0]
@@ -249,7 +249,7 @@ def test_neighbour(lab: Lab) -> None:
         sock.send(request('/fr/2m'))
         served(sock.response(), 'fr', '2m')
     sent = [it for it in wire.segments
-            if it.source[1] == sock.port and it.mac != mac_of(front)]
+            if it.source[1] == sock.port and it.mac != front.host.mac]
     assert {it.mac for it in sent if it.length} == {new}
     sock.close()
     no_flows(cluster)
@@ -267,7 +267,7 @@ def uploaded(cluster: Cluster, size: int = 300_000) -> List[Segment]:
         (client, '/tmp/carisma/body'), (back, answer.headers['x-body']))]
     assert sums[0] == sums[1], 'another body arrived'
     return [it for it in wire.segments
-            if it.source[1] == answer.port and it.mac == mac_of(back)]
+            if it.source[1] == answer.port and it.mac == back.host.mac]
 
 
 def test_large_segments(cluster: Cluster) -> None:
@@ -292,11 +292,11 @@ def test_smaller_mtu(cluster: Cluster) -> None:
         client.run('ip route flush cache')
 
 
-def asks_again(client: Node, url: str) -> Process:
+def asks_again(client: Node, port: int, url: str) -> Process:
     """A client that uses the port of the connection before."""
     return client.popen(
-        ['curl', '-s', '--max-time', str(patient(30)), '--local-port', '40001', '-o', '/dev/null',
-         '-w', '%{http_code} %header{x-node}\\n', url])
+        ['curl', '-s', '--max-time', str(patient(30)), '--local-port', str(port),
+         '-o', '/dev/null', '-w', '%{http_code} %header{x-node}\\n', url])
 
 
 def test_syn_before_the_end_is_known(fresh: Cluster) -> None:
@@ -313,7 +313,7 @@ def test_syn_before_the_end_is_known(fresh: Cluster) -> None:
     wait_for(lambda: back.flows()[0]['state'] == 'lingering', 'the server has closed')
     assert front.flows()[0]['state'] == 'handed-off'
     before = front.stats()['packets_forwarded']
-    process = asks_again(client, fresh.url('en', '/de/1k'))
+    process = asks_again(client, 40001, fresh.url('en', '/de/1k'))
     wait_for(lambda: front.stats()['packets_forwarded'] > before, 'the SYN has come')
     back.nft('')
     assert process.readline(patient(40)) == b'200 de\n'
@@ -324,16 +324,16 @@ def test_syn_before_the_end_is_known(fresh: Cluster) -> None:
 def test_syn_on_a_live_connection(fresh: Cluster) -> None:
     """A client that has forgotten its connection finds out, and gets a new one."""
     front, client = fresh['en'], fresh.client
-    sock = client.connect(front.vip, source=(client.address, 40001))
+    sock = client.connect(front.vip, source=(client.address, 40002))
     sock.send(request('/fr/1k'))
     served(sock.response(), 'fr', '1k')
     # It goes without a word.
     client.nft('table ip f { chain o { type filter hook output priority 0; '
-               'tcp flags rst tcp sport 40001 drop; }; }')
+               'tcp flags rst tcp sport 40002 drop; }; }')
     sock.reset()
     client.nft('')
     assert front.flows()[0]['state'] == 'handed-off'
-    process = asks_again(client, fresh.url('en', '/de/1k'))
+    process = asks_again(client, 40002, fresh.url('en', '/de/1k'))
     assert process.readline(patient(40)) == b'200 de\n'
     assert fresh['fr'].stats()['flows_created'] == 0
     no_flows(fresh)
