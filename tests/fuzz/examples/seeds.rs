@@ -178,6 +178,7 @@ fn translate(name: &str, segment: &[u8]) -> io::Result<()> {
     let ip = carisma_core::ipv4::Build {
         src: carisma_fuzz::SRC,
         dst: carisma_fuzz::DST,
+        protocol: 6,
         ttl: 64,
         tos: 0,
         id: 1,
