@@ -118,6 +118,17 @@ counters! {
         PacketsDroppedMalformed = c"packets_dropped_malformed",
         /// A packet was dropped because no route led to its end.
         PacketsDroppedUnroutable = c"packets_dropped_unroutable",
+        /// A packet of a client was dropped, because it was too big for the way to the back end and was
+        /// not to be fragmented. The client was told by ICMP.
+        PacketsDroppedTooBig = c"packets_dropped_too_big",
+        /// An ICMP error about a connection that another node serves was sent on to that node.
+        IcmpRelayed = c"icmp_relayed",
+        /// An ICMP error about a connection that this node serves for a front end was translated for this
+        /// back end's TCP.
+        IcmpTranslated = c"icmp_translated",
+        /// An ICMP error about a handed-off connection was dropped, because it quoted less than 8 bytes
+        /// of TCP, or was not sent to the address that it quotes as the source.
+        IcmpDroppedMalformed = c"icmp_dropped_malformed",
         /// A front end was told that a connection is closed.
         ClosedNotified = c"closed_notified",
         /// A back end told that a connection is closed.

@@ -225,7 +225,7 @@ impl State {
                 Stage::Forward(forward) => {
                     drop(inner);
                     if let Some(layout) = skb.layout() {
-                        self.forward(&forward, skb, &layout, ctx);
+                        self.forward(flow, &forward, skb, &layout, ctx);
                     }
                 }
                 Stage::Live(Live { translation, .. }) => {

@@ -19,7 +19,7 @@ use carisma_core::{
     wire::Body,
 };
 use carisma_net::{
-    netfilter::{self, PacketContext},
+    netfilter::{self, PacketContext, Unsent},
     skb::{Layout, Skb},
 };
 
@@ -41,6 +41,7 @@ impl State {
     /// A segment of the client's on a connection that another node serves.
     pub(crate) fn front_forward(
         &self,
+        flow: &FlowRef,
         mut inner: InnerGuard<'_>,
         skb: Skb,
         layout: &Layout,
@@ -63,12 +64,13 @@ impl State {
         }
         inner.packets = inner.packets.wrapping_add(1);
         drop(inner);
-        self.forward(&forward, skb, layout, ctx);
+        self.forward(flow, &forward, skb, layout, ctx);
     }
 
     /// Sends a segment of the client's to the back end.
     pub(crate) fn forward(
         &self,
+        flow: &FlowRef,
         forward: &Forward,
         mut skb: Skb,
         layout: &Layout,
@@ -89,7 +91,11 @@ impl State {
         skb.hop();
         let counter = match netfilter::xmit(&self.net, skb, ctx) {
             Ok(()) => Counter::PacketsForwarded,
-            Err(_) => Counter::PacketsDroppedUnroutable,
+            Err(Unsent::Lost) => Counter::PacketsDroppedUnroutable,
+            Err(Unsent::TooBig(skb, mtu)) => {
+                self.icmp_too_big(flow.key(), skb, layout, mtu, ctx);
+                Counter::PacketsDroppedTooBig
+            }
         };
         self.counters.count(counter);
     }

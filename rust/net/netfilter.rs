@@ -229,10 +229,39 @@ pub fn inject<H: Hooks>(net: &Net, skb: Skb, _context: &PacketContext) -> Result
     })
 }
 
-/// Sends a whole IPv4 packet to where its header says. Errors: those of the route.
-pub fn xmit(net: &Net, skb: Skb, _context: &PacketContext) -> Result {
+/// Why a packet was not sent.
+pub enum Unsent {
+    /// No route leads there, or what it leads through took no packet.
+    Lost,
+    /// It is too big for the route, and may not be taken apart (RFC 791, Don't Fragment): the
+    /// packet, and how big it may be.
+    TooBig(Skb, u16),
+}
+
+/// Sends a whole IPv4 packet to where its header says.
+pub fn xmit(net: &Net, skb: Skb, _context: &PacketContext) -> Result<(), Unsent> {
+    let mut mtu = 0;
+    let raw = skb.into_raw();
     // SAFETY: The packet is ours and is given up, in the context that the helper asks for.
-    let ret = unsafe { bindings::xmit(net.as_ptr(), skb.into_raw()) };
-    // A positive number says that a queue dropped the packet, as a wire might.
-    to_result(ret.min(0))
+    let ret = unsafe { bindings::xmit(net.as_ptr(), raw, &mut mtu) };
+    match (ret, mtu) {
+        // A positive number says that a queue dropped the packet, as a wire might.
+        (0.., _) => Ok(()),
+        (_, 0) => Err(Unsent::Lost),
+        // SAFETY: By this the helper says that it has left the packet to us.
+        // CAST: A packet is no longer.
+        (_, mtu) => Err(Unsent::TooBig(unsafe { Skb::from_raw(raw) }, mtu as u16)),
+    }
+}
+
+/// Routes a packet anew that is at LOCAL_OUT and has another destination now. On an error, that of
+/// the route, it is to be dropped.
+pub fn reroute(net: &Net, skb: Skb) -> Result<Skb> {
+    let raw = skb.into_raw();
+    // SAFETY: The packet was ours and is again; in this hook it has a route to begin with.
+    unsafe {
+        let ret = bindings::reroute(net.as_ptr(), raw);
+        let skb = Skb::from_raw(raw);
+        to_result(ret).map(|()| skb)
+    }
 }

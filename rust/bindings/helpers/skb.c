@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Socket buffers: what is inline, and the ways a segment leaves us. All run under RCU with bottom halves off. */
+#include <linux/icmp.h>
 #include <linux/ip.h>
 #include <linux/netdevice.h>
 #include <linux/netfilter.h>
@@ -7,6 +8,7 @@
 #include <linux/skbuff.h>
 #include <linux/tcp.h>
 #include <net/dst.h>
+#include <net/gso.h>
 #include <net/inet_hashtables.h>
 #include <net/ip.h>
 #include <net/route.h>
@@ -32,6 +34,25 @@ bool carisma_helper_skb_peek_tcp(const struct sk_buff *skb, struct carisma_peek 
 	peek->dport = tcp->dest;
 	peek->flags = ((const __u8 *)tcp)[13];
 	return true;
+}
+
+/* Whether this is an ICMP message about another packet. */
+bool carisma_helper_skb_is_icmp_error(const struct sk_buff *skb)
+{
+	const struct iphdr *ip = ip_hdr(skb);
+	const __u8 *type;
+	__u8 buf;
+
+	if (ip->version != 4 || ip->protocol != IPPROTO_ICMP)
+		return false;
+	type = skb_header_pointer(skb, skb_network_offset(skb) + ip->ihl * 4, sizeof(buf), &buf);
+	return type && icmp_is_err(*type);
+}
+
+/* Whether a packet that came in is this node's own. */
+bool carisma_helper_skb_is_looped(const struct sk_buff *skb)
+{
+	return skb->dev && (skb->dev->flags & IFF_LOOPBACK);
 }
 
 bool carisma_helper_pskb_may_pull(struct sk_buff *skb, unsigned int len)
@@ -108,7 +129,7 @@ static struct rtable *carisma_route(struct net *net, const struct sk_buff *skb, 
 		.saddr = saddr,
 		.flowi4_mark = skb->mark,
 		.flowi4_flags = FLOWI_FLAG_ANYSRC,
-		.flowi4_proto = IPPROTO_TCP,
+		.flowi4_proto = ip_hdr(skb)->protocol,
 	};
 
 	return ip_route_output_key(net, &fl4);
@@ -189,15 +210,26 @@ void carisma_helper_hop(struct sk_buff *skb)
 		ip_decrease_ttl(ip);
 }
 
+/* Whether IP would refuse to take this packet apart so that it fits (ip_finish_output()). */
+static bool carisma_is_too_big(const struct sk_buff *skb, unsigned int mtu)
+{
+	if (!(ip_hdr(skb)->frag_off & htons(IP_DF)) || skb->ignore_df)
+		return false;
+	return skb_is_gso(skb) ? !skb_gso_validate_network_len(skb, mtu) : skb->len > mtu;
+}
+
 /*
  * Send a whole IPv4 packet where its header says. LOCAL_OUT is left out: conntrack there has not
- * seen what we hold or forward, and would call it invalid. Consumes the skb.
+ * seen what we hold or forward, and would call it invalid. Consumes the skb, unless it is too big:
+ * then *mtu, else 0, is how big it may be.
  */
-int carisma_helper_xmit(struct net *net, struct sk_buff *skb)
+int carisma_helper_xmit(struct net *net, struct sk_buff *skb, unsigned int *mtu)
 {
 	const struct iphdr *ip = ip_hdr(skb);
 	struct rtable *rt = carisma_route(net, skb, ip->saddr, ip->daddr);
+	unsigned int max;
 
+	*mtu = 0;
 	if (IS_ERR(rt)) {
 		kfree_skb(skb);
 		return PTR_ERR(rt);
@@ -208,7 +240,18 @@ int carisma_helper_xmit(struct net *net, struct sk_buff *skb)
 	skb_forward_csum(skb);
 	skb_clear_tstamp(skb);
 	memset(IPCB(skb), 0, sizeof(*IPCB(skb)));
+	max = ip_skb_dst_mtu(NULL, skb);
+	if (carisma_is_too_big(skb, max)) {
+		*mtu = max;
+		return -EMSGSIZE;
+	}
 	return dst_output(net, NULL, skb);
+}
+
+/* Route a packet at LOCAL_OUT anew, which has another destination now. */
+int carisma_helper_reroute(struct net *net, struct sk_buff *skb)
+{
+	return ip_route_me_harder(net, skb->sk, skb, RTN_UNSPEC);
 }
 
 /* Whether an established, not a TIME_WAIT, socket has this connection (ports in network order). */

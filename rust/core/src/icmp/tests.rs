@@ -246,7 +246,12 @@ fn short_quotes() {
     let case = Case::plain();
     let whole = case.packet(VIP, 0, false);
     // IP, ICMP, IP, and the ports.
-    for (len, known, sound) in [(51, false, false), (52, true, false), (55, true, false), (56, true, true)] {
+    for (len, known, sound) in [
+        (51, false, false),
+        (52, true, false),
+        (55, true, false),
+        (56, true, true),
+    ] {
         let mut packet = whole[..len].to_vec();
         let error = Error::parse(&packet);
         assert_eq!(error.is_some(), known, "{len}");
