@@ -260,9 +260,12 @@ class Guest:
 
     icount: let the guest's clock count its instructions: slower, on one CPU, and
     what it measures is the same from run to run.
+
+    arguments: more of QEMU's.
     """
 
-    def __init__(self, name, kernel='stock', mem=None, smp=2, nics=(), icount=False):
+    def __init__(self, name, kernel='stock', mem=None, smp=2, nics=(), icount=False,
+                 arguments=()):
         self.name = name
         self.kernel = kernel
         self.mem = mem or {'stock': 1024, 'debug': 2048}[kernel]
@@ -271,6 +274,7 @@ class Guest:
         self.modules = modules_path(kernel)
         self.crashed = False
         self.changed = threading.Condition()
+        self._arguments = list(arguments)
         self._nics = [nic if isinstance(nic, tuple) else (nic, None) for nic in nics]
         self._idents = itertools.count(1)
         self._processes = {}
@@ -453,7 +457,7 @@ class Guest:
         for number, (netdev, mac) in enumerate(self._nics):
             argv += ['-netdev', f'{netdev},id=net{number}', '-device',
                      f'virtio-net-pci,netdev=net{number}' + (f',mac={mac}' if mac else '')]
-        return argv
+        return argv + self._arguments
 
     # The console
 
