@@ -34,11 +34,11 @@ class Cell:
 
 
 CELLS: Tuple[Cell, ...] = (
-    Cell('server', Server),
-    Cell('ipvs', Ipvs),
-    Cell('carisma', CarismaLocal, 'rare', 'local', None),
     Cell('carisma', Carisma, 'rare', 'nat', 'replay'),
     Cell('haproxy', Haproxy),
+    Cell('ipvs', Ipvs),
+    Cell('server', Server),
+    Cell('carisma', CarismaLocal, 'rare', 'local', None),
     Cell('nginx', Nginx),
 )
 
@@ -56,15 +56,15 @@ class Load:
 KIB, MIB = 1 << 10, 1 << 20
 
 LOADS: Tuple[Load, ...] = (
-    Load(1 * KIB, 200, 5),
-    Load(128 * KIB, 40, 5),
-    Load(1 * MIB, 12, 5),
-    Load(0, 200, 1),
-    Load(16 * KIB, 100, 1),
-    Load(10 * MIB, 3, 1),
-    Load(1 * KIB, 400, 1, keepalive=True),
+    Load(1 * KIB, 100, 5),
+    Load(1 * MIB, 8, 5),
+    Load(128 * KIB, 20, 5),
+    Load(1 * KIB, 200, 1, keepalive=True),
+    Load(16 * KIB, 40, 1),
+    Load(0, 100, 1),
+    Load(10 * MIB, 4, 1),
 )
 
 # Connections that are held open for fe_mem_per_conn, and the size of the one
 # response that each has had.
-HELD, HELD_SIZE = 400, 1 * KIB
+HELD, HELD_SIZE = 200, 1 * KIB

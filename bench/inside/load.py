@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""A fixed number of requests, and how long each took.
+"""Requests in fixed numbers, and how long each took.
 
-    load.py ADDRESS:PORT PATH SIZE COUNT CONCURRENCY new|keep|hold
+Each line of standard input is a load:
+
+    ADDRESS:PORT PATH SIZE COUNT CONCURRENCY new|keep|hold
 
 `new` has a connection for each request, which the server closes; `keep` has
 CONCURRENCY of them, each for its share of the requests; `hold` has one for
-each request, and keeps all of them open until standard input ends.
+each request, and keeps all of them open until the next line.
 
-Every answer must have status 200 and SIZE bytes. The line of JSON at the end
+Every answer must have status 200 and SIZE bytes. The line of JSON for a load
 has `seconds`, what it all took, and `latencies`, what each request did, from
-connect() (on a kept connection: from the request) to the last byte.
+connect() (on a kept connection: from the request) to the last byte; or
+`problem`.
 """
 
 import json
@@ -18,7 +21,7 @@ import socket
 import sys
 import threading
 import time
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 BUFFER = 1 << 18
 
@@ -59,6 +62,9 @@ class Connection:
         self._sock.close()
 
 
+HELD: List[Connection] = []
+
+
 class Worker(threading.Thread):
     """A share of the requests, one after the other."""
 
@@ -91,9 +97,9 @@ class Worker(threading.Thread):
             self.problem = problem
 
 
-def main() -> None:
-    """Ask, tell, and with `hold` wait."""
-    address, path, size, count, concurrency, way = sys.argv[1:]
+def carry_out(line: str) -> Dict[str, Any]:
+    """Do one load, and tell of it."""
+    address, path, size, count, concurrency, way = line.split()
     shares = [(int(count) + number) // int(concurrency)
               for number in range(int(concurrency))]
     workers = [Worker(address, path, int(size), share, way)
@@ -105,12 +111,20 @@ def main() -> None:
         worker.join()
     seconds = time.monotonic() - begin
     for worker in workers:
+        HELD.extend(worker.held)
         if worker.problem:
-            sys.exit(f'load: {worker.problem!r}')
-    latencies = [took for worker in workers for took in worker.latencies]
-    print(json.dumps({'seconds': seconds, 'latencies': latencies}), flush=True)
-    if way == 'hold':
-        sys.stdin.read()
+            return {'problem': repr(worker.problem)}
+    return {'seconds': seconds, 'latencies': [
+        took for worker in workers for took in worker.latencies]}
+
+
+def main() -> None:
+    """Do what is asked."""
+    for line in sys.stdin:
+        while HELD:
+            HELD.pop().close()
+        if line.strip():
+            print(json.dumps(carry_out(line)), flush=True)
 
 
 if __name__ == '__main__':
