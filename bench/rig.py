@@ -56,6 +56,9 @@ SYSCTLS = {
 QUIET = [f'sysctl -qw {name}={value} 2>/dev/null || true'
          for name, value in SYSCTLS.items()]
 
+# The default discipline, which is not to drop what a guest was too slow to take.
+PATIENT = 'root fq_codel limit 20000 target 10s interval 20s'
+
 
 class Counter:
     """The number of instructions that the front end has executed."""
@@ -123,7 +126,8 @@ class Rig(NamespaceCluster):
                  'forward_delay 0 mcast_snooping 0',
                  f'ip -n {SWITCH} link set br0 up',
                  f'ip link set eth0 netns {SWITCH}',
-                 f'ip -n {SWITCH} link set eth0 master br0 up']
+                 f'ip -n {SWITCH} link set eth0 master br0 up',
+                 f'tc -n {SWITCH} qdisc replace dev eth0 {PATIENT}']
         for name in ('be', 'client'):
             lines += [*self._plug(self.hosts[name].host),
                       f'ip netns exec {name} sh -es <<-END', *QUIET, 'END']
@@ -145,7 +149,8 @@ class Rig(NamespaceCluster):
             list(pool.map(Guest.start, self._guests))
         self.kernel.guest.run('\n'.join(self._peers()), timeout=120)
         self.front.run('\n'.join(
-            ['set -e', *QUIET, *self.setup(self.front.host)]), timeout=60)
+            ['set -e', *QUIET, *self.setup(self.front.host),
+             f'tc qdisc replace dev eth0 {PATIENT}']), timeout=60)
 
     def stop(self) -> None:
         for guest in self._guests:
