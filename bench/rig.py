@@ -56,6 +56,9 @@ SYSCTLS = {
 QUIET = [f'sysctl -qw {name}={value} 2>/dev/null || true'
          for name, value in SYSCTLS.items()]
 
+# The front end's is slow, and this machine may have other things to do.
+BOOT_SECONDS = 600
+
 # The default discipline, which is not to drop what a guest was too slow to take.
 PATIENT = 'root fq_codel limit 20000 target 10s interval 20s'
 
@@ -146,7 +149,7 @@ class Rig(NamespaceCluster):
     def start(self) -> None:
         self._wire()
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(Guest.start, self._guests))
+            list(pool.map(lambda guest: guest.start(BOOT_SECONDS), self._guests))
         self.kernel.guest.run('\n'.join(self._peers()), timeout=120)
         self.front.run('\n'.join(
             ['set -e', *QUIET, *self.setup(self.front.host),
