@@ -134,6 +134,16 @@ lint: setup ## complain about the sources
 format: setup ## let rustfmt write its opinion, then lint
 	@$(chroot) tools/lint --fix
 
+##@ Measure
+
+# Arguments for bench/run, such as BENCH='--only ipvs --runs 1 --into /build/bench'.
+BENCH ?=
+
+.PHONY: bench
+bench: modules tools ## CARISMA, HAProxy, nginx, IPVS side by side: bench/report.md (BENCH='...')
+	@$(chroot) unshare --net bench/run --into bench \
+		--commit "$$(git describe --always --dirty --abbrev=12)" $(BENCH)
+
 ##@ Clean up
 
 .PHONY: clean

@@ -34,6 +34,8 @@ mod handoff;
 mod head;
 #[path = "rust/btcp/hook.rs"]
 mod hook;
+#[path = "rust/btcp/icmp.rs"]
+mod icmp;
 #[path = "rust/btcp/keys.rs"]
 mod keys;
 #[path = "rust/btcp/knobs.rs"]

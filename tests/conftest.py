@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 
 from harness import capture, paths                      # noqa: E402
-from harness.cluster import SITE                        # noqa: E402
+from harness.cluster import SITE, ClusterSpec           # noqa: E402
 from harness.guest import SLOWNESS, Guest               # noqa: E402
 from harness.guests import GuestCluster                 # noqa: E402
 from harness.kernel import Kernel                       # noqa: E402
@@ -39,6 +39,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         '--plain', action='store_true',
         help='load no modules: shows which tests notice that')
+    parser.addoption(
+        '--forward', choices=('nat', 'direct'), default='nat',
+        help='how the nodes forward to each other')
 
 
 def pytest_ignore_collect(collection_path: pathlib.Path,
@@ -67,7 +70,8 @@ class Lab:
         self.plain = config.getoption('--plain')
         self.spec = dataclasses.replace(
             SITE, mode=config.getoption('--mode'),
-            migrate=config.getoption('--migrate'))
+            migrate=config.getoption('--migrate'),
+            forward=config.getoption('--forward'))
         self.clusters: List[Cluster] = []       # of the current test
         self._kernel: Optional[Kernel] = None
         self._site: Optional[Cluster] = None    # with servers, to use again
@@ -91,10 +95,10 @@ class Lab:
                       if not host.dead and host.kernel not in found]
         return found
 
-    def bare(self) -> Cluster:
+    def bare(self, spec: Optional[ClusterSpec] = None) -> Cluster:
         """A new cluster in the guest, without servers or modules."""
         self._end_site()
-        cluster = NamespaceCluster(self.spec, self.kernel)
+        cluster = NamespaceCluster(spec or self.spec, self.kernel)
         self.clusters.append(cluster)
         cluster.start()
         return cluster
@@ -104,11 +108,11 @@ class Lab:
         self._end_site()
         return self.kernel
 
-    def site(self) -> Cluster:
+    def site(self, spec: Optional[ClusterSpec] = None) -> Cluster:
         """A cluster in the guest, with servers but no modules; what other
         tests used and left in good order will do."""
-        if self._site is None:
-            self._site = self.bare()
+        if self._site is None or self._site.spec != (spec or self.spec):
+            self._site = self.bare(spec)
             self._site.start_servers()
         else:
             self.clusters.append(self._site)

@@ -123,6 +123,26 @@ def test_replayed_under_conntrack(cluster: Cluster) -> None:
     sock.close()
 
 
+@pytest.mark.parametrize('chain', ('prerouting', 'input'))
+def test_filtered(cluster: Cluster, chain: str) -> None:
+    """What a back end's rules keep out does not come in by adoption: the
+    client is served where it arrived."""
+    before = cluster['fr'].stats()
+    cluster['fr'].nft(f'table ip t {{ chain c {{ type filter hook {chain} '
+                      'priority 0; tcp dport 80 drop; }; }')
+    sock = cluster.client.connect(cluster['en'].vip)
+    sock.send(request('/fr/1k'))
+    answer = sock.response()
+    assert (answer.status, answer.node) == (200, 'en')
+    sock.close()
+    cluster['fr'].nft('')
+    wait_for(lambda: not cluster['fr'].flows(), 'it is given up')
+    assert cluster['fr'].stats()['handoffs_in'] == before['handoffs_in']
+    sock = ask(cluster)
+    assert migration(cluster['fr'], sock) == 'adopted'
+    sock.close()
+
+
 def test_options_that_are_off(cluster: Cluster) -> None:
     """What was agreed is not allowed at the back end: it does not take the
     connection at all."""

@@ -52,6 +52,8 @@ BREAKS = [
     Break(f'{C} drain --timeout 5', f'{C} resume', 'drain', 'warning', 'this node is draining'),
     Break('sysctl -qw net.ipv4.conf.eth0.rp_filter=1', 'sysctl -qw net.ipv4.conf.eth0.rp_filter=0',
           'rp_filter', 'warning', 'the reverse path filter is strict at eth0'),
+    Break('sysctl -qw net.ipv4.tcp_syncookies=0', 'sysctl -qw net.ipv4.tcp_syncookies=1',
+          'syncookies', 'warning', 'tcp_syncookies is 0: TCP adopts no connection'),
     Break('ip link add big mtu 9000 type veth; ip addr add 10.77.0.1/24 dev big',
           'ip link del big', 'mtu', 'warning', 'MTU of 1500, but big has one of 9000'),
 ]
@@ -157,6 +159,34 @@ def test_servers(node: Node) -> None:
         assert server.readline(30) == b'listening\n'
         found(node, 'listener', level, text)
         server.kill()
+
+
+ARP = 'sysctl -qw net.ipv4.conf.all.arp_'
+
+
+def test_direct(node: Node) -> None:
+    """A node that gets segments directly has the addresses of all services, but
+    does not tell its neighbours."""
+    node.run(f"""set -e; {RULE % ("del", "en")}; {C} node del en
+        {C} node add en 10.0.0.1 --forward direct
+        {RULE % ("add", "en")} --node en; {C} service add 10.0.0.12:80""")
+    found(node, 'service', 'warning', 'no interface has the address of 10.0.0.12:80: what other '
+          'nodes hand to this one is refused')
+    node.run('ip addr add 10.0.0.12/32 dev lo')
+    try:
+        found(node, 'arp', 'warning', 'arp_ignore is 0 at eth0: ARP there answers requests for '
+              '10.0.0.12, which is on lo')
+        node.run(f'{ARP}ignore=1')
+        found(node, 'arp', 'warning', 'arp_announce is 0 at eth0: ARP there asks in the name of '
+              '10.0.0.12')
+        node.run(f'{ARP}announce=2')
+        all_is_well(node)
+        assert ('ok       arp: 10.0.0.12 is not told to neighbours'
+                in node.ctl('check').out.splitlines())
+        # The node's own address has no listener then, and needs none.
+        assert not any('10.0.0.1:80' in line for line in node.ctl('check').out.splitlines())
+    finally:
+        node.run(f'ip addr del 10.0.0.12/32 dev lo; {ARP}ignore=0; {ARP}announce=0')
 
 
 def test_modules(fresh: Cluster, node: Node) -> None:

@@ -64,21 +64,25 @@ def many(node: Node, lines: List[str]) -> None:
 def test_what_is_added_is_listed(node: Node) -> None:
     """Services, nodes and rules come and go, one by one."""
     many(node, [
-        f'service add {VIP}', 'service add 10.0.0.11:8080 --mode rare',
+        f'service add {VIP}',
+        'service add 10.0.0.11:8080 --mode frequent --migrate replay',
         'node add en 10.0.0.1', 'node add fr 10.0.0.2 --port 7000',
-        'node add de 10.0.0.3 --remote',
+        'node add de 10.0.0.3 --remote --forward direct',
         f'rule add {VIP} --path /fr/ --node fr',
         f'rule add {VIP} --host WWW.Example. --node en',
         'rule add 10.0.0.11:8080 --host [2001:DB8::1] --path / --node de --node fr '
         '--otherwise unavailable --pick hash --cookie node'])
     assert node.ask('service', 'list') == [
-        {'address': '10.0.0.11', 'port': 80, 'mode': 'rare', 'rules': 2},
-        {'address': '10.0.0.11', 'port': 8080, 'mode': 'rare', 'rules': 1}]
+        {'address': '10.0.0.11', 'port': 80, 'mode': 'rare', 'migrate': 'adopt',
+         'rules': 2},
+        {'address': '10.0.0.11', 'port': 8080, 'mode': 'frequent', 'migrate': 'replay',
+         'rules': 1}]
     nodes = node.ask('node', 'list')
-    assert [(n['name'], n['address'], n['port'], n['local'], n['state']) for n in nodes] == [
-        ('en', '10.0.0.1', 7480, True, 'self'),     # the machine's own address
-        ('fr', '10.0.0.2', 7000, False, 'down'),
-        ('de', '10.0.0.3', 7480, False, 'down')]
+    assert [(n['name'], n['address'], n['port'], n['local'], n['forward'], n['state'])
+            for n in nodes] == [
+        ('en', '10.0.0.1', 7480, True, 'nat', 'self'),      # the machine's own address
+        ('fr', '10.0.0.2', 7000, False, 'nat', 'down'),
+        ('de', '10.0.0.3', 7480, False, 'direct', 'down')]
     assert node.ask('rule', 'list') == [
         {'address': '10.0.0.11', 'port': 80, 'host': None, 'path': '/fr/',
          'nodes': ['fr'], 'otherwise': 'local', 'pick': 'order', 'cookie': None},
@@ -87,9 +91,18 @@ def test_what_is_added_is_listed(node: Node) -> None:
         {'address': '10.0.0.11', 'port': 8080, 'host': '[2001:db8::1]', 'path': '/',
          'nodes': ['de', 'fr'], 'otherwise': 'unavailable', 'pick': 'hash', 'cookie': 'node'}]
     assert node.ctl('service', 'list').out == (
-        'SERVICE         MODE  RULES\n'
-        '10.0.0.11:80    rare      2\n'
-        '10.0.0.11:8080  rare      1\n')
+        'SERVICE         MODE      MIGRATE  RULES\n'
+        '10.0.0.11:80    rare      adopt        2\n'
+        '10.0.0.11:8080  frequent  replay       1\n')
+    node.ctl('service', 'set', '10.0.0.11:8080', '--mode', 'rare')
+    node.ctl('service', 'set', VIP, '--migrate', 'replay')
+    assert [(s['mode'], s['migrate'], s['rules']) for s in node.ask('service', 'list')] == [
+        ('rare', 'replay', 2), ('rare', 'replay', 1)]
+    assert node.ctl('node', 'list').out == (
+        'NODE  ADDRESS        FORWARD  STATE\n'
+        'en    10.0.0.1:7480  nat      self\n'
+        'fr    10.0.0.2:7000  nat      down\n'
+        'de    10.0.0.3:7480  direct   down\n')
     assert node.ctl('rule', 'list').out == (
         'SERVICE         HOST           PATH  NODES  PICK   COOKIE  OTHERWISE\n'
         '10.0.0.11:80    *              /fr/  fr     order  -       local\n'
@@ -138,6 +151,11 @@ REFUSED = {
     ('service-add', 'addr=255.255.255.255 port=80'): (errno.EINVAL, 'addr', 'addr: must be'),
     ('service-add', 'addr=2001:db8::1 port=80'): (errno.EINVAL, 'addr', 'addr: must be'),
     ('service-add', 'addr=10.0.0.12 port=80 mode=always'): (errno.EINVAL, 'mode', 'mode: must be'),
+    ('service-set', 'addr=10.0.0.12 port=80 mode=1'): (
+        errno.ENOENT, 'addr', 'addr, port: no such service'),
+    ('service-set', 'addr=10.0.0.11 port=80 mode=9'): (errno.EINVAL, 'mode', 'mode: must be'),
+    ('service-add', 'addr=10.0.0.12 port=80 migrate=2'): (
+        errno.EINVAL, 'migrate', 'migrate: must be 0 (adopt) or 1 (replay)'),
     ('service-add', 'addr=10.0.0.11 port=80'): (errno.EEXIST, 'addr', 'addr, port: '),
     ('service-add', 'addr=::ffff:10.0.0.11 port=80'): (errno.EEXIST, 'addr', 'addr, port: '),
     ('service-del', 'addr=10.0.0.11 port=81'): (errno.ENOENT, 'addr', 'addr, port: no such'),
@@ -151,6 +169,8 @@ REFUSED = {
     ('node-add', 'name=fr addr=10.0.0.9'): (errno.EEXIST, 'name', 'name: a node of this name'),
     ('node-add', 'name=it addr=10.0.0.2'): (errno.EEXIST, 'addr', 'addr: another node has'),
     ('node-add', 'name=it addr=10.0.0.9 local=1'): (errno.EEXIST, 'local', 'local: another node'),
+    ('node-add', 'name=it addr=10.0.0.9 forward=2'): (
+        errno.EINVAL, 'forward', 'forward: must be 0 (nat) or 1 (direct)'),
     ('node-del', ''): (errno.EINVAL, 'name', 'name: must be 1 to 15 letters'),
     ('node-del', 'name=it'): (errno.ENOENT, 'name', 'name: no such node'),
     ('node-del', 'name=fr'): (errno.EBUSY, 'name', 'name: a rule sends requests'),
@@ -278,7 +298,8 @@ def test_ynl_drives_the_family(node: Node) -> None:
     rule = {**key, 'node': ['fr', 'en'], 'otherwise': 'unavailable', 'pick': 'hash',
             'cookie': 'node'}
     calls = [
-        ['do', 'service-add', {**service, 'mode': 'rare'}],
+        ['do', 'service-add', {**service, 'mode': 'frequent'}],
+        ['do', 'service-set', {**service, 'mode': 'rare'}],
         ['do', 'node-add', {'name': 'en', 'addr': '10.0.0.1', 'local': True}],
         ['do', 'node-add', {'name': 'fr', 'addr': '10.0.0.2', 'port': 7481}],
         ['do', 'rule-add', rule],
@@ -290,12 +311,13 @@ def test_ynl_drives_the_family(node: Node) -> None:
         ['do', 'node-del', {'name': 'en'}], ['do', 'service-del', service]]
     answers = ynl(node, calls)
     assert not [pair for pair in zip(calls, answers) if 'error' in pair[1]]
-    found = {call[1]: answer['answer'] for call, answer in zip(calls[:10], answers)}
-    assert found['service-get'] == [{**service, 'mode': 'rare', 'rules': 1}]
+    found = {call[1]: answer['answer'] for call, answer in zip(calls[:11], answers)}
+    assert found['service-get'] == [{**service, 'mode': 'rare', 'rules': 1, 'migrate': 'adopt'}]
     assert found['node-get'] == [
         {'index': 1, 'name': 'en', 'addr': '10.0.0.1', 'port': 7480, 'local': True,
-         'state': 'self'},
-        {'index': 2, 'name': 'fr', 'addr': '10.0.0.2', 'port': 7481, 'state': 'down'}]
+         'state': 'self', 'forward': 'nat'},
+        {'index': 2, 'name': 'fr', 'addr': '10.0.0.2', 'port': 7481, 'state': 'down',
+         'forward': 'nat'}]
     assert found['rule-get'] == [rule]
     assert found['flow-get'] == []
     assert {stat['name'] for stat in found['stats-get']} == set(node.stats())

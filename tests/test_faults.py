@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """Bad links, missing peers, strict packet filters."""
 
+import time
+
 import pytest
 
 from checks import hand_off, no_flows, request, served, unbroken
 from conftest import Lab
+from harness.control import ACCEPT, CHECK, CLOSED, DATA, REQ, TAKEN, Speaker, reply
 from harness.load import Load
 from harness.patience import patient
 from harness.running import Cluster, wait_for
@@ -204,10 +207,57 @@ def test_end_while_control_connection_is_down(fresh: Cluster) -> None:
     back.nft('')
     wait_for(lambda: fresh.joined(front), 'the peer is back', 30)
     wait_for(lambda: len(fresh.live_flows()['en']) == 1, 'the front end knows')
+    # It is not asked again of the one that goes on.
+    time.sleep(patient(1))
+    sent = front.stats()['records_sent']
+    time.sleep(patient(2.5))
+    assert front.stats()['records_sent'] == sent
     socks[2].send(request('/de/128k'))
     served(socks[2].response(), 'de', '128k')
     socks[2].close()
     no_flows(fresh)
+
+
+def test_front_end_asks_until_it_is_answered(fresh: Cluster) -> None:
+    """A back end may have no room for the answer: it is asked again. What it has
+    not answered when it is out of reach again stays for as long as that may be."""
+    front, client = fresh['en'], fresh.client
+    front.knob('peer_timeout_ms', int(patient(4000)))
+    front.ctl('node', 'add', 'aa', client.address, '--remote')
+    front.ctl('rule', 'add', front.service, '--path', '/aa/', '--node', 'aa')
+
+    def joined() -> Speaker:
+        found = Speaker(client, front, 'aa', fresh.spec.key).join()
+        wait_for(lambda: fresh.joined(front), 'it is up')
+        return found
+
+    def heard(kind: int) -> bytes:
+        said = peer.hear()
+        assert said[1] == kind
+        return said
+    peer = joined()
+    sock = client.connect(front.vip)
+    sock.send(request('/aa/1k'))
+    peer.send(peer.tagged(reply(ACCEPT, heard(REQ), front.vip)))
+    peer.send(peer.tagged(reply(TAKEN, heard(DATA), front.vip)))
+    wait_for(lambda: [flow['state'] for flow in front.flows()] == ['handed-off'],
+             'it is handed off')
+    for _ in range(2):
+        peer.close()
+        wait_for(lambda: not fresh.joined(front), 'it is down')
+        peer = joined()
+        heard(CHECK)
+        check = heard(CHECK)
+    peer.close()
+    wait_for(lambda: not fresh.joined(front), 'it is down')
+    time.sleep(patient(2.5))
+    assert [flow['state'] for flow in front.flows()] == ['handed-off']
+    peer = joined()
+    heard(CHECK)
+    peer.send(peer.tagged(reply(CLOSED, check, front.vip, bytes(4))))
+    no_flows(fresh)
+    assert front.stats()['closed_heard'] == 1
+    peer.close()
 
 
 def test_front_end_comes_back_anew(bare: Cluster, lab: Lab) -> None:

@@ -4,6 +4,7 @@
 import time
 from typing import Any, Dict, List
 
+from harness.patience import Patience
 from harness.running import Cluster, wait_for
 
 REQUEST = b'GET /%s/1k HTTP/1.1\r\nHost: x\r\n\r\n'
@@ -62,17 +63,20 @@ def test_columns_and_filters(fresh: Cluster) -> None:
     assert ports('--node', 'fr', '--state', 'head') == ports('--client', '10.1.1.1') == []
     lines = front.ctl('flows', '--node', 'fr').out.splitlines()
     assert lines[0].split() == [
-        'CLIENT', 'VIP', 'ROLE', 'STATE', 'NODE', 'AGE', 'PACKETS', 'HANDOFF']
+        'CLIENT', 'VIP', 'ROLE', 'STATE', 'NODE', 'MIGRATION', 'AGE', 'PACKETS', 'HANDOFF']
     assert lines[1].split()[:5] == [client, vip, 'front-end', 'handed-off', 'fr']
-    assert lines[1].split()[7] == str(flow['id'])
+    assert lines[1].split()[8] == str(flow['id'])
     assert front.ctl('flows', '--state', 'open', check=False).rc == 2
 
 
 def test_very_many(fresh: Cluster) -> None:
     """A list of 20,000 has each of them once, also while more come, and takes
-    a time in proportion."""
+    a time in proportion. (2,000 on the debug kernel, where it takes longer to
+    send 20,000 SYNs than a handshake may.)"""
     node = fresh['en']
-    node.knob('handshakes_max', 30_000)
+    node.knob('handshakes_max', 40_000)
+    count = 20_000 if Patience.factor == 1 else 2_000
+    first = count // 20
 
     def syns(first: int, count: int) -> List[str]:
         return ['python3', '-c', SYNS, str(first), str(count), node.vip]
@@ -81,21 +85,29 @@ def test_very_many(fresh: Cluster) -> None:
         begin = time.monotonic()
         node.ctl('flows', '--node', 'nobody')
         return time.monotonic() - begin
-    fresh.client.run(syns(0, 1000), timeout=60)
-    assert len(node.flows()) == 1000
+    fresh.client.run(syns(0, first), timeout=60)
+    early = {flow['client'] for flow in node.flows()}
+    assert len(early) == first
     few = min(timed() for _ in range(5))
-    fresh.client.run(syns(1000, 19_000), timeout=120)
+    # On a slow machine those have gone by the time that all of these are sent.
+    fresh.client.run(syns(first, count), timeout=120)
     flows = node.flows()
-    assert len(flows) == len({flow['client'] for flow in flows}) == 20_000
+    clients = {flow['client'] for flow in flows}
+    assert len(clients) == len(flows)
+    assert len(clients - early) == count
     assert {flow['state'] for flow in flows} == {'handshake'}
     many = min(timed() for _ in range(5))
-    print(f'1,000 flows: {few:.3f} s, 20,000 flows: {many:.3f} s')
+    print(f'{first} flows: {few:.3f} s, {count} flows: {many:.3f} s')
     # Twenty times as long, with something to spare; 400 times if it were
     # quadratic. To start the program takes its time, too.
     assert many < 60 * few
-    # The table grows meanwhile.
-    more = fresh.client.popen(syns(20_000, 15_000))
-    for _ in range(5):
-        found = {flow['client'] for flow in node.flows()}
-        assert {flow['client'] for flow in flows} <= found
+    # The table grows meanwhile, and may lose the oldest. What is there before
+    # and after a list is in it.
+    more = fresh.client.popen(syns(first + count, count * 3 // 4))
+    wait_for(lambda: node.stats()['flows_created'] > first + count, 'more come')
+    lists = [flows] + [node.flows() for _ in range(5)]
+    found = [{flow['client'] for flow in one} for one in lists]
+    assert [len(one) for one in lists] == [len(one) for one in found]
+    for before, meanwhile, after in zip(found, found[1:], found[2:]):
+        assert before & after and before & after <= meanwhile
     assert more.wait(120) == 0

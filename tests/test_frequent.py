@@ -30,9 +30,7 @@ def often(site: Cluster, lab: Lab) -> Cluster:
     """The site, with its services in frequent mode."""
     lab.enable(site)
     for node in site.nodes:
-        node.ctl('service', 'del', node.service)
-        for words in node.offer(mode='frequent'):
-            node.ctl(*words)
+        node.ctl('service', 'set', node.service, '--mode', 'frequent')
     return site
 
 
@@ -185,6 +183,29 @@ def test_strangers(often: Cluster, wire: Wire) -> None:
     assert again.reset(), "another's cookie was taken"
     assert 'answered' not in counted(often['en'], dict.fromkeys(
         often['en'].stats(), 0))
+
+
+def test_switched(often: Cluster) -> None:
+    """A service's mode changes for connections that begin afterwards; others
+    go on as they began."""
+    front = often['en']
+    front.knob('head_timeout_ms', 60_000)
+    before = front.stats()
+    socks = []
+    for mode in ('frequent', 'rare', 'frequent'):
+        front.ctl('service', 'set', front.service, '--mode', mode)
+        for language in ('en', 'fr', ''):
+            sock = often.client.connect(front.vip)
+            socks.append((sock, language or 'en'))
+            if language:
+                sock.send(request(f'/{language}/1k'))
+                served(sock.response(), language, '1k')
+    assert counted(front, before)['sent'] == 6
+    for sock, language in socks:
+        sock.send(request(f'/{language}/128k'))
+        served(sock.response(), language, '128k')
+        sock.close()
+    assert counted(front, before) == {'sent': 6, 'answered': 6, 'adopted': 4}
 
 
 def test_syn_flood(often: Cluster) -> None:

@@ -209,13 +209,14 @@ def test_head_that_stops(fresh: Cluster) -> None:
 
 
 def test_head_that_never_comes(fresh: Cluster) -> None:
-    """A connection without a byte is left to the local server."""
+    """A connection without a byte is left to the local server; in frequent
+    mode it is as good as new."""
     front = fresh['en']
     front.knob('head_timeout_ms', 1000)
     sock = fresh.client.connect(front.vip)
     wait_for(lambda: front.stats()['heads_absent'] == 1, 'it is too late')
     sock.send(request('/fr/1k'))
-    served(sock.response(), 'en', '1k')
+    served(sock.response(), 'en' if fresh.spec.mode == 'rare' else 'fr', '1k')
     sock.close()
     assert front.stats()['connections_answered'] == 0
 

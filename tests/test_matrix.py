@@ -253,7 +253,7 @@ def run_table(cluster: Cluster, results: Results) -> None:
     cluster['en'].knob('handoff_timeout_ms', int(patient(5000)))
     cluster['fr'].knob('handoff_timeout_ms', int(patient(5000)))
     # As long as nginx waits for a head: a client with little luck takes long.
-    cluster['en'].knob('head_timeout_ms', 60_000)
+    cluster['en'].knob('head_timeout_ms', int(patient(60_000)))
     # The same service by another address, never adopted.
     for words in cluster['en'].offer(f'{cluster["en"].address}:80', 'replay'):
         cluster['en'].ctl(*words)

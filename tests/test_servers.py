@@ -10,12 +10,13 @@ from typing import Callable, Dict, Iterator, List
 
 import pytest
 
-from checks import all_right, no_flows, request, sha256
+from checks import all_right, gone, no_flows, request, sha256
 from harness.inside.documents import document
 from harness.load import Load
 from harness.paths import INSIDE
 from harness.running import Cluster, wait_for
 from harness.servers import MAKES, Server, compile_uring
+from harness.sockets import SocketError
 
 PORT = 8080
 PATHS = ('/en/1k', '/fr/1k', '/fr/128k')
@@ -176,6 +177,57 @@ def test_kernel_tls(cluster: Cluster, front: str, start: Start) -> None:
              path]).out
         assert told == f'{path} 200 {sha256(node, path[4:])}\n'
     assert counted(cluster, before, 'handoffs_accepted') == 2
+
+
+def test_bound_server_hears_later(cluster: Cluster, front: str, start: Start
+                                  ) -> None:
+    """A socket whose listener is bound to a device is given what was held
+    until it has it, like any other."""
+    start('bound')
+    node = cluster['en']
+    before, raw = node.stats(), request('/en/1k')
+    sock = cluster.client.connect(node.vip, port=PORT)
+    sock.send(raw[:10], delay=0.3)
+    node.nft('table ip t { chain c { type filter hook input priority 0; '
+             f'tcp dport {PORT} meta length > 80 drop; }}; }}')
+    sock.send(raw[10:], delay=0.5)
+    node.nft('')
+    assert sock.response().sha256 == sha256('en', '1k')
+    sock.close()
+    assert counted(cluster, before, 'held_repeated') > 0
+
+
+def test_bound_and_not_withheld(cluster: Cluster, front: str, start: Start
+                                ) -> None:
+    """A socket that the first data make, instead of the handshake's ACK, and
+    that is beyond the bound, serves at once."""
+    start('bound')
+    node, client = cluster['en'], cluster.client
+    node.knob('withheld_max', 0)
+    client.nft('table ip t { chain c { type filter hook output priority 0; '
+               f'tcp dport {PORT} tcp flags == ack ip length < 60 drop; }}; }}')
+    sock = client.connect(node.vip, port=PORT)
+    sock.send(request('/fr/1k'))
+    client.nft('')
+    try:
+        assert sock.response().sha256 == sha256('en', '1k')
+    finally:
+        node.knob('withheld_max', 65_536)
+    sock.close()
+
+
+def test_bound_and_drained(cluster: Cluster, front: str, start: Start) -> None:
+    """`drain --force` ends sockets that are bound to a device, too."""
+    start('bound')
+    sock = cluster.client.connect(cluster['en'].vip, port=PORT)
+    sock.send(request('/fr/1k'))
+    assert sock.response().sha256 == sha256('fr', '1k')
+    back = cluster['fr']
+    back.ctl('drain', '--force')
+    with pytest.raises(SocketError, match='ConnectionResetError'):
+        sock.receive()
+    gone(back, f'sport = :{PORT}')
+    back.ctl('resume')
 
 
 KILL_ONE = ('parent=$(pgrep -of "server.py group"); '

@@ -31,6 +31,7 @@
 #include <linux/workqueue.h>
 #include <crypto/sha2.h>
 #include <crypto/utils.h>
+#include <net/dst_cache.h>
 #include <net/genetlink.h>
 #include <net/inet_common.h>
 #include <net/inet_hashtables.h>

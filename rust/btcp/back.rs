@@ -284,13 +284,17 @@ impl State {
         }
     }
 
-    /// The front end asks whether this node still has a connection. It is told if not.
+    /// The front end asks whether this node still has a connection. If it cannot be told, it asks
+    /// again.
     fn back_check(&self, node: u32, handoff: &Handoff<'_>, vip: Addr, vip_port: u16) {
         let mut linger = false;
         if let Some(flow) = self.flows.lookup(&handoff.tuple) {
             match &flow.inner.lock().stage {
                 Stage::Replay(replay) if replay.origin.is(node, handoff) => return,
-                Stage::Live(live) if live.origin.is(node, handoff) => return,
+                Stage::Live(live) if live.origin.is(node, handoff) => {
+                    self.back_taken(&flow, &live.origin);
+                    return;
+                }
                 Stage::Over(Over::Live(live)) => linger = live.origin.is(node, handoff),
                 _ => {}
             }

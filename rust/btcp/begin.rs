@@ -23,10 +23,7 @@ use carisma_net::{
 };
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::Acquire,
-        rcu, //
-    },
+    sync::atomic::Acquire, //
 };
 
 /// How long a handshake may take: longer than TCP repeats its SYN-ACK
@@ -41,8 +38,8 @@ impl State {
     pub(crate) fn front_begin(&self, key: &Tuple, skb: Skb, layout: &Layout) -> Option<Skb> {
         let mut skb = skb;
         // TCP drops what has a wrong checksum, and counts it.
-        if !self.withholding.load(Acquire) || !self.has_rules(key) || !skb.checksum_is_right(layout)
-        {
+        let has_rules = || self.is_service(key, |service| !service.rules.is_empty());
+        if !self.withholding.load(Acquire) || !has_rules() || !skb.checksum_is_right(layout) {
             return Some(skb);
         }
         let header = skb.tcp(layout).and_then(tcp::Header::parse);
@@ -125,15 +122,6 @@ impl State {
             return None;
         }
         Some(skb)
-    }
-
-    /// Whether any request to this service may be another node's.
-    fn has_rules(&self, key: &Tuple) -> bool {
-        let rcu = rcu::read_lock();
-        self.config
-            .snapshot(&rcu)
-            .service(&key.local, key.local_port.get())
-            .is_some_and(|service| !service.rules.is_empty())
     }
 
     /// Makes the flow of a connection, which ends in so many milliseconds.

@@ -10,6 +10,7 @@
 
 use crate::{
     node::{
+        Forwarding,
         Name,
         Node, //
     },
@@ -137,6 +138,30 @@ impl Config {
         publish(&mut writer, new, &announce)
     }
 
+    /// Changes how connections of a service are handed off that begin from now on; what is `None`
+    /// stays.
+    pub(crate) fn set_service(
+        &self,
+        at: Endpoint,
+        mode: Option<Mode>,
+        migrate: Option<Migrate>,
+    ) -> Result<(), Refused> {
+        let mut writer = self.current.write();
+        let new = writer.current().changed(|new| {
+            let place = new.place(at)?;
+            new.edit_service(place, |service| {
+                Ok(Service {
+                    at,
+                    mode: mode.unwrap_or(service.mode),
+                    migrate: migrate.unwrap_or(service.migrate),
+                    rules: shared(&service.rules, 0)?,
+                })
+            })
+        })?;
+        writer.replace(new);
+        Ok(())
+    }
+
     /// Deletes a service with its rules.
     pub(crate) fn del_service(
         &self,
@@ -177,6 +202,7 @@ impl Config {
         name: Name,
         at: Endpoint,
         local: bool,
+        forwarding: Forwarding,
         announce: impl Fn(Event<'_>) -> Result,
     ) -> Result<(), Refused> {
         let mut writer = self.current.write();
@@ -192,7 +218,7 @@ impl Config {
                 return Err(Refused::LocalTaken);
             }
             let index = new.free_index(writer.last_index)?;
-            let node = Arc::new(Node::new(index, name, at, local), GFP_KERNEL)?;
+            let node = Arc::new(Node::new(index, name, at, local, forwarding)?, GFP_KERNEL)?;
             new.set_node(index, Some(node.clone()))?;
             added = Some(node);
             Ok(())
@@ -261,7 +287,7 @@ impl Config {
                 }
                 let mut rules = shared(&service.rules, 1)?;
                 rules.push(Arc::new(rule, GFP_KERNEL)?, GFP_KERNEL)?;
-                Ok(rules)
+                Ok(service.with_rules(rules))
             })
         })?;
         writer.replace(new);
@@ -277,7 +303,7 @@ impl Config {
                 let found = service.find(host, path).ok_or(Refused::NoRule)?;
                 let mut rules = shared(&service.rules, 0)?;
                 drop(rules.remove(found));
-                Ok(rules)
+                Ok(service.with_rules(rules))
             })
         })?;
         writer.replace(new);

@@ -33,10 +33,7 @@ use carisma_net::{
 };
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::{Atomic, Relaxed},
-        rcu,
-    },
+    sync::atomic::{Atomic, Relaxed},
     time::{delay::fsleep, Delta},
 };
 
@@ -92,7 +89,7 @@ impl State {
         layout: &Layout,
         front: &Front,
     ) -> bool {
-        if !self.is_frequent(key) {
+        if !self.is_service(key, |service| service.mode == Mode::Frequent) {
             return false;
         }
         let Some(mss) = advertised_mss(&self.net, syn) else {
@@ -213,7 +210,7 @@ impl State {
         };
         if let Ok(ack) = packet::from_client(key, &ack, &[]) {
             // Whatever it says: a socket is what counts.
-            let _ = adopt(&self.net, ack, &adoption, Withheld::Maybe, ctx);
+            let _ = adopt::<Self>(&self.net, ack, &adoption, Withheld::Maybe, ctx);
         }
         connection::is_live(&self.net, key)
     }
@@ -251,16 +248,6 @@ impl State {
         self.counters.count(Counter::FlowsReset);
         let (acked, _, _) = front.newest();
         self.reset_client(flow, acked, ctx);
-    }
-
-    /// Whether BTCP takes the handshake of clients of this service.
-    fn is_frequent(&self, key: &Tuple) -> bool {
-        let rcu = rcu::read_lock();
-        let service = self
-            .config
-            .snapshot(&rcu)
-            .service(&key.local, key.local_port.get());
-        service.is_some_and(|service| service.mode == Mode::Frequent)
     }
 }
 

@@ -77,6 +77,9 @@ counters! {
         /// A back end was not asked to take a connection over, because `handoffs_max` handoffs were
         /// under way.
         HandoffsRefusedLimit = c"handoffs_refused_limit",
+        /// A back end was not asked to take a connection over, because segments go directly to it, and
+        /// the route to it leads to a gateway, or nowhere.
+        HandoffsRefusedRoute = c"handoffs_refused_route",
         /// A back end was asked to take a connection over.
         HandoffsStarted = c"handoffs_started",
         /// A back end took a connection over.
@@ -86,6 +89,8 @@ counters! {
         HandoffsRejected = c"handoffs_rejected",
         /// One of `handoffs_rejected`, because its TCP did not agree to what this node's had.
         HandoffsRejectedOptions = c"handoffs_rejected_options",
+        /// One of `handoffs_rejected`, because the address that segments would come to is none of its own.
+        HandoffsRejectedAddress = c"handoffs_rejected_address",
         /// A back end did not answer within `handoff_timeout_ms`. What then: as for
         /// `handoffs_rejected`.
         HandoffsTimedOut = c"handoffs_timed_out",
@@ -128,8 +133,20 @@ counters! {
         PacketsDroppedStale = c"packets_dropped_stale",
         /// A packet was dropped because it was malformed.
         PacketsDroppedMalformed = c"packets_dropped_malformed",
-        /// A packet was dropped because no route led to its end.
+        /// A packet was dropped because no route led to its end, or only one with a gateway to a node that
+        /// segments go to directly.
         PacketsDroppedUnroutable = c"packets_dropped_unroutable",
+        /// A packet of a client was dropped, because it was too big for the way to the back end and was
+        /// not to be fragmented. The client was told by ICMP.
+        PacketsDroppedTooBig = c"packets_dropped_too_big",
+        /// An ICMP error about a connection that another node serves was sent on to that node.
+        IcmpRelayed = c"icmp_relayed",
+        /// An ICMP error about a connection that this node serves for a front end was translated for this
+        /// back end's TCP.
+        IcmpTranslated = c"icmp_translated",
+        /// An ICMP error about a handed-off connection was dropped, because it quoted less than 8 bytes
+        /// of TCP, or was not sent to the address that it quotes as the source.
+        IcmpDroppedMalformed = c"icmp_dropped_malformed",
         /// A front end was told that a connection is closed.
         ClosedNotified = c"closed_notified",
         /// A back end told that a connection is closed.

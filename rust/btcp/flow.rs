@@ -228,7 +228,7 @@ impl State {
                 Stage::Forward(forward) => {
                     drop(inner);
                     if let Some(layout) = skb.layout() {
-                        self.forward(&forward, skb, &layout, ctx);
+                        self.forward(flow, &forward, skb, &layout, ctx);
                     }
                 }
                 Stage::Live(Live { translation, .. }) => {
@@ -306,11 +306,7 @@ impl State {
                 untold: Some(_), ..
             })) => self.back_tell(flow, &mut inner),
             Stage::Over(_) => self.end(flow, inner),
-            // Its node has been out of reach for long; if not, it could not be asked before.
-            Stage::Forward(forward) if !self.is_up(forward.node) => {
-                self.front_lose(flow, inner, &ctx);
-            }
-            Stage::Forward(forward) => self.front_check(flow, &forward),
+            Stage::Forward(_) => self.front_overdue(flow, inner, &ctx),
             Stage::Gone => {}
         }
     }

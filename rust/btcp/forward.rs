@@ -6,24 +6,27 @@
 use crate::{
     counters::{Counter, Gauge},
     flow::{FlowRef, InnerGuard, Over, Stage},
-    front::theirs,
-    lower,
+    front::{is_opening, theirs},
+    lower, packet,
     state::State,
     trace::{event, FRONT},
 };
 use carisma_core::{
     seq::Seq,
-    tcp::{self, flag},
+    tcp::{self, flag, Build},
     translate::{self, End},
     tuple::Tuple,
     wire::Body,
 };
 use carisma_net::{
-    netfilter::{self, PacketContext},
+    connection,
+    netfilter::{self, PacketContext, Unsent},
+    route,
     skb::{Layout, Skb},
 };
+use kernel::sync::rcu;
 
-/// How long until a back end is asked again that could not be asked.
+/// How long until a back end is asked again that could not be asked, or has not answered.
 const CHECK_MS: u32 = 1_000;
 
 /// A connection that another node serves.
@@ -31,16 +34,24 @@ const CHECK_MS: u32 = 1_000;
 pub(crate) struct Forward {
     pub(crate) id: u64,
     pub(crate) node: u32,
-    /// Where its segments go.
+    /// What its segments' destination is when the back end's TCP gets them.
     pub(crate) to: ([u8; 4], u16),
+    /// The back end's own address, if they are sent to its MAC address as they are; they are
+    /// rewritten otherwise.
+    pub(crate) via: Option<[u8; 4]>,
+    /// Since when, in milliseconds, there has been no such way to it.
+    pub(crate) stuck: Option<u32>,
     /// The newest acknowledgement of the client's.
     pub(crate) acked: Seq,
+    /// Since when its node is out of reach, in milliseconds; `None` if it is not.
+    pub(crate) down: Option<u32>,
 }
 
 impl State {
     /// A segment of the client's on a connection that another node serves.
     pub(crate) fn front_forward(
         &self,
+        flow: &FlowRef,
         mut inner: InnerGuard<'_>,
         skb: Skb,
         layout: &Layout,
@@ -63,48 +74,167 @@ impl State {
         }
         inner.packets = inner.packets.wrapping_add(1);
         drop(inner);
-        self.forward(&forward, skb, layout, ctx);
+        self.forward(flow, &forward, skb, layout, ctx);
     }
 
-    /// Sends a segment of the client's to the back end.
+    /// Sends a segment of the client's to the back end. No lock of the flow is held.
     pub(crate) fn forward(
         &self,
+        flow: &FlowRef,
         forward: &Forward,
         mut skb: Skb,
         layout: &Layout,
         ctx: &PacketContext,
     ) {
+        if forward.via.is_some() && skb.ends().is_some_and(|ends| is_opening(&ends)) {
+            return self.front_question(flow, forward, skb, layout, ctx);
+        }
         let (addr, port) = forward.to;
         let partial = skb.checksum_is_partial();
         let Some((ip, tcp)) = skb.headers_mut(layout) else {
             self.counters.count(Counter::FlowsRefusedMemory);
             return;
         };
-        let rewritten = translate::rewrite_addr(ip, tcp, End::Destination, addr, partial)
-            .and_then(|()| translate::rewrite_port(tcp, End::Destination, port, partial));
-        if rewritten.is_err() {
+        let rewritten = forward.via.is_some()
+            || translate::rewrite_addr(ip, tcp, End::Destination, addr, partial)
+                .and_then(|()| translate::rewrite_port(tcp, End::Destination, port, partial))
+                .is_ok();
+        if !rewritten {
             self.counters.count(Counter::PacketsDroppedMalformed);
             return;
         }
         skb.hop();
-        let counter = match netfilter::xmit(&self.net, skb, ctx) {
-            Ok(()) => Counter::PacketsForwarded,
-            Err(_) => Counter::PacketsDroppedUnroutable,
+        let sent = match forward.via {
+            Some(via) => self.xmit_direct(forward, via, skb, ctx),
+            None => netfilter::xmit(&self.net, skb, ctx),
         };
-        self.counters.count(counter);
+        self.front_sent(flow, forward, sent, layout, ctx);
+    }
+
+    /// Asks a back end's TCP what becomes of a SYN of the client's, which it must not get unchanged: if
+    /// the connection has ended, of which this node has not heard yet, it would take it for one of its
+    /// own clients'.
+    fn front_question(
+        &self,
+        flow: &FlowRef,
+        forward: &Forward,
+        mut skb: Skb,
+        layout: &Layout,
+        ctx: &PacketContext,
+    ) {
+        let Some(via) = forward.via else {
+            return;
+        };
+        let right = skb.checksum_is_right(layout);
+        let syn = skb.tcp(layout).and_then(tcp::Header::parse);
+        let Some(syn) = syn.filter(|_| right) else {
+            self.counters.count(Counter::PacketsDroppedMalformed);
+            return;
+        };
+        let key = flow.key();
+        let question = Build::question(
+            key.client_port.get(),
+            key.local_port.get(),
+            syn.seq(),
+            forward.acked,
+        );
+        // Without memory the client sends its SYN again.
+        if let Ok(skb) = packet::from_client(key, &question, &[]) {
+            let sent = self.xmit_direct(forward, via, skb, ctx);
+            self.front_sent(flow, forward, sent, layout, ctx);
+        }
+    }
+
+    /// Sends a segment to the back end itself, which may be no node any more.
+    pub(crate) fn xmit_direct(
+        &self,
+        forward: &Forward,
+        via: [u8; 4],
+        skb: Skb,
+        ctx: &PacketContext,
+    ) -> Result<(), Unsent> {
+        let rcu = rcu::read_lock();
+        let node = self.config.snapshot(&rcu).node(forward.node);
+        let known = node.and_then(|node| node.direct.as_ref());
+        route::xmit_direct(&self.net, skb, via, known, ctx)
+    }
+
+    /// A segment was sent to the back end, or could not be.
+    fn front_sent(
+        &self,
+        flow: &FlowRef,
+        forward: &Forward,
+        sent: Result<(), Unsent>,
+        layout: &Layout,
+        ctx: &PacketContext,
+    ) {
+        let (done, lost) = (sent.is_ok(), matches!(sent, Err(Unsent::Lost)));
+        self.counters.count(match sent {
+            Ok(()) => Counter::PacketsForwarded,
+            Err(Unsent::Lost) => Counter::PacketsDroppedUnroutable,
+            Err(Unsent::TooBig(skb, mtu)) => {
+                self.icmp_too_big(flow.key(), skb, layout, mtu, ctx);
+                Counter::PacketsDroppedTooBig
+            }
+        });
+        match forward.via {
+            Some(via) if lost && !route::is_on_link(&self.net, via) => self.front_stuck(flow, ctx),
+            _ if done && forward.stuck.is_some() => {
+                if let Stage::Forward(forward) = &mut flow.inner.lock().stage {
+                    forward.stuck = None;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The route to a back end that is forwarded to directly leads to a gateway, or nowhere, by now.
+    /// The control connection to it may be well nevertheless, so that nothing else would end the
+    /// client's wait.
+    fn front_stuck(&self, flow: &FlowRef, ctx: &PacketContext) {
+        let mut inner = flow.inner.lock();
+        let Stage::Forward(forward) = &mut inner.stage else {
+            return;
+        };
+        let now = connection::now_ms();
+        let since = *forward.stuck.get_or_insert(now);
+        if now.wrapping_sub(since) >= self.knobs.peer_timeout_ms() {
+            let (node, id, tuple) = (forward.node, forward.id, forward.theirs(flow));
+            let _ = self.record(node, id, tuple, Body::Abort);
+            self.front_lose(flow, inner, ctx);
+        }
     }
 
     /// Asks the back end whether it still has a connection: while the control connection was
-    /// down, nobody could tell of its end. The flow's lock is held. Any context.
+    /// down, nobody could tell of its end. It is asked until it answers, as it may have no room
+    /// for an answer. The flow's lock is held. Any context.
     pub(crate) fn front_check(&self, flow: &FlowRef, forward: &Forward) {
         let key = flow.key();
         let check = Body::Check {
             vip: key.local,
             vip_port: key.local_port.get(),
         };
-        match self.record(forward.node, forward.id, forward.theirs(flow), check) {
-            Ok(()) => flow.disarm(),
-            Err(_) => flow.arm(CHECK_MS),
+        let _ = self.record(forward.node, forward.id, forward.theirs(flow), check);
+        flow.arm(CHECK_MS);
+    }
+
+    /// The timer of a connection that another node serves has run out. Softirq.
+    pub(crate) fn front_overdue(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
+        let Stage::Forward(forward) = inner.stage else {
+            return;
+        };
+        if self.is_up(forward.node) {
+            self.front_check(flow, &forward);
+            return;
+        }
+        // The timer may be that of a question: its node has all the time that there is.
+        let patience = self.knobs.peer_timeout_ms();
+        let left = |since| patience.saturating_sub(connection::now_ms().wrapping_sub(since));
+        match forward.down.map(left) {
+            Some(0) => self.front_lose(flow, inner, ctx),
+            Some(left) => flow.arm(left),
+            // The flow is about to be told.
+            None => flow.arm(CHECK_MS),
         }
     }
 

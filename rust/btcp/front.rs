@@ -47,8 +47,9 @@ pub(crate) struct Deciding {
     pub(crate) asked: Option<Ticket>,
     pub(crate) id: u64,
     pub(crate) node: u32,
-    /// Where that node takes forwarded segments.
+    /// Where that node takes forwarded segments, and by whom: see [`Forward`](crate::forward::Forward).
     pub(crate) to: ([u8; 4], u16),
+    pub(crate) via: Option<[u8; 4]>,
     /// When that node was given the request.
     pub(crate) commit: Commit,
     /// Its handshake was BTCP's: TCP has no socket.
@@ -289,6 +290,7 @@ impl Deciding {
             id: 0,
             node: 0,
             to: ([0; 4], 0),
+            via: None,
             commit: Commit::default(),
             cookie: false,
         }

@@ -14,7 +14,9 @@ use crate::{
     flow::{FlowRef, Inner, InnerGuard, Stage},
     forward::Forward,
     front::{theirs, Deciding},
-    lower, packet,
+    lower,
+    node::Forwarding,
+    packet,
     service::{Candidate, Migrate, Otherwise},
     state::State,
     trace::{event, FRONT},
@@ -25,12 +27,13 @@ use carisma_core::{
     front::Phase,
     seq::Seq,
     tcp::Build,
-    tuple::Tuple,
+    tuple::v4_of,
     wire::{Body, Data, Handoff, Reason, Req},
 };
 use carisma_net::{
     connection,
     netfilter::{self, PacketContext},
+    route,
 };
 use kernel::{prelude::*, sync::rcu};
 
@@ -53,13 +56,17 @@ impl State {
                 let rcu = rcu::read_lock();
                 target.next(self.config.snapshot(&rcu))
             };
-            let (node, addr) = match candidate {
-                Candidate::Node(node, addr) => (node, addr),
+            let (node, addr, forwarding) = match candidate {
+                Candidate::Node(node, addr, forwarding) => (node, addr, forwarding),
                 Candidate::Here => break Otherwise::Local,
                 Candidate::None => break target.otherwise(),
             };
-            let to = (addr, flow.key().local_port.get());
-            match self.front_ask(flow, deciding, node, to) {
+            let port = flow.key().local_port.get();
+            (deciding.to, deciding.via) = match (forwarding, v4_of(&flow.key().local)) {
+                (Forwarding::Direct, Some(vip)) => ((vip, port), Some(addr)),
+                _ => ((addr, port), None),
+            };
+            match self.front_ask(flow, deciding, node) {
                 Ok(()) => {
                     // From here on all that comes waits for whoever will get it.
                     let mut early = core::mem::replace(&mut deciding.early, Early::new());
@@ -89,15 +96,21 @@ impl State {
         }
     }
 
-    /// Asks a node to take the connection over. An error may have a counter for what is in the way of
-    /// it.
+    /// Asks a node to take the connection over, whose `to` and `via` are set. An error may have a
+    /// counter for what is in the way of it.
     fn front_ask(
         &self,
         flow: &FlowRef,
         deciding: &mut Deciding,
         node: u32,
-        to: ([u8; 4], u16),
     ) -> Result<(), Option<Counter>> {
+        if deciding
+            .via
+            .is_some_and(|via| !route::is_on_link(&self.net, via))
+        {
+            self.counters.count(Counter::HandoffsRefusedRoute);
+            return Err(None);
+        }
         if deciding.asked.is_none() {
             let limit = self.knobs.handoffs_max();
             deciding.asked = self.bounds.ticket(Pool::Asked, limit);
@@ -109,31 +122,20 @@ impl State {
         deciding.front.ask();
         deciding.id = self.next_handoff();
         deciding.node = node;
-        deciding.to = to;
-        let key = flow.key();
+        let (key, (addr, port)) = (flow.key(), deciding.to);
         let handshake = deciding.front.handshake();
         let req = Req {
             vip: key.local,
             vip_port: key.local_port.get(),
             ts_now: deciding.front.ts_now(connection::now_ms()),
-            replay: self.is_replayed(key),
+            replay: self.is_service(key, |service| service.migrate == Migrate::Replay),
             handshake: handshake.ok_or(Some(Counter::RequestsLocalOptions))?,
         };
-        self.record(node, deciding.id, theirs(key, to.0, to.1), Body::Req(req))
+        self.record(node, deciding.id, theirs(key, addr, port), Body::Req(req))
             .map_err(|_| Some(Counter::RequestsLocalPeerDown))?;
         self.counters.count(Counter::HandoffsStarted);
         flow.arm(self.knobs.handoff_timeout_ms());
         Ok(())
-    }
-
-    /// Whether connections with the service are not to be adopted. Any context.
-    fn is_replayed(&self, key: &Tuple) -> bool {
-        let rcu = rcu::read_lock();
-        let service = self
-            .config
-            .snapshot(&rcu)
-            .service(&key.local, key.local_port.get());
-        service.is_some_and(|service| service.migrate == Migrate::Replay)
     }
 
     /// Tells the node that was asked that it is not to have the connection.
@@ -200,8 +202,8 @@ impl State {
                     _ => self.front_break(&flow, inner, &ctx),
                 }
             }
-            // DATA was repeated, though it had come.
-            (Stage::Forward(_), Body::Taken) => {}
+            // The answer to CHECK; or DATA was repeated, though it had come.
+            (Stage::Forward(_), Body::Taken) => flow.disarm(),
             (Stage::Forward(_), Body::Closed { linger }) => {
                 self.front_closed(&flow, inner, linger);
             }
@@ -210,8 +212,10 @@ impl State {
     }
 
     fn count_reject(&self, reason: Reason) {
-        if reason == Reason::Mismatch {
-            self.counters.count(Counter::HandoffsRejectedOptions);
+        match reason {
+            Reason::Mismatch => self.counters.count(Counter::HandoffsRejectedOptions),
+            Reason::NoAddress => self.counters.count(Counter::HandoffsRejectedAddress),
+            _ => {}
         }
     }
 
@@ -269,7 +273,10 @@ impl State {
             id: deciding.id,
             node: deciding.node,
             to: deciding.to,
+            via: deciding.via,
+            stuck: None,
             acked,
+            down: None,
         });
         inner.draining = true;
         drop(inner);

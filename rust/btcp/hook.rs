@@ -19,7 +19,7 @@ use kernel::sync::rcu;
 
 impl State {
     /// Whether connections to this address and port may be ours.
-    fn is_endpoint(&self, addr: [u8; 4], port: u16) -> bool {
+    pub(crate) fn is_endpoint(&self, addr: [u8; 4], port: u16) -> bool {
         let rcu = rcu::read_lock();
         self.config
             .snapshot(&rcu)
@@ -31,7 +31,7 @@ impl Hooks for State {
     fn input(&self, skb: Skb) -> Option<Skb> {
         let mut skb = skb;
         let Some(ends) = skb.ends() else {
-            return Some(skb);
+            return self.icmp_input(skb);
         };
         if !self.is_endpoint(ends.destination, ends.destination_port) {
             return Some(skb);
@@ -72,7 +72,7 @@ impl Hooks for State {
             }
             Stage::Forward(_) | Stage::Over(Over::Forward(_)) => {
                 let ctx = PacketContext::enter();
-                self.front_forward(inner, skb, &layout, &ctx);
+                self.front_forward(&flow, inner, skb, &layout, &ctx);
                 None
             }
             Stage::Replay(_) | Stage::Live(_) | Stage::Over(Over::Live(_)) => {
@@ -85,7 +85,7 @@ impl Hooks for State {
     fn output(&self, skb: Skb) -> Option<Skb> {
         let mut skb = skb;
         let Some(ends) = skb.ends() else {
-            return Some(skb);
+            return self.icmp_output(skb);
         };
         if !self.is_endpoint(ends.source, ends.source_port) {
             return Some(skb);

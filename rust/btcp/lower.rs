@@ -14,7 +14,7 @@ use carisma_core::{
     wire::{Body, Record},
 };
 use carisma_net::{
-    bindings,
+    bindings, connection,
     link::{self, kind, Kind, Msg, Upper},
     netfilter::PacketContext,
     pernet::{Net, PerNet},
@@ -239,9 +239,12 @@ impl State {
             self.lose_peer(index);
         } else {
             // What may have been lost with the old connection is sent again.
-            self.of_node(index, |flow, inner| match inner.stage {
+            self.of_node(index, |flow, mut inner| match &mut inner.stage {
                 Stage::Committed(_) => flow.arm(1),
-                Stage::Forward(forward) => self.front_check(flow, &forward),
+                Stage::Forward(forward) => {
+                    forward.down = None;
+                    self.front_check(flow, forward);
+                }
                 _ => {}
             });
         }
@@ -258,9 +261,12 @@ impl State {
             }
         }
         let ctx = PacketContext::enter();
-        self.of_node(index, |flow, inner| match inner.stage {
+        self.of_node(index, |flow, mut inner| match &mut inner.stage {
             Stage::Asked(_) => self.front_take_back(flow, inner, Counter::HandoffsAborted, &ctx),
-            Stage::Forward(_) => flow.arm(self.knobs.peer_timeout_ms()),
+            Stage::Forward(forward) => {
+                forward.down = Some(connection::now_ms());
+                flow.arm(self.knobs.peer_timeout_ms());
+            }
             _ => {}
         });
     }

@@ -18,6 +18,7 @@ use super::{
     },
     node::{
         name_text,
+        Forwarding,
         Name, //
     },
     refused::Refused,
@@ -85,6 +86,7 @@ genl_doit! {
     carisma_nl_key_set_doit => key_set;
     carisma_nl_key_use_doit => key_use;
     carisma_nl_key_del_doit => key_del;
+    carisma_nl_service_set_doit => service_set;
 }
 
 genl_dumpit! {
@@ -116,6 +118,7 @@ const NAME: &CStr =
 const NODE: &CStr =
     c"node: must be a node's name, 1 to 15 letters, digits, '.', '-' and '_', the first a letter or digit";
 const NODES: &CStr = c"node: must be 1 to 16 nodes, each named once";
+const FORWARD: &CStr = c"forward: must be 0 (nat) or 1 (direct)";
 const OTHERWISE: &CStr = c"otherwise: must be 0 (local) or 1 (unavailable)";
 const PICK: &CStr = c"pick: must be 0 (order) or 1 (hash)";
 const COOKIE: &CStr = c"cookie: must be 1 to 63 characters, letters, digits and !#$%&'*+-.^_`|~";
@@ -297,12 +300,26 @@ fn cookie<'a>(request: &Request<'a>) -> Result<KVec<u8>, Refusal<'a>> {
     Ok(copied(given)?)
 }
 
-/// How connections of a service enter the TCP of another node.
-fn migrate<'a>(request: &Request<'a>) -> Result<Migrate, Refusal<'a>> {
+/// How connections of a service are handed off, if the request says so.
+fn mode<'a>(request: &Request<'a>) -> Result<Option<Mode>, Refusal<'a>> {
+    match request.attr(CARISMA_A_SERVICE_MODE) {
+        None => Ok(None),
+        Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_RARE => Ok(Some(Mode::Rare)),
+        Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_FREQUENT => Ok(Some(Mode::Frequent)),
+        Some(attr) => Err(invalid(attr, MODE)),
+    }
+}
+
+/// How connections of a service enter the TCP of another node, if the request says so.
+fn migrate<'a>(request: &Request<'a>) -> Result<Option<Migrate>, Refusal<'a>> {
     match request.attr(CARISMA_A_SERVICE_MIGRATE) {
-        None => Ok(Migrate::Adopt),
-        Some(attr) if attr.u32() == carisma_migrate_CARISMA_MIGRATE_ADOPT => Ok(Migrate::Adopt),
-        Some(attr) if attr.u32() == carisma_migrate_CARISMA_MIGRATE_REPLAY => Ok(Migrate::Replay),
+        None => Ok(None),
+        Some(attr) if attr.u32() == carisma_migrate_CARISMA_MIGRATE_ADOPT => {
+            Ok(Some(Migrate::Adopt))
+        }
+        Some(attr) if attr.u32() == carisma_migrate_CARISMA_MIGRATE_REPLAY => {
+            Ok(Some(Migrate::Replay))
+        }
         Some(attr) => Err(invalid(attr, MIGRATE)),
     }
 }
@@ -310,15 +327,20 @@ fn migrate<'a>(request: &Request<'a>) -> Result<Migrate, Refusal<'a>> {
 fn service_add<'a>(request: &Request<'a>) -> Answer<'a> {
     let state = state(request.net())?;
     let at = service(request, CARISMA_A_SERVICE_ADDR, CARISMA_A_SERVICE_PORT)?;
-    let mode = match request.attr(CARISMA_A_SERVICE_MODE) {
-        None => Mode::Rare,
-        Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_RARE => Mode::Rare,
-        Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_FREQUENT => Mode::Frequent,
-        Some(attr) => return Err(invalid(attr, MODE)),
-    };
-    let migrate = migrate(request)?;
+    let mode = mode(request)?.unwrap_or(Mode::Rare);
+    let migrate = migrate(request)?.unwrap_or(Migrate::Adopt);
     state
         .configure(|config, tell| config.add_service(at, mode, migrate, tell))
+        .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
+}
+
+fn service_set<'a>(request: &Request<'a>) -> Answer<'a> {
+    let state = state(request.net())?;
+    let at = service(request, CARISMA_A_SERVICE_ADDR, CARISMA_A_SERVICE_PORT)?;
+    let (mode, migrate) = (mode(request)?, migrate(request)?);
+    state
+        .config
+        .set_service(at, mode, migrate)
         .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
 }
 
@@ -328,6 +350,18 @@ fn service_del<'a>(request: &Request<'a>) -> Answer<'a> {
     state
         .unserve(|config, tell| config.del_service(at, tell))
         .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
+}
+
+/// How a node is sent what it serves.
+fn forwarding<'a>(request: &Request<'a>) -> Result<Forwarding, Refusal<'a>> {
+    match request.attr(CARISMA_A_NODE_FORWARD) {
+        None => Ok(Forwarding::Nat),
+        Some(attr) if attr.u32() == carisma_forward_CARISMA_FORWARD_NAT => Ok(Forwarding::Nat),
+        Some(attr) if attr.u32() == carisma_forward_CARISMA_FORWARD_DIRECT => {
+            Ok(Forwarding::Direct)
+        }
+        Some(attr) => Err(invalid(attr, FORWARD)),
+    }
 }
 
 fn node_add<'a>(request: &Request<'a>) -> Answer<'a> {
@@ -342,8 +376,9 @@ fn node_add<'a>(request: &Request<'a>) -> Answer<'a> {
         },
     };
     let local = request.attr(CARISMA_A_NODE_LOCAL).is_some();
+    let forwarding = forwarding(request)?;
     state
-        .configure(|config, tell| config.add_node(name, at, local, tell))
+        .configure(|config, tell| config.add_node(name, at, local, forwarding, tell))
         .map_err(|why| {
             let suspect = match why {
                 Refused::AddrTaken => CARISMA_A_NODE_ADDR,
@@ -541,6 +576,11 @@ fn node_get(dump: &mut Dump<'_>) -> Result {
             put_addr(message, CARISMA_A_NODE_ADDR, &node.at.addr)?;
             message.put_u16(CARISMA_A_NODE_PORT, node.at.port)?;
             message.put_flag(CARISMA_A_NODE_LOCAL, node.local)?;
+            let forward = match node.forwarding() {
+                Forwarding::Nat => carisma_forward_CARISMA_FORWARD_NAT,
+                Forwarding::Direct => carisma_forward_CARISMA_FORWARD_DIRECT,
+            };
+            message.put_u32(CARISMA_A_NODE_FORWARD, forward)?;
             if node.local {
                 return message.put_u32(
                     CARISMA_A_NODE_STATE,

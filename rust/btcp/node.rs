@@ -3,13 +3,20 @@
 //! The nodes of the cluster.
 
 use crate::snapshot::Endpoint;
-use carisma_core::auth::Trouble;
-use kernel::sync::atomic::{
-    Acquire,
-    Atomic,
-    Full,
-    Relaxed,
-    Release, //
+use carisma_core::{
+    auth::Trouble,
+    tuple::v4_of, //
+};
+use carisma_net::route::Neighbour;
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Full,
+        Relaxed,
+        Release, //
+    },
 };
 
 /// The name of a node, padded with zeroes.
@@ -21,6 +28,15 @@ pub(crate) fn name_text(name: &Name) -> &[u8] {
     name.get(..len.unwrap_or(name.len())).unwrap_or_default()
 }
 
+/// How a node is sent the segments of connections that it serves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forwarding {
+    /// With its own address as destination.
+    Nat,
+    /// Unchanged, to its MAC address.
+    Direct,
+}
+
 /// A node of the cluster. It is the same object as long as it is configured.
 pub(crate) struct Node {
     /// From 1.
@@ -30,6 +46,8 @@ pub(crate) struct Node {
     pub(crate) at: Endpoint,
     /// It is this node.
     pub(crate) local: bool,
+    /// The way to it, if it is forwarded to directly.
+    pub(crate) direct: Option<Neighbour>,
     /// The control connection to it is up.
     up: Atomic<bool>,
     /// The peer's epoch, as it said when the connection came up last.
@@ -39,16 +57,35 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// A node that was just configured. Its control connection is not up.
-    pub(crate) fn new(index: u32, name: Name, at: Endpoint, local: bool) -> Self {
-        Self {
+    /// A node that was just configured. Its control connection is not up. Errors: `ENOMEM`.
+    pub(crate) fn new(
+        index: u32,
+        name: Name,
+        at: Endpoint,
+        local: bool,
+        forwarding: Forwarding,
+    ) -> Result<Self> {
+        let direct = match (forwarding, v4_of(&at.addr)) {
+            (Forwarding::Direct, Some(addr)) => Some(Neighbour::new(addr)?),
+            _ => None,
+        };
+        Ok(Self {
             index,
             name,
             at,
             local,
+            direct,
             up: Atomic::new(false),
             epoch: Atomic::new(0),
             trouble: Atomic::new(0),
+        })
+    }
+
+    /// How it is sent the segments of connections that it serves.
+    pub(crate) fn forwarding(&self) -> Forwarding {
+        match self.direct {
+            Some(_) => Forwarding::Direct,
+            None => Forwarding::Nat,
         }
     }
 

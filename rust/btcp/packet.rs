@@ -3,6 +3,7 @@
 //! Segments that BTCP makes.
 
 use carisma_core::{
+    csum::IPPROTO_TCP,
     ipv4,
     tcp::Build,
     tuple::{v4_mapped, v4_of, Tuple},
@@ -44,6 +45,7 @@ fn make(src: &[u8; 16], dst: &[u8; 16], build: &Build, payload: &[u8]) -> Result
     let header = ipv4::Build {
         src,
         dst,
+        protocol: IPPROTO_TCP,
         ttl: TTL,
         tos: 0,
         id: 0,

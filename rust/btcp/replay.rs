@@ -27,6 +27,7 @@ use carisma_net::{
     connection,
     link::kind,
     netfilter::PacketContext,
+    route,
     table::Refused,
 };
 use kernel::{prelude::*, sync::rcu};
@@ -102,6 +103,10 @@ impl State {
             }
         }
         let vip = v4_of(&req.vip).ok_or(Reason::NoService)?;
+        // What is injected, and forwarded, would be routed on.
+        if !v4_of(&key.local).is_some_and(|addr| route::is_local(&self.net, addr)) {
+            return Err(Reason::NoAddress);
+        }
         self.back_replace(key)?;
         if connection::is_live(&self.net, key) {
             return Err(Reason::InUse);
@@ -194,7 +199,7 @@ impl State {
         self.trace_replay(flow, &origin, c"adopt");
         let outcome = packet::from_client(flow.key(), &build, &[])
             .map_err(|_| Obstacle::Other)
-            .and_then(|ack| adopt(&self.net, ack, &adoption, Withheld::Must, ctx));
+            .and_then(|ack| adopt::<Self>(&self.net, ack, &adoption, Withheld::Must, ctx));
 
         let mut inner = flow.inner.lock();
         if let Stage::Replay(replay) = &mut inner.stage {
@@ -205,13 +210,12 @@ impl State {
                 Ok(()) | Err(Obstacle::Other) => {
                     carisma_migration_CARISMA_MIGRATION_REPLAY_UNANSWERED
                 }
-                Err(Obstacle::Syncookies) => {
-                    carisma_migration_CARISMA_MIGRATION_REPLAY_SYNCOOKIES
-                }
+                Err(Obstacle::Syncookies) => carisma_migration_CARISMA_MIGRATION_REPLAY_SYNCOOKIES,
                 Err(Obstacle::Conntrack) => carisma_migration_CARISMA_MIGRATION_REPLAY_CONNTRACK,
                 Err(Obstacle::Options) => carisma_migration_CARISMA_MIGRATION_REPLAY_OPTIONS,
                 Err(Obstacle::Tuple) => carisma_migration_CARISMA_MIGRATION_REPLAY_TUPLE,
                 Err(Obstacle::Listener) => carisma_migration_CARISMA_MIGRATION_REPLAY_LISTENER,
+                Err(Obstacle::Filter) => carisma_migration_CARISMA_MIGRATION_REPLAY_FILTER,
                 Err(Obstacle::Window) => carisma_migration_CARISMA_MIGRATION_REPLAY_WINDOW,
             };
             replay.back.replay();
@@ -383,8 +387,8 @@ impl State {
     }
 
     /// Tells the front end that DATA has come. If that cannot be told, the front end asks by
-    /// repeating it.
-    fn back_taken(&self, flow: &FlowRef, origin: &Origin) {
+    /// repeating it, or by CHECK.
+    pub(crate) fn back_taken(&self, flow: &FlowRef, origin: &Origin) {
         let _ = self.record(origin.node, origin.id, origin.theirs(flow), Body::Taken);
     }
 
@@ -436,7 +440,9 @@ impl Replay {
 
     /// A segment of TCP's, which nobody else gets to see.
     pub(crate) fn on_output(&mut self, header: &tcp::Header<'_>) {
-        if header.has(flag::RST) {
+        if self.back.is_stray(header) {
+            // It answers an ACK that TCP was to adopt.
+        } else if header.has(flag::RST) {
             // Nobody listens.
             self.failed = Some(Reason::NoService);
         } else if self.back.on_syn_ack(header).is_err() {

@@ -5,6 +5,7 @@
 use crate::{
     node::{
         name_text,
+        Forwarding,
         Node, //
     },
     snapshot::{
@@ -69,8 +70,8 @@ pub(crate) enum Pick {
 pub(crate) enum Candidate {
     /// This one.
     Here,
-    /// The node of this index, which takes connections at this address.
-    Node(u32, [u8; 4]),
+    /// The node of this index and address, and how it is sent a client's segments.
+    Node(u32, [u8; 4], Forwarding),
     /// There is none left.
     None,
 }
@@ -126,7 +127,7 @@ impl Target {
                 Some(node) if node.local => return Candidate::Here,
                 Some(node) if node.is_up() => {
                     if let Some(addr) = v4_of(&node.at.addr) {
-                        return Candidate::Node(index, addr);
+                        return Candidate::Node(index, addr, node.forwarding());
                     }
                 }
                 _ => {}

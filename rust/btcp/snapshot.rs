@@ -10,10 +10,7 @@ use crate::{
         Node, //
     },
     refused::Refused,
-    service::{
-        Rule,
-        Service, //
-    },
+    service::Service,
     uapi,
 };
 use kernel::{
@@ -286,17 +283,16 @@ impl Snapshot {
         self.nodes.get_mut(index.wrapping_sub(1) as usize)?.take()
     }
 
-    /// Replaces the rules of a service.
+    /// Replaces a service by one of the same endpoint.
     pub(crate) fn edit_service(
         &mut self,
         place: usize,
-        edit: impl FnOnce(&Service) -> Result<KVec<Arc<Rule>>, Refused>,
+        edit: impl FnOnce(&Service) -> Result<Service, Refused>,
     ) -> Result<(), Refused> {
         let Some(service) = self.services.get_mut(place) else {
             return Err(Refused::NoService);
         };
-        let rules = edit(service)?;
-        *service = Arc::new(service.with_rules(rules), GFP_KERNEL)?;
+        *service = Arc::new(edit(service)?, GFP_KERNEL)?;
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     node::Node,
     recent::Recent,
     refused::Refused,
+    service::Service,
     snapshot::Endpoint,
 };
 use carisma_core::tuple::Tuple;
@@ -125,6 +126,16 @@ impl State {
             }
         });
         Ok(used)
+    }
+
+    /// Whether `what` holds of the service that a client's connection is to; not of none. Any
+    /// context.
+    pub(crate) fn is_service(&self, key: &Tuple, what: impl FnOnce(&Service) -> bool) -> bool {
+        let rcu = rcu::read_lock();
+        self.config
+            .snapshot(&rcu)
+            .service(&key.local, key.local_port.get())
+            .is_some_and(what)
     }
 
     /// Tells UTCP of a change.

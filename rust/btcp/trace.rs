@@ -122,6 +122,7 @@ pub(crate) fn reason_name(reason: Reason) -> &'static CStr {
         Reason::Unanswered => c"unanswered",
         Reason::Draining => c"draining",
         Reason::Unknown => c"unknown",
+        Reason::NoAddress => c"no-address",
         Reason::Other(_) => c"other",
     }
 }

@@ -9,8 +9,9 @@
 //!
 //! - The request refers to the listener without holding it, which RCU makes safe until TCP, in
 //!   `skb_steal_sock()`, takes the listener out again. Nothing may come in between that outlives the
-//!   RCU lock, such as a queue to user space: so the ACK goes to TCP's handler directly, past
-//!   netfilter.
+//!   RCU lock, such as a queue to user space: so netfilter's hooks see the ACK before it has a
+//!   request, and then it goes to TCP's handler directly. If a rule queues it, it is not adopted; when
+//!   it comes out of the queue, TCP does not know what to do with it, and its answer is dropped.
 //! - Conntrack therefore does not see how the connection began, and would call what follows invalid.
 //!   Where it is at work, nothing is adopted.
 //! - The child comes by the listener's `syn_recv_sock`, as all do ([`crate::listener`]).
@@ -21,7 +22,11 @@
 
 use crate::{
     bindings,
-    netfilter::PacketContext,
+    netfilter::{
+        way_on,
+        Hooks,
+        PacketContext, //
+    },
     pernet::Net,
     skb::{
         Layout,
@@ -45,6 +50,8 @@ pub enum Obstacle {
     Listener,
     /// The listener's window is smaller than what the client was told.
     Window,
+    /// A hook of netfilter's did not let the ACK pass at once.
+    Filter,
     /// There was no memory, or no route.
     Other,
 }
@@ -63,7 +70,7 @@ pub enum Withheld {
 /// accept queue may be full.
 ///
 /// No lock of a flow or socket is held.
-pub fn adopt(
+pub fn adopt<H: Hooks>(
     net: &Net,
     ack: Skb,
     adoption: &Adoption,
@@ -71,9 +78,12 @@ pub fn adopt(
     _context: &PacketContext,
 ) -> Result<(), Obstacle> {
     let it = raw(adoption, withheld);
+    let Ok((own, okfn)) = way_on::<H>() else {
+        return Err(Obstacle::Other);
+    };
     // SAFETY: The namespace is valid. The packet is ours, linear, and is given up, in the context that
     // the helper asks for.
-    outcome(unsafe { bindings::adopt(net.as_ptr(), ack.into_raw(), &raw const it) })
+    outcome(unsafe { bindings::adopt(net.as_ptr(), ack.into_raw(), &raw const it, own, okfn) })
 }
 
 /// Whether this node's TCP could adopt the connection that `syn` would begin, if that were to be
@@ -126,6 +136,7 @@ fn outcome(obstacle: bindings::carisma_obstacle) -> Result<(), Obstacle> {
         bindings::carisma_obstacle_CARISMA_OBSTACLE_TUPLE => Err(Obstacle::Tuple),
         bindings::carisma_obstacle_CARISMA_OBSTACLE_LISTENER => Err(Obstacle::Listener),
         bindings::carisma_obstacle_CARISMA_OBSTACLE_WINDOW => Err(Obstacle::Window),
+        bindings::carisma_obstacle_CARISMA_OBSTACLE_FILTER => Err(Obstacle::Filter),
         _ => Err(Obstacle::Other),
     }
 }

@@ -20,6 +20,7 @@ pub mod percpu;
 pub mod pernet;
 pub mod published;
 pub mod random;
+pub mod route;
 pub mod siphash;
 pub mod skb;
 pub mod sock;

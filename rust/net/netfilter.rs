@@ -210,29 +210,77 @@ impl Drop for PacketContext {
 /// Errors: `ENOTCONN` before the first packet ever has passed the hook, `ENODEV`, `ENETUNREACH` and
 /// the like when nothing leads to the packet's source.
 pub fn inject<H: Hooks>(net: &Net, skb: Skb, _context: &PacketContext) -> Result {
+    let (own, okfn) = way_on::<H>()?;
+    // SAFETY: The packet is ours and is given up, in the context that the helper asks for.
+    to_result(unsafe { bindings::inject(net.as_ptr(), skb.into_raw(), own, okfn) })
+}
+
+/// The way on from PRE_ROUTING.
+type Okfn =
+    unsafe extern "C" fn(*mut bindings::net, *mut bindings::sock, *mut bindings::sk_buff) -> c_int;
+
+/// `H`'s own hook at PRE_ROUTING, and the way on from there. Errors: `ENOTCONN` before the first packet
+/// ever has passed the hook.
+pub(crate) fn way_on<H: Hooks>() -> Result<(bindings::nf_hookfn, Option<Okfn>)> {
     let okfn = OKFN.load(Acquire);
     if okfn == 0 {
         return Err(ENOTCONN);
     }
-    // SAFETY: The number was made from such a pointer. The packet is ours and is given up, in the
-    // context that the helper asks for.
-    to_result(unsafe {
-        let okfn = core::mem::transmute::<
-            usize,
-            unsafe extern "C" fn(
-                *mut bindings::net,
-                *mut bindings::sock,
-                *mut bindings::sk_buff,
-            ) -> c_int,
-        >(okfn);
-        bindings::inject(net.as_ptr(), skb.into_raw(), Some(input::<H>), Some(okfn))
-    })
+    // SAFETY: The number was made from such a pointer.
+    let okfn = unsafe { core::mem::transmute::<usize, Okfn>(okfn) };
+    Ok((Some(input::<H>), Some(okfn)))
 }
 
-/// Sends a whole IPv4 packet to where its header says. Errors: those of the route.
-pub fn xmit(net: &Net, skb: Skb, _context: &PacketContext) -> Result {
-    // SAFETY: The packet is ours and is given up, in the context that the helper asks for.
-    let ret = unsafe { bindings::xmit(net.as_ptr(), skb.into_raw()) };
-    // A positive number says that a queue dropped the packet, as a wire might.
-    to_result(ret.min(0))
+/// Why a packet was not sent.
+pub enum Unsent {
+    /// No route leads there, or what it leads through took no packet.
+    Lost,
+    /// It is too big for the route, and may not be taken apart (RFC 791, Don't Fragment): the
+    /// packet, and how big it may be.
+    TooBig(Skb, u16),
+}
+
+/// Sends a whole IPv4 packet to where its header says.
+pub fn xmit(net: &Net, skb: Skb, _context: &PacketContext) -> Result<(), Unsent> {
+    let mut mtu = 0;
+    let raw = skb.into_raw();
+    // SAFETY: The packet is ours and is given up, in the context that the helper asks for; what it
+    // says of it is told to `sent`.
+    unsafe {
+        let ret = bindings::xmit(net.as_ptr(), raw, &mut mtu);
+        sent(raw, ret, mtu)
+    }
+}
+
+/// What a helper says that has sent a packet, or not.
+///
+/// # Safety
+///
+/// The packet must have been given up to one that returned `ret` and set `mtu`, and that has left it
+/// to the caller if that is not 0.
+pub(crate) unsafe fn sent(
+    raw: *mut bindings::sk_buff,
+    ret: c_int,
+    mtu: c_uint,
+) -> Result<(), Unsent> {
+    match (ret, mtu) {
+        // A positive number says that a queue dropped the packet, as a wire might.
+        (0.., _) => Ok(()),
+        (_, 0) => Err(Unsent::Lost),
+        // SAFETY: By this the helper says that it has left the packet to us.
+        // CAST: A packet is no longer.
+        (_, mtu) => Err(Unsent::TooBig(unsafe { Skb::from_raw(raw) }, mtu as u16)),
+    }
+}
+
+/// Routes a packet anew that is at LOCAL_OUT and has another destination now. On an error, that of
+/// the route, it is to be dropped.
+pub fn reroute(net: &Net, skb: Skb) -> Result<Skb> {
+    let raw = skb.into_raw();
+    // SAFETY: The packet was ours and is again; in this hook it has a route to begin with.
+    unsafe {
+        let ret = bindings::reroute(net.as_ptr(), raw);
+        let skb = Skb::from_raw(raw);
+        to_result(ret).map(|()| skb)
+    }
 }

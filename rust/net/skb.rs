@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets: owned socket buffers that hold an IPv4 TCP segment.
+//! Packets: owned socket buffers that hold an IPv4 TCP segment, or an ICMP error about one.
 //!
 //! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
 use crate::bindings;
+use carisma_core::icmp;
 use core::{mem::MaybeUninit, ptr::NonNull};
 use kernel::prelude::*;
 
@@ -98,6 +99,32 @@ impl Skb {
         })
     }
 
+    /// What an ICMP error says of a TCP segment; `None` for everything else. What it reads is within
+    /// [`Skb::icmp_len`].
+    pub fn icmp_error(&mut self) -> Option<icmp::Error> {
+        // SAFETY: The packet is valid.
+        if !unsafe { bindings::skb_is_icmp_error(self.as_ptr()) } {
+            return None;
+        }
+        let len = self.icmp_len();
+        // SAFETY: The packet is valid and ours. CAST: A small number.
+        if !unsafe { bindings::pskb_may_pull(self.as_ptr(), len as u32) } {
+            return None;
+        }
+        icmp::Error::parse(self.linear().get(..len)?)
+    }
+
+    /// The bytes of an ICMP error that matter.
+    pub fn icmp_len(&self) -> usize {
+        self.size().min(icmp::HEAD_MAX)
+    }
+
+    /// Whether a packet that came in is one that this node sent to itself.
+    pub fn is_looped(&self) -> bool {
+        // SAFETY: The packet is valid.
+        unsafe { bindings::skb_is_looped(self.as_ptr()) }
+    }
+
     /// Brings both headers into the linear part and measures them; `None` if they are not whole.
     pub fn layout(&mut self) -> Option<Layout> {
         // SAFETY: The packet is valid and ours.
@@ -146,7 +173,12 @@ impl Skb {
 
     /// The IP header and the TCP header, for writing; `None` without memory for a private copy.
     pub fn headers_mut(&mut self, layout: &Layout) -> Option<(&mut [u8], &mut [u8])> {
-        let len = layout.headers();
+        Some(self.head_mut(layout.headers())?.split_at_mut(layout.ip))
+    }
+
+    /// The first `len` bytes, of which there are as many, for writing; `None` without memory for a
+    /// private copy.
+    pub fn head_mut(&mut self, len: usize) -> Option<&mut [u8]> {
         // SAFETY: The packet is valid and ours. After this call `len` bytes are writable and shared
         // with nobody.
         let bytes = unsafe {
@@ -157,7 +189,7 @@ impl Skb {
             let headlen = bindings::skb_headlen(self.as_ptr()) as usize;
             core::slice::from_raw_parts_mut(data, headlen)
         };
-        Some(bytes.get_mut(..len)?.split_at_mut(layout.ip))
+        bytes.get_mut(..len)
     }
 
     /// The TCP header.
@@ -178,11 +210,15 @@ impl Skb {
         if end.is_none_or(|end| end > layout.payload) {
             return false;
         }
-        // CAST: A packet's lengths fit.
-        let (offset, len) = (
-            layout.headers().saturating_add(skip) as i32,
-            to.len() as i32,
-        );
+        self.copy(layout.headers().saturating_add(skip), to)
+    }
+
+    /// Copies the bytes from `at` on into `to`; whether that many were there.
+    #[must_use]
+    pub fn copy(&self, at: usize, to: &mut [u8]) -> bool {
+        let (Ok(offset), Ok(len)) = (i32::try_from(at), i32::try_from(to.len())) else {
+            return false;
+        };
         // SAFETY: The packet is valid, and `to` has room for the bytes; skb_copy_bits checks the
         // rest.
         unsafe { bindings::skb_copy_bits(self.as_ptr(), offset, to.as_mut_ptr().cast(), len) == 0 }
@@ -223,7 +259,10 @@ impl Skb {
         // nobody. For others this is empty, as for any that has a clone.
         unsafe {
             let len = bindings::skb_private_headlen(self.as_ptr()) as usize;
-            core::slice::from_raw_parts_mut(bindings::skb_linear_data(self.as_ptr()).cast_mut(), len)
+            core::slice::from_raw_parts_mut(
+                bindings::skb_linear_data(self.as_ptr()).cast_mut(),
+                len,
+            )
         }
     }
 

@@ -60,8 +60,14 @@ class Capture:
         content = self._node.get(self._file)
         self._node.run(['rm', '-f', self._file])
         KEPT[os.path.basename(self._file)] = content
+        self._content = content
         self.segments = pcap.read(io.BytesIO(content))
         return self
+
+    def packets(self) -> List[bytes]:
+        """All that was captured, without Ethernet headers."""
+        return [frame[14:] for _, frame in
+                pcap.frames(io.BytesIO(self._content))]
 
     def connections(self, port: int = 80) -> List[trace.Connection]:
         """The connections to servers at `port`."""

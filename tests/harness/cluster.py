@@ -57,6 +57,7 @@ class ClusterSpec:
     key: str = ''               # of the control connections
     mode: str = 'rare'          # of the services
     migrate: str = 'adopt'      # how connections enter a back end's TCP
+    forward: str = 'nat'        # how nodes get what they serve for others
 
     @property
     def hosts(self) -> Tuple[Host, ...]:

@@ -16,7 +16,7 @@ from .node import Node
 from .sockets import Socket, SocketError
 
 VERSION = 3
-HELLO, ABORT, KEY = 1, 6, 10
+HELLO, REQ, ACCEPT, DATA, ABORT, CLOSED, TAKEN, CHECK, KEY = 1, 2, 3, 5, 6, 7, 8, 9, 10
 HELLO_LEN, KEY_LEN, TAG_LEN = 68, 12, 16
 LABEL = b'CARISMA control\0'
 
@@ -36,6 +36,15 @@ def abort(number: int) -> bytes:
     return record(ABORT, struct.pack('>Q', number) + b''.join(
         bytes(10) + b'\xff\xff' + ipaddress.ip_address(address).packed
         for address in ('192.0.2.1', '10.0.0.1')) + struct.pack('>HH', 4711, 80))
+
+
+def reply(kind: int, said: bytes, vip: str, body: bytes = b'') -> bytes:
+    """A back end's record about the handoff that a front end's is about, whose
+    client talks to that address."""
+    number, client, _, client_port, port = struct.unpack('>Q16s16s2s2s', said[8:52])
+    local = bytes(10) + b'\xff\xff' + ipaddress.ip_address(vip).packed
+    return record(kind, struct.pack('>Q16s16s2s2s', number, client, local, client_port, port)
+                  + body)
 
 
 class Speaker:
@@ -124,6 +133,16 @@ class Speaker:
         assert self.hear_proof(self._key.hex()) == self._number
         self.send(self.proof())
         return self
+
+    def hear(self) -> bytes:
+        """The next record of a handoff."""
+        said = self.read(8)
+        said += self.read(struct.unpack('>H', said[2:4])[0] - len(said))
+        right = digest(self._derived(self._key, 1),
+                       struct.pack('>Q', self._received), said)[:TAG_LEN]
+        self._received += 1
+        assert self.read(TAG_LEN) == right
+        return said
 
     def close(self) -> None:
         """End the connection."""

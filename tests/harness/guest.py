@@ -122,6 +122,14 @@ def kvm_works():
     return works
 
 
+def listens(path):
+    """Whether somebody listens at a Unix socket, which has its path a moment before."""
+    with open('/proc/net/unix', encoding='utf-8') as file:
+        lines = [line.split() for line in file]
+    # Number, references, protocol, flags (of which this is __SO_ACCEPTCON), ..., path.
+    return any(line[3] == '00010000' and line[-1] == path for line in lines)
+
+
 class Process:
     """A command that runs in a guest."""
 
@@ -260,9 +268,12 @@ class Guest:
 
     icount: let the guest's clock count its instructions: slower, on one CPU, and
     what it measures is the same from run to run.
+
+    arguments: more of QEMU's.
     """
 
-    def __init__(self, name, kernel='stock', mem=None, smp=2, nics=(), icount=False):
+    def __init__(self, name, kernel='stock', mem=None, smp=2, nics=(), icount=False,
+                 arguments=()):
         self.name = name
         self.kernel = kernel
         self.mem = mem or {'stock': 1024, 'debug': 2048}[kernel]
@@ -271,6 +282,7 @@ class Guest:
         self.modules = modules_path(kernel)
         self.crashed = False
         self.changed = threading.Condition()
+        self._arguments = list(arguments)
         self._nics = [nic if isinstance(nic, tuple) else (nic, None) for nic in nics]
         self._idents = itertools.count(1)
         self._processes = {}
@@ -405,7 +417,7 @@ class Guest:
 
     def _wait_for_socket(self, name):
         deadline = time.monotonic() + 10
-        while not os.path.exists(f'{self._sockets}/{name}'):
+        while not listens(f'{self._sockets}/{name}'):
             if time.monotonic() > deadline or self._children[-1].poll() is not None:
                 with open(f'{self.console}.qemu', encoding='utf-8', errors='replace') as log:
                     raise GuestError(f'{self.name}: no socket {name}\n{log.read()}')
@@ -453,7 +465,7 @@ class Guest:
         for number, (netdev, mac) in enumerate(self._nics):
             argv += ['-netdev', f'{netdev},id=net{number}', '-device',
                      f'virtio-net-pci,netdev=net{number}' + (f',mac={mac}' if mac else '')]
-        return argv
+        return argv + self._arguments
 
     # The console
 

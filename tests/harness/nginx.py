@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, List
 
 from .paths import WORK
+from .patience import patient
 
 if TYPE_CHECKING:
     from .node import Node
 
-# `/upload/` accepts a body, keeps it in a file and says in which.
+# `/upload/` accepts a body, keeps it in a file and says in which. nginx waits for
+# others for a minute by itself, which is not long enough everywhere.
 CONFIGURATION = '''
 daemon on;
 pid {folder}/pid;
@@ -27,6 +29,10 @@ http {{
     access_log {folder}/access.log who;
     sendfile on;
     keepalive_timeout {keepalive};
+    client_header_timeout {patience}s;
+    client_body_timeout {patience}s;
+    send_timeout {patience}s;
+    proxy_read_timeout {patience}s;
     keepalive_requests 10000;
     client_max_body_size 64m;
     client_body_temp_path {folder}/bodies;
@@ -90,7 +96,7 @@ class Nginx:
         text = CONFIGURATION.format(
             folder=self.folder, documents=self.documents,
             node=self._node.name, listen=self.listen,
-            keepalive=self.keepalive)
+            keepalive=self.keepalive, patience=int(patient(60)))
         self._node.run(
             f'rm -rf {self.folder} && mkdir -p {self.folder} && '
             f'cat >{self.folder}/nginx.conf && '

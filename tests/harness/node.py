@@ -193,22 +193,31 @@ class Node(abc.ABC):
         for other in self.cluster.nodes:
             side = '--local' if other.name == self.name else '--remote'
             calls.append(['node', 'add', other.name, other.address, side,
-                          '--port', str(self.cluster.control_port)])
+                          '--port', str(self.cluster.control_port),
+                          '--forward', self.cluster.forward])
         return calls + self.offer()
 
     def offer(self, service: str = '', migrate: str = '', mode: str = ''
               ) -> List[List[str]]:
-        """Those of them that configure its service, or one like it."""
-        service = service or self.service
-        calls = [['service', 'add', service,
-                  '--mode', mode or self.cluster.mode,
-                  '--migrate', migrate or self.cluster.migrate]]
-        for rule in self.cluster.rules:
-            words = ['rule', 'add', service, '--path', rule.path,
-                     '--node', rule.node]
-            if rule.host:
-                words += ['--host', rule.host]
-            calls.append(words)
+        """Those of them that configure a service: its own or one like it; and
+        those of the other nodes, if what they forward comes to the address of
+        the service."""
+        services = [service or self.service]
+        if self.cluster.forward == 'direct' and not service:
+            services += [f'{node.vip}:{self.cluster.port}'
+                         for node in self.cluster.nodes
+                         if node.name != self.name]
+        calls = []
+        for at in services:
+            calls.append(['service', 'add', at,
+                          '--mode', mode or self.cluster.mode,
+                          '--migrate', migrate or self.cluster.migrate])
+            for rule in self.cluster.rules:
+                words = ['rule', 'add', at, '--path', rule.path,
+                         '--node', rule.node]
+                if rule.host:
+                    words += ['--host', rule.host]
+                calls.append(words)
         return calls
 
     def configure(self) -> None:

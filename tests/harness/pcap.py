@@ -58,6 +58,7 @@ class Segment:
     payload: bytes = field(repr=False)       # as much as was captured
     checksum: Checksum = Checksum.VALID
     ip_checksum: Checksum = Checksum.VALID
+    mac: str = ''                            # whom the frame was sent to
 
     @property
     def span(self) -> int:
@@ -163,6 +164,7 @@ def parse_frame(time: float, frame: bytes) -> Optional[Segment]:
         checksum=_checksum(header, tcp, total - header_size),
         ip_checksum=(Checksum.VALID if ones_sum(header) == 0xffff
                      else Checksum.BAD),
+        mac=frame[:6].hex(':'),
     )
 
 

@@ -71,6 +71,11 @@ class Cluster(abc.ABC):
                  f'ip addr add {host.address}/{self.spec.prefix} dev eth0']
         if isinstance(host, NodeSpec):
             lines.append(f'ip addr add {host.vip}/32 dev eth0')
+            if self.spec.forward == 'direct':
+                lines.append('sysctl -qw net.ipv4.conf.all.arp_ignore=1 '
+                             'net.ipv4.conf.all.arp_announce=2')
+                lines += [f'ip addr add {other.vip}/32 dev lo'
+                          for other in self.spec.nodes if other != host]
         # The hosts know each other's addresses: the first packets of a
         # capture are the test's own.
         for other in self.spec.hosts:

@@ -83,7 +83,7 @@ MAKES: Dict[str, Make] = {
     'io_uring': Make(f'{BUILD}/uring {{port}} {{files}}'),
     **{kind: small(kind) for kind in (
         'blocking', 'epoll', 'group', 'selected', 'selected-ebpf', 'dual',
-        'defer', 'fastopen', 'ktls')},
+        'defer', 'fastopen', 'bound', 'ktls')},
     **{kind: Make('env CLIENT=10.0.0.100 python3 -S '
                   f'{INSIDE}/server.py {kind} {{port}} {{files}}')
        for kind in ('signed', 'signed-ao')},

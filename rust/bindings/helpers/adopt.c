@@ -135,11 +135,12 @@ static enum carisma_obstacle carisma_find_obstacle(struct net *net, struct sk_bu
 }
 
 /*
- * Give this node's TCP an ACK, and with it what it needs to make a socket of the ACK's connection.
- * Netfilter does not see it. Consumes the skb.
+ * Give this node's TCP an ACK, and with it what it needs to make a socket of the ACK's connection,
+ * if the hooks behind our own let it pass. Consumes the skb.
  */
 enum carisma_obstacle carisma_helper_adopt(struct net *net, struct sk_buff *skb,
-					   const struct carisma_adoption *it)
+					   const struct carisma_adoption *it, nf_hookfn *own,
+					   int (*okfn)(struct net *, struct sock *, struct sk_buff *))
 {
 	enum carisma_obstacle obstacle = CARISMA_OBSTACLE_OTHER;
 	const struct iphdr *ip = ip_hdr(skb);
@@ -147,13 +148,20 @@ enum carisma_obstacle carisma_helper_adopt(struct net *net, struct sk_buff *skb,
 	struct request_sock *req;
 	struct sock *sk;
 
-	if (carisma_skb_arrive(net, skb) ||
-	    ip_route_input_noref(skb, ip->daddr, ip->saddr, ip4h_dscp(ip), skb->dev) ||
+	if (carisma_skb_arrive(net, skb))
+		goto drop;
+	if (!carisma_hooks_accept(net, skb, NF_INET_PRE_ROUTING, own, okfn))
+		return CARISMA_OBSTACLE_FILTER;
+	ip = ip_hdr(skb);
+	if (ip_route_input_noref(skb, ip->daddr, ip->saddr, ip4h_dscp(ip), skb->dev) ||
 	    skb_rtable(skb)->rt_type != RTN_LOCAL)
 		goto drop;
 	obstacle = carisma_find_obstacle(net, skb, it, &sk);
 	if (obstacle)
 		goto drop;
+	/* Before it refers to the listener: a queue to user space would let go of the RCU lock. */
+	if (!carisma_hooks_accept(net, skb, NF_INET_LOCAL_IN, own, okfn))
+		return CARISMA_OBSTACLE_FILTER;
 	obstacle = CARISMA_OBSTACLE_OTHER;
 	req = carisma_reqsk(net, sk, it);
 	tcp = rcu_dereference(inet_protos[IPPROTO_TCP]);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Socket buffers: what is inline, and the ways a segment leaves us. All run under RCU with bottom halves off. */
+#include <linux/icmp.h>
 #include <linux/ip.h>
 #include <linux/netdevice.h>
 #include <linux/netfilter.h>
@@ -7,6 +8,8 @@
 #include <linux/skbuff.h>
 #include <linux/tcp.h>
 #include <net/dst.h>
+#include <net/dst_cache.h>
+#include <net/gso.h>
 #include <net/inet_hashtables.h>
 #include <net/ip.h>
 #include <net/route.h>
@@ -32,6 +35,25 @@ bool carisma_helper_skb_peek_tcp(const struct sk_buff *skb, struct carisma_peek 
 	peek->dport = tcp->dest;
 	peek->flags = ((const __u8 *)tcp)[13];
 	return true;
+}
+
+/* Whether this is an ICMP message about another packet. */
+bool carisma_helper_skb_is_icmp_error(const struct sk_buff *skb)
+{
+	const struct iphdr *ip = ip_hdr(skb);
+	const __u8 *type;
+	__u8 buf;
+
+	if (ip->version != 4 || ip->protocol != IPPROTO_ICMP)
+		return false;
+	type = skb_header_pointer(skb, skb_network_offset(skb) + ip->ihl * 4, sizeof(buf), &buf);
+	return type && icmp_is_err(*type);
+}
+
+/* Whether a packet that came in is this node's own. */
+bool carisma_helper_skb_is_looped(const struct sk_buff *skb)
+{
+	return skb->dev && (skb->dev->flags & IFF_LOOPBACK);
 }
 
 bool carisma_helper_pskb_may_pull(struct sk_buff *skb, unsigned int len)
@@ -108,10 +130,48 @@ static struct rtable *carisma_route(struct net *net, const struct sk_buff *skb, 
 		.saddr = saddr,
 		.flowi4_mark = skb->mark,
 		.flowi4_flags = FLOWI_FLAG_ANYSRC,
-		.flowi4_proto = IPPROTO_TCP,
+		.flowi4_proto = ip_hdr(skb)->protocol,
 	};
 
 	return ip_route_output_key(net, &fl4);
+}
+
+/*
+ * A route by which any packet goes to the node at "via" itself: the neighbour entry is that of "via",
+ * not of the packet's destination, as IPVS and nf_dup_ipv4 have it. A gateway, and our own loopback,
+ * would send the packet to its destination, that is, to us again.
+ */
+static struct rtable *carisma_route_direct(struct net *net, __be32 via)
+{
+	struct flowi4 fl4 = {
+		.daddr = via,
+		.flowi4_flags = FLOWI_FLAG_KNOWN_NH,
+	};
+	struct rtable *rt = ip_route_output_key(net, &fl4);
+
+	if (!IS_ERR(rt) && (rt->rt_type != RTN_UNICAST || rt->rt_gw_family != AF_INET ||
+			    rt->rt_gw4 != via || (rt->dst.dev->flags & IFF_LOOPBACK))) {
+		ip_rt_put(rt);
+		return ERR_PTR(-EHOSTUNREACH);
+	}
+	return rt;
+}
+
+/* Whether any packet can be sent to the node at "via" itself. */
+bool carisma_helper_is_on_link(struct net *net, __be32 via)
+{
+	struct rtable *rt = carisma_route_direct(net, via);
+
+	if (IS_ERR(rt))
+		return false;
+	ip_rt_put(rt);
+	return true;
+}
+
+/* Whether packets to this address are this node's own. */
+bool carisma_helper_is_local(struct net *net, __be32 addr)
+{
+	return inet_addr_type(net, addr) == RTN_LOCAL;
 }
 
 /*
@@ -139,32 +199,39 @@ static int carisma_skb_arrive(struct net *net, struct sk_buff *skb)
 }
 
 /*
+ * Show a segment that is about to come in to the hooks that "where" has, those behind "own" only, if
+ * that is one of them. False if they have kept or dropped it; what is kept goes on by okfn.
+ */
+static bool carisma_hooks_accept(struct net *net, struct sk_buff *skb, enum nf_inet_hooks where, nf_hookfn *own, int (*okfn)(struct net *, struct sock *, struct sk_buff *))
+{
+	const struct nf_hook_entries *entries = rcu_dereference(net->nf.hooks_ipv4[where]);
+	struct nf_hook_state state;
+	unsigned int i, from = 0;
+
+	if (!entries)
+		return true;
+	for (i = 0; i < entries->num_hook_entries; i++)
+		if (entries->hooks[i].hook == own)
+			from = i + 1;
+	nf_hook_state_init(&state, where, NFPROTO_IPV4, skb->dev, NULL, NULL, net, okfn);
+	return nf_hook_slow(skb, &state, entries, from) == 1;
+}
+
+/*
  * Give the segment to this node's TCP as though it had just come in: through the rest of
  * PRE_ROUTING, behind our own hook (so that conntrack sees one whole connection), and on. Consumes
  * the skb.
  */
 int carisma_helper_inject(struct net *net, struct sk_buff *skb, nf_hookfn *own, int (*okfn)(struct net *, struct sock *, struct sk_buff *))
 {
-	const struct nf_hook_entries *entries;
-	struct nf_hook_state state;
-	unsigned int i, from = 0;
 	int err = carisma_skb_arrive(net, skb);
 
 	if (err) {
 		kfree_skb(skb);
 		return err;
 	}
-
-	nf_hook_state_init(&state, NF_INET_PRE_ROUTING, NFPROTO_IPV4, skb->dev, NULL, NULL, net, okfn);
-	entries = rcu_dereference(net->nf.hooks_ipv4[NF_INET_PRE_ROUTING]);
-	if (entries) {
-		for (i = 0; i < entries->num_hook_entries; i++)
-			if (entries->hooks[i].hook == own)
-				from = i + 1;
-		if (nf_hook_slow(skb, &state, entries, from) != 1)
-			return 0;
-	}
-	okfn(net, NULL, skb);
+	if (carisma_hooks_accept(net, skb, NF_INET_PRE_ROUTING, own, okfn))
+		okfn(net, NULL, skb);
 	return 0;
 }
 
@@ -190,7 +257,7 @@ bool carisma_helper_skb_cut(struct sk_buff *skb, unsigned int ip, unsigned int t
 /*
  * Count the hop that forwarding is (RFC 1812, section 5.3.1). A segment whose last hop led to us is
  * where its sender wanted it, and goes on with that hop: no loop can come of it, as a back end does
- * not forward.
+ * not forward, and a router that gets it in its place counts the hop in earnest.
  */
 void carisma_helper_hop(struct sk_buff *skb)
 {
@@ -200,15 +267,24 @@ void carisma_helper_hop(struct sk_buff *skb)
 		ip_decrease_ttl(ip);
 }
 
-/*
- * Send a whole IPv4 packet where its header says. LOCAL_OUT is left out: conntrack there has not
- * seen what we hold or forward, and would call it invalid. Consumes the skb.
- */
-int carisma_helper_xmit(struct net *net, struct sk_buff *skb)
+/* Whether IP would refuse to take this packet apart so that it fits (ip_finish_output()). */
+static bool carisma_is_too_big(const struct sk_buff *skb, unsigned int mtu)
 {
-	const struct iphdr *ip = ip_hdr(skb);
-	struct rtable *rt = carisma_route(net, skb, ip->saddr, ip->daddr);
+	if (!(ip_hdr(skb)->frag_off & htons(IP_DF)) || skb->ignore_df)
+		return false;
+	return skb_is_gso(skb) ? !skb_gso_validate_network_len(skb, mtu) : skb->len > mtu;
+}
 
+/*
+ * Send a whole IPv4 packet by a route, of which the reference is given up. LOCAL_OUT is left out:
+ * conntrack there has not seen what we hold or forward, and would call it invalid. Consumes the skb,
+ * unless it is too big: then *mtu, else 0, is how big it may be.
+ */
+static int carisma_xmit(struct net *net, struct sk_buff *skb, struct rtable *rt, unsigned int *mtu)
+{
+	unsigned int max;
+
+	*mtu = 0;
 	if (IS_ERR(rt)) {
 		kfree_skb(skb);
 		return PTR_ERR(rt);
@@ -219,13 +295,86 @@ int carisma_helper_xmit(struct net *net, struct sk_buff *skb)
 	skb_forward_csum(skb);
 	skb_clear_tstamp(skb);
 	memset(IPCB(skb), 0, sizeof(*IPCB(skb)));
+	max = ip_skb_dst_mtu(NULL, skb);
+	if (carisma_is_too_big(skb, max)) {
+		*mtu = max;
+		return -EMSGSIZE;
+	}
 	return dst_output(net, NULL, skb);
+}
+
+/* Send a whole IPv4 packet where its header says, as above. */
+int carisma_helper_xmit(struct net *net, struct sk_buff *skb, unsigned int *mtu)
+{
+	const struct iphdr *ip = ip_hdr(skb);
+
+	return carisma_xmit(net, skb, carisma_route(net, skb, ip->saddr, ip->daddr), mtu);
+}
+
+/*
+ * Send a whole IPv4 packet to the node at "via" itself, whatever its header says. Such a route is
+ * kept by nobody else: a cache, which has routes to "via" only, or is NULL, spares making one for each
+ * packet. As above.
+ */
+int carisma_helper_xmit_direct(struct net *net, struct sk_buff *skb, __be32 via, struct dst_cache *cache,
+			       unsigned int *mtu)
+{
+	struct rtable *rt = NULL;
+	__be32 unused;
+
+	if (cache)
+		rt = dst_cache_get_ip4(cache, &unused);
+	if (!rt) {
+		rt = carisma_route_direct(net, via);
+		if (cache && !IS_ERR(rt))
+			dst_cache_set_ip4(cache, &rt->dst, 0);
+	}
+	return carisma_xmit(net, skb, rt, mtu);
+}
+
+/* Route a packet at LOCAL_OUT anew, which has another destination now. */
+int carisma_helper_reroute(struct net *net, struct sk_buff *skb)
+{
+	return ip_route_me_harder(net, skb->sk, skb, RTN_UNSPEC);
+}
+
+/*
+ * The socket that has this connection, whichever device it is bound to, if to any; without the device,
+ * TCP's own look-up finds none that is.
+ */
+static struct sock *carisma_established(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
+{
+	const __portpair ports = INET_COMBINED_PORTS(client_port, ntohs(local_port));
+	INET_ADDR_COOKIE(cookie, client, local);
+	unsigned int hash = inet_ehashfn(net, local, ntohs(local_port), client, client_port);
+	struct inet_hashinfo *table = net->ipv4.tcp_death_row.hashinfo;
+	struct hlist_nulls_node *node;
+	struct sock *sk;
+	int dif;
+
+	rcu_read_lock();
+again:
+	sk_nulls_for_each_rcu(sk, node, &inet_ehash_bucket(table, hash)->chain) {
+		dif = READ_ONCE(sk->sk_bound_dev_if);
+		if (sk->sk_hash == hash && inet_match(net, sk, cookie, ports, dif, 0))
+			goto found;
+	}
+	/* One on the way was moved to another chain: this is the end of that. */
+	if (get_nulls_value(node) != (hash & table->ehash_mask))
+		goto again;
+	sk = NULL;
+	goto out;
+found:
+	sk = __inet_lookup_established(net, client, client_port, local, ntohs(local_port), dif, 0);
+out:
+	rcu_read_unlock();
+	return sk;
 }
 
 /* Whether an established, not a TIME_WAIT, socket has this connection (ports in network order). */
 bool carisma_helper_connection_is_live(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
 {
-	struct sock *sk = __inet_lookup_established(net, client, client_port, local, ntohs(local_port), 0, 0);
+	struct sock *sk = carisma_established(net, client, client_port, local, local_port);
 	bool live;
 
 	if (!sk)
@@ -238,7 +387,7 @@ bool carisma_helper_connection_is_live(struct net *net, __be32 client, __be16 cl
 /* The number that TCP expects next of the client; false without an established socket. */
 bool carisma_helper_connection_expects(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port, u32 *seq)
 {
-	struct sock *sk = __inet_lookup_established(net, client, client_port, local, ntohs(local_port), 0, 0);
+	struct sock *sk = carisma_established(net, client, client_port, local, local_port);
 	bool found;
 
 	if (!sk)
@@ -257,7 +406,7 @@ bool carisma_helper_connection_expects(struct net *net, __be32 client, __be16 cl
  */
 void carisma_helper_connection_undefer(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
 {
-	struct sock *sk = __inet_lookup_established(net, client, client_port, local, ntohs(local_port), 0, 0);
+	struct sock *sk = carisma_established(net, client, client_port, local, local_port);
 	struct request_sock_queue *queue;
 	struct request_sock *req;
 	u8 defer;
@@ -282,7 +431,7 @@ void carisma_helper_connection_undefer(struct net *net, __be32 client, __be16 cl
 /* End the socket of this connection as `ss -K` does: RST to the peer, ECONNABORTED to the server. Process context. */
 int carisma_helper_connection_abort(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
 {
-	struct sock *sk = __inet_lookup_established(net, client, client_port, local, ntohs(local_port), 0, 0);
+	struct sock *sk = carisma_established(net, client, client_port, local, local_port);
 	int err;
 
 	if (!sk)

@@ -13,6 +13,7 @@
 use crate::{
     seq::Seq,
     tcp::{
+        flag,
         Build,
         Ecn,
         Header,
@@ -138,6 +139,14 @@ impl Back {
         }
     }
 
+    /// Whether TCP says by this that it knows of no connection that [`Back::bare_ack`] belongs to, which
+    /// may have come late, when there was nothing to be adopted any more (RFC 9293, section 3.10.7.1).
+    #[must_use]
+    pub fn is_stray(&self, header: &Header<'_>) -> bool {
+        header.flags() & (flag::RST | flag::ACK) == flag::RST
+            && header.seq() == self.known.isn.add(1)
+    }
+
     /// The client's: an ACK without timestamps. By those TCP would measure a round trip that the
     /// client's idle time is part of.
     #[must_use]
@@ -234,7 +243,6 @@ impl Back {
 mod tests {
     use super::*;
     use crate::{
-        tcp::flag,
         tuple::v4_mapped, //
     };
 
@@ -346,6 +354,16 @@ mod tests {
         // A SYN-ACK is none of it.
         let own = syn_ack(&facts(7000, Some(50), 6), 101);
         assert_eq!(back.on_syn_ack(&Header::parse(&own).unwrap()), Ok(false));
+
+        let rst = |seq, flags| {
+            let bytes = write(Build {
+                flags,
+                ..Build::rst(8080, 40000, Seq(seq))
+            });
+            back.is_stray(&Header::parse(&bytes).unwrap())
+        };
+        assert!(rst(501, flag::RST));
+        assert!(!rst(502, flag::RST) && !rst(501, flag::RST | flag::ACK) && !rst(501, flag::ACK));
 
         assert!(back.on_child());
         assert!(back.commit(Seq(501), 400, 80));

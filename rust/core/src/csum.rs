@@ -15,6 +15,9 @@ use crate::tuple::{
 /// The protocol number of TCP in pseudo-headers and IP headers.
 pub const IPPROTO_TCP: u8 = 6;
 
+/// The protocol number of ICMP in IP headers.
+pub const IPPROTO_ICMP: u8 = 1;
+
 /// Folds the carries of a ones' complement sum into 16 bits.
 const fn fold(sum: u64) -> u16 {
     let mut sum = sum;

@@ -4,10 +4,7 @@
 //!
 //! RFC 791, section 3.1.
 
-use crate::csum::{
-    Sum,
-    IPPROTO_TCP, //
-};
+use crate::csum::Sum;
 use core::mem::size_of;
 use zerocopy::{
     byteorder::network_endian::U16,
@@ -30,6 +27,9 @@ const DF: u16 = 0x4000;
 
 /// More Fragments and the fragment's offset, in [`Fixed::fragment`].
 const FRAGMENT: u16 = 0x3fff;
+
+/// The fragment's offset, in [`Fixed::fragment`].
+const OFFSET: u16 = 0x1fff;
 
 /// The part of a header that is always there.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
@@ -95,6 +95,20 @@ impl<'a> Header<'a> {
         })
     }
 
+    /// Reads the header that an ICMP error quotes at the beginning of `quote`, of which all but the
+    /// header may be missing. Its total length is not looked at: routers are known that quote it in
+    /// another order of bytes, or less the header.
+    #[must_use]
+    pub fn quoted(quote: &'a [u8]) -> Option<Self> {
+        let (fixed, _) = Fixed::ref_from_prefix(quote).ok()?;
+        let len = fixed.header_len()?;
+        Some(Self {
+            fixed,
+            rest: quote.get(len..)?,
+            len,
+        })
+    }
+
     /// The header's length in bytes, options included.
     #[must_use]
     pub fn header_len(&self) -> usize {
@@ -136,15 +150,23 @@ impl<'a> Header<'a> {
     pub fn is_fragment(&self) -> bool {
         self.fixed.fragment.get() & FRAGMENT != 0
     }
+
+    /// Whether this is a fragment that does not begin with the payload's header.
+    #[must_use]
+    pub fn is_later_fragment(&self) -> bool {
+        self.fixed.fragment.get() & OFFSET != 0
+    }
 }
 
-/// Builds the header of a TCP segment.
+/// Builds the header of a packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Build {
     /// Source address.
     pub src: [u8; 4],
     /// Destination address.
     pub dst: [u8; 4],
+    /// Protocol of the payload.
+    pub protocol: u8,
     /// Time to live.
     pub ttl: u8,
     /// DSCP and ECN.
@@ -154,9 +176,9 @@ pub struct Build {
 }
 
 impl Build {
-    /// Writes a header with Don't Fragment and its checksum, for `payload` bytes of TCP, to the
-    /// beginning of `out`, and returns the header's length; `None` if `out` is too short or the
-    /// packet would be too long.
+    /// Writes a header with Don't Fragment and its checksum, for `payload` bytes, to the beginning
+    /// of `out`, and returns the header's length; `None` if `out` is too short or the packet would
+    /// be too long.
     #[must_use]
     pub fn write(&self, out: &mut [u8], payload: usize) -> Option<usize> {
         let len = u16::try_from(payload.checked_add(HEADER_LEN)?).ok()?;
@@ -167,7 +189,7 @@ impl Build {
             id: U16::new(self.id),
             fragment: U16::new(DF),
             ttl: self.ttl,
-            protocol: IPPROTO_TCP,
+            protocol: self.protocol,
             check: U16::new(0),
             src: self.src,
             dst: self.dst,
@@ -181,10 +203,12 @@ impl Build {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::csum::IPPROTO_TCP;
 
     const BUILD: Build = Build {
         src: [192, 0, 2, 1],
         dst: [198, 51, 100, 2],
+        protocol: IPPROTO_TCP,
         ttl: 64,
         tos: 0,
         id: 7,
@@ -225,7 +249,10 @@ mod tests {
             assert_eq!(header.is_some(), ok, "{at}: {value}");
             if let Some(header) = header {
                 assert_eq!(header.is_fragment(), at >= 6);
+                assert_eq!(header.is_later_fragment(), at == 7);
             }
+            // A quote may be of any length.
+            assert_eq!(Header::quoted(&packet).is_some(), ok || at == 3);
         }
         assert!(BUILD.write(&mut packet[..19], 4).is_none());
         assert!(BUILD.write(&mut packet, 65516).is_none());

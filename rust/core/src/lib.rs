@@ -27,6 +27,7 @@ pub mod counters;
 pub mod csum;
 pub mod front;
 pub mod http;
+pub mod icmp;
 pub mod ipv4;
 pub mod path;
 pub mod rule;

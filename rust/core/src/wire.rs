@@ -412,6 +412,8 @@ pub enum Reason {
     Draining,
     /// The answer to DATA of a handoff that BE does not know, or not any more.
     Unknown,
+    /// The address that FE would forward to is none of BE's.
+    NoAddress,
     /// A reason of a later minor change, to be counted as any other.
     Other(u16),
 }
@@ -428,6 +430,7 @@ impl Reason {
             5 => Self::Unanswered,
             6 => Self::Draining,
             7 => Self::Unknown,
+            8 => Self::NoAddress,
             other => Self::Other(other),
         }
     }
@@ -443,6 +446,7 @@ impl Reason {
             Self::Unanswered => 5,
             Self::Draining => 6,
             Self::Unknown => 7,
+            Self::NoAddress => 8,
             Self::Other(other) => other,
         }
     }

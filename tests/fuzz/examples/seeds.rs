@@ -146,7 +146,16 @@ fn main() -> io::Result<()> {
         translate(name, &segment)?;
         front(name, options)?;
         back(name, options)?;
+        icmp(name, &segment, segment.len(), &[])?;
     }
+    icmp("eight", &raw(&BUILD, &[]), 8, &[])?;
+    icmp("seven", &raw(&BUILD, &[]), 7, &[])?;
+    icmp(
+        "extension",
+        &raw(&BUILD, &[]),
+        20,
+        &[0x20, 0, 0, 0, 0, 8, 1, 1],
+    )?;
     seed("options", "syn-ack", &raw(&syn_ack(), OPTIONS[1].1))?;
     wire()
 }
@@ -178,6 +187,7 @@ fn translate(name: &str, segment: &[u8]) -> io::Result<()> {
     let ip = carisma_core::ipv4::Build {
         src: carisma_fuzz::SRC,
         dst: carisma_fuzz::DST,
+        protocol: 6,
         ttl: 64,
         tos: 0,
         id: 1,
@@ -195,6 +205,38 @@ fn translate(name: &str, segment: &[u8]) -> io::Result<()> {
         name,
         &[&how.concat(), &[0x90, 0x1f][..], &packet].concat(),
     )
+}
+
+/// An error about a segment, of which so many bytes are quoted.
+fn icmp(name: &str, segment: &[u8], quoted: usize, extension: &[u8]) -> io::Result<()> {
+    let ip = |src, protocol, len| {
+        let mut header = vec![0; 20];
+        let build = carisma_core::ipv4::Build {
+            src,
+            dst: carisma_fuzz::DST,
+            protocol,
+            ttl: 64,
+            tos: 0,
+            id: 1,
+        };
+        build.write(&mut header, len).unwrap();
+        header
+    };
+    let mut quote = ip(carisma_fuzz::DST, 6, segment.len());
+    quote.extend_from_slice(&segment[..quoted]);
+    let mut words = 0;
+    if !extension.is_empty() {
+        quote.resize(128, 0);
+        words = 32;
+        quote.extend_from_slice(extension);
+    }
+    let message = [&[3, 4, 0, 0, 0, words, 4, 0xb0][..], &quote].concat();
+    let mut packet = ip([192, 0, 2, 9], 1, message.len());
+    // As a router makes it.
+    packet[6] = 0;
+    packet.extend_from_slice(&message);
+    let how = [&[10, 0, 0, 2, 0x90, 0x1f][..], &9000u32.to_le_bytes(), &[0]];
+    seed("icmp", name, &[&how.concat(), &packet[..]].concat())
 }
 
 /// Options behind their number of words, as the two machines' targets take them.

@@ -8,6 +8,7 @@ opens connections from ADDRESS and PORTS (first-last) to port 80 of the targets,
 by frames of its own making. Most send a request; at any place a segment may be
 spoilt, doubled, put off, cut into fragments, or contradict an earlier one, and
 the connection may end in any way or not at all. Other segments belong to none.
+Routers tell of segments that the targets sent, or did not.
 Prints as JSON how many there were of what.
 """
 
@@ -296,6 +297,49 @@ class Fuzzer:
                             rng.choice(self.WAYS + ('', '', ''))))
         self.counts['stray'] += 1
 
+    def error(self) -> None:
+        """An ICMP error about a connection, in which something may be wrong."""
+        rng = self.rng
+        pool = list(self.open.values()) or self.all
+        if not pool:
+            return
+        conn = rng.choice(pool)
+        where, mac = rng.choice(self.targets + [conn.target] * 9)
+        odd = rng.choice(('', '', '', 'told', 'cut', 'bytes', 'length', 'check', 'kind', 'seq'))
+        seq = conn.server - rng.choice((0, 1, 100, 1448))
+        if odd == 'seq':
+            seq = rng.getrandbits(32)
+        options = rng.choice((b'', b'', b'\x94\4\0\0', rng.randbytes(8)))
+        segment = struct.pack('!HHIIBBHHH', HOST, conn.port, seq & 0xffffffff, conn.isn, 0x50, ACK,
+                              100, rng.getrandbits(16), 0) + rng.randbytes(20)
+        quote = struct.pack(
+            '!BBHHHBBH', 0x45 + len(options) // 4, 0, 20 + len(options) + len(segment), 1,
+            0x4000, 60, 6, rng.getrandbits(16)) + conn.target[0] + self.address + options
+        quote += segment[:rng.choice((8, 16, 20, 40))]
+        if odd == 'cut':
+            quote = quote[:rng.randrange(len(quote))]
+        elif odd == 'bytes' and quote:
+            spoilt = bytearray(quote)
+            spoilt[rng.randrange(len(spoilt))] = rng.getrandbits(8)
+            quote = bytes(spoilt)
+        kind, code = rng.choice(((3, 4), (3, 4), (3, 1), (3, 3), (11, 0), (12, 0)))
+        if odd == 'kind':
+            kind, code = rng.getrandbits(8), rng.getrandbits(8)
+        words = rng.getrandbits(8) if odd == 'length' else 0
+        icmp = bytearray(struct.pack('!BBHBBH', kind, code, 0, 0, words,
+                                     rng.choice((0, 68, 600, 1300, 65535))) + quote)
+        check = total(bytes(icmp)) if odd != 'check' else rng.getrandbits(16)
+        struct.pack_into('!H', icmp, 2, check)
+        told = rng.choice(self.targets)[0] if odd == 'told' else conn.target[0]
+        header = bytearray(struct.pack('!BBHHHBBH', 0x45, 0, 20 + len(icmp), 1, 0, 64, 1, 0)
+                           + bytes((192, 0, 2, rng.getrandbits(8))) + told)
+        struct.pack_into('!H', header, 10, total(bytes(header)))
+        # To whoever it is for, or to another.
+        if where != conn.target[0] and rng.random() < 0.5:
+            mac = conn.target[1]
+        self.out([mac + self.mac + struct.pack('!H', IP) + bytes(header) + bytes(icmp)])
+        self.counts['errors'] += 1
+
     def run(self, seconds: float) -> None:
         """Until the time is over."""
         end = time.monotonic() + seconds
@@ -306,6 +350,8 @@ class Fuzzer:
                 self.step(self.rng.choice(list(self.open.values())))
             if self.rng.random() < 0.1:
                 self.stray()
+            if self.rng.random() < 0.1:
+                self.error()
             if self.late and self.rng.random() < 0.1:
                 self.out([self.late.pop(self.rng.randrange(len(self.late)))])
             self.listen(0.001)

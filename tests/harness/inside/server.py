@@ -9,8 +9,9 @@
 SO_REUSEPORT, which a classic BPF program chooses from in the latter, or an
 extended one in `selected-ebpf`; `dual` listens with IPv6 for IPv4 as well;
 `defer` wants no connection before its data (TCP_DEFER_ACCEPT), `fastopen`
-offers Fast Open; `signed` and `signed-ao` have connections signed (TCP_MD5SIG and
-TCP_AO_ADD_KEY) with the address that CLIENT names; `ktls` has the kernel encrypt what it answers.
+offers Fast Open, `bound` takes only what eth0 brings (SO_BINDTODEVICE); `signed` and
+`signed-ao` have connections signed (TCP_MD5SIG and TCP_AO_ADD_KEY) with the address that CLIENT
+names; `ktls` has the kernel encrypt what it answers.
 
     server.py ask-signed KIND ADDRESS:PORT PATH [PIECE]
 
@@ -99,6 +100,8 @@ def listener(port: int, kind: str) -> socket.socket:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
     if kind == 'fastopen':
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 16)
+    if kind == 'bound':
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'eth0')
     sock.bind(('', port))
     sock.listen(64)
     if kind == 'selected':

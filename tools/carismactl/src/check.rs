@@ -97,6 +97,16 @@ const TROUBLE: &[(&str, &str)] = &[
         "compare the versions of the modules on all nodes",
     ),
     (
+        "handoffs_refused_route",
+        "let no gateway be between this node and those that it forwards to directly, or have them \
+         added without --forward direct",
+    ),
+    (
+        "handoffs_rejected_address",
+        "carismactl check on the nodes that requests are handed to: they lack the address of a \
+         service",
+    ),
+    (
         "packets_dropped_unroutable",
         "look at the routes to the other nodes and to the clients",
     ),
@@ -262,6 +272,9 @@ fn examine() -> Result<Report, Error> {
         }
     }
     settings(&mut report, &nodes, &host);
+    if local.is_some_and(is_direct) {
+        arp(&mut report, &services, &host);
+    }
     counters(&mut report, &stats);
     Ok(report)
 }
@@ -348,15 +361,28 @@ fn check_service(
     complete: bool,
 ) {
     let at = SocketAddr::new(service.address, service.port);
-    // The configuration may be the same everywhere: others' services need no address here.
     let vip = host.has(at.ip()).then_some(at);
-    if vip.is_none() {
+    let direct = local.is_some_and(is_direct);
+    if vip.is_none() && direct {
+        report.warn(
+            "service",
+            format!("no interface has the address of {at}: what other nodes hand to this one is refused"),
+            format!(
+                "ip address add {} dev lo, with arp_ignore=1 and arp_announce=2, unless no rule of \
+                 it names this node",
+                at.ip()
+            ),
+        );
+    } else if vip.is_none() {
+        // The configuration may be the same everywhere: others' services need no address here.
         report.ok(
             "service",
             format!("{at} is for clients of other nodes: its address is not ours"),
         );
     }
-    let own = local.map(|node| SocketAddr::new(node.address, service.port));
+    // What comes directly comes to the address of the service.
+    let own = local.filter(|_| !direct);
+    let own = own.map(|node| SocketAddr::new(node.address, service.port));
     let mut found = BTreeSet::new();
     for (at, who) in [(vip, "clients"), (own, "other nodes")] {
         let Some(at) = at else { continue };
@@ -427,7 +453,7 @@ fn settings(report: &mut Report, nodes: &[Node], host: &Host) {
     let names: BTreeSet<_> = host.interfaces.iter().map(|it| it.name.as_str()).collect();
     let strict: Vec<_> = names
         .iter()
-        .filter(|name| **name != "lo" && host::rp_filter(name) == 1)
+        .filter(|name| **name != "lo" && host::setting(name, "rp_filter") == 1)
         .map(|name| (*name).to_owned())
         .collect();
     if !strict.is_empty() {
@@ -462,8 +488,65 @@ fn settings(report: &mut Report, nodes: &[Node], host: &Host) {
             );
         }
     }
+    if !host::adopts() {
+        report.warn(
+            "syncookies",
+            "net.ipv4.tcp_syncookies is 0: TCP adopts no connection, so that each that is handed to \
+             this node is replayed and translated, and frequent services are as rare ones",
+            "sysctl net.ipv4.tcp_syncookies=1",
+        );
+    }
     if report.0.len() == before {
-        report.ok("settings", "reverse path filter and MTU do no harm");
+        report.ok(
+            "settings",
+            "reverse path filter, MTU and SYN cookies do no harm",
+        );
+    }
+}
+
+/// Whether a node gets what it serves for others with the address of the service as destination.
+fn is_direct(node: &Node) -> bool {
+    node.forward == uapi::forward::NAMES[usize::from(uapi::forward::DIRECT)]
+}
+
+/// Whether this node keeps to itself that it has the addresses of services whose clients are others'.
+fn arp(report: &mut Report, services: &[Service], host: &Host) {
+    let before = report.0.len();
+    let hidden = |it: &&Interface| !it.arp && services.iter().any(|to| to.address == it.addr);
+    let Some(vip) = host.interfaces.iter().find(hidden) else {
+        return;
+    };
+    let names = host
+        .interfaces
+        .iter()
+        .filter(|it| it.arp && it.addr.is_ipv4());
+    for name in names.map(|it| it.name.as_str()).collect::<BTreeSet<_>>() {
+        // Documentation/networking/ip-sysctl.rst says what the numbers mean.
+        for (what, good, advised, harm) in [
+            (
+                "arp_ignore",
+                [1, 2, 8].as_slice(),
+                1,
+                "answers requests for",
+            ),
+            ("arp_announce", [2].as_slice(), 2, "asks in the name of"),
+        ] {
+            let value = host::setting(name, what);
+            if !good.contains(&value) {
+                report.warn(
+                    "arp",
+                    format!(
+                        "{what} is {value} at {name}: ARP there {harm} {}, which is on {}, so that \
+                         clients of other nodes may come here",
+                        vip.addr, vip.name
+                    ),
+                    format!("sysctl net.ipv4.conf.all.{what}={advised}"),
+                );
+            }
+        }
+    }
+    if report.0.len() == before {
+        report.ok("arp", format!("{} is not told to neighbours", vip.addr));
     }
 }
 

@@ -105,6 +105,21 @@ pub enum Service {
         migrate: String,
     },
 
+    /// Change how connections are handed off that begin from now on
+    Set {
+        /// What clients connect to
+        #[arg(value_name = "VIP:PORT", value_parser = endpoint)]
+        at: SocketAddr,
+
+        /// As for "add"; without it, as it is
+        #[arg(long, value_parser = ["rare", "frequent"], required_unless_present = "migrate")]
+        mode: Option<String>,
+
+        /// As for "add"; without it, as it is
+        #[arg(long, value_parser = uapi::migrate::NAMES.to_vec())]
+        migrate: Option<String>,
+    },
+
     /// Delete a virtual service and its rules
     #[command(visible_alias = "delete")]
     Del {
@@ -164,6 +179,11 @@ pub struct NodeAdd {
     /// It is another node
     #[arg(long)]
     pub remote: bool,
+
+    /// How it is sent the segments of the connections that it serves: with its own address as
+    /// destination, or unchanged to its MAC address
+    #[arg(long, value_parser = uapi::forward::NAMES.to_vec(), default_value = "nat")]
+    pub forward: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -379,7 +399,13 @@ mod tests {
         };
         assert_eq!(node.port, uapi::PORT_DEFAULT);
         assert!(!node.local && !node.remote);
+        assert_eq!(node.forward, "nat");
         assert!(parse("node add fr 10.0.0.2 --port 99 --local").is_ok());
+        assert!(parse("node add fr 10.0.0.2 --forward direct").is_ok());
+        assert_eq!(
+            parse("node add fr 10.0.0.2 --forward tunnel").err(),
+            Some(ErrorKind::InvalidValue)
+        );
         assert_eq!(
             parse("node add fr 10.0.0.2 --local --remote").err(),
             Some(ErrorKind::ArgumentConflict)

@@ -62,13 +62,6 @@ fn report(err: &Error, as_json: bool) {
     eprintln!("{object}");
 }
 
-/// An attribute whose value has a name.
-fn choice(attr: u16, names: &[&str], name: &str) -> Attr {
-    let number = (0..).zip(names).find(|(_, known)| **known == name);
-    // clap lets no other name through.
-    Attr::u32(attr, number.map_or(u32::MAX, |(number, _)| number))
-}
-
 fn run(cli: &Cli) -> Result<ExitCode, Error> {
     let json = cli.json;
     // This one has to do without the modules, if need be.
@@ -91,6 +84,19 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
             kernel.ask(
                 command::SERVICE_ADD,
                 service_attrs(*at).into_iter().chain([mode, migrate]),
+            )?;
+            done(json)
+        }
+        Command::Service(cli::Service::Set { at, mode, migrate }) => {
+            let mode = mode
+                .iter()
+                .map(|it| choice(uapi::service::MODE, uapi::mode::NAMES, it));
+            let migrate = migrate
+                .iter()
+                .map(|it| choice(uapi::service::MIGRATE, uapi::migrate::NAMES, it));
+            kernel.ask(
+                command::SERVICE_SET,
+                service_attrs(*at).into_iter().chain(mode).chain(migrate),
             )?;
             done(json)
         }
@@ -122,10 +128,9 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
             let nodes = nodes.iter().map(|it| Attr::text(uapi::rule::NODE, it));
             let cookie = cookie.iter().map(|it| Attr::text(uapi::rule::COOKIE, it));
             let choices = [
-                (uapi::rule::PICK, uapi::pick::NAMES, pick),
-                (uapi::rule::OTHERWISE, uapi::otherwise::NAMES, otherwise),
-            ]
-            .map(|(attr, names, name)| choice(attr, names, name));
+                choice(uapi::rule::PICK, uapi::pick::NAMES, pick),
+                choice(uapi::rule::OTHERWISE, uapi::otherwise::NAMES, otherwise),
+            ];
             let attrs = rule_attrs(rule).into_iter().chain(nodes);
             kernel.ask(command::RULE_ADD, attrs.chain(cookie).chain(choices))?;
             done(json)
@@ -185,6 +190,13 @@ fn service_attrs(at: SocketAddr) -> [Attr; 2] {
     ]
 }
 
+/// The attribute that says which of these names was chosen.
+fn choice(attr: u16, names: &[&str], chosen: &str) -> Attr {
+    let number = (0..).zip(names).find(|(_, name)| **name == chosen);
+    // clap lets no other name through.
+    Attr::u32(attr, number.map_or(u32::MAX, |(number, _)| number))
+}
+
 fn node_attrs(node: &cli::NodeAdd) -> Result<Vec<Attr>, Error> {
     let local = match (node.local, node.remote) {
         (true, _) => true,
@@ -195,6 +207,7 @@ fn node_attrs(node: &cli::NodeAdd) -> Result<Vec<Attr>, Error> {
         Attr::text(uapi::node::NAME, &node.name),
         Attr::addr(uapi::node::ADDR, node.addr),
         Attr::u16(uapi::node::PORT, node.port),
+        choice(uapi::node::FORWARD, uapi::forward::NAMES, &node.forward),
     ];
     if local {
         attrs.push(Attr::flag(uapi::node::LOCAL));

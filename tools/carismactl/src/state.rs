@@ -66,6 +66,8 @@ pub struct Node {
     pub address: IpAddr,
     pub port: u16,
     pub local: bool,
+    /// How it is sent the segments of the connections that it serves.
+    pub forward: String,
     /// Of the control connection.
     pub state: String,
     /// Why there is none, if the node itself is there.
@@ -81,6 +83,7 @@ impl Entry for Node {
             address: attrs.addr(node::ADDR)?,
             port: attrs.u16(node::PORT)?,
             local: attrs.flag(node::LOCAL),
+            forward: attrs.name_of(node::FORWARD, uapi::forward::NAMES)?,
             state: attrs.name_of(node::STATE, uapi::peer_state::NAMES)?,
             trouble: attrs.name_of(node::TROUBLE, uapi::peer_trouble::NAMES),
             epoch: attrs.uint(node::EPOCH),
@@ -90,12 +93,13 @@ impl Entry for Node {
 }
 
 impl Row for Node {
-    const HEAD: &'static [&'static str] = &["NODE", "ADDRESS", "STATE"];
+    const HEAD: &'static [&'static str] = &["NODE", "ADDRESS", "FORWARD", "STATE"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.name.clone(),
             SocketAddr::new(self.address, self.port).to_string(),
+            self.forward.clone(),
             match &self.trouble {
                 Some(trouble) => format!("{} ({trouble})", self.state),
                 None => self.state.clone(),
@@ -400,6 +404,7 @@ mod tests {
                 Attr::u16(node::PORT, 7480),
                 Attr::u32(node::STATE, uapi::peer_state::DOWN.into()),
                 Attr::u32(node::INDEX, 1),
+                Attr::u32(node::FORWARD, uapi::forward::DIRECT.into()),
             ]
             .into_iter()
             .chain(more.iter().cloned())
@@ -407,8 +412,8 @@ mod tests {
             Node::read(&attrs).unwrap()
         };
         let why = Attr::u32(node::TROUBLE, uapi::peer_trouble::UNKNOWN_KEY.into());
-        assert_eq!(node(&[]).cells(), ["fr", "10.0.0.2:7480", "down"]);
-        assert_eq!(node(&[why]).cells()[2], "down (unknown-key)");
+        assert_eq!(node(&[]).cells(), ["fr", "10.0.0.2:7480", "direct", "down"]);
+        assert_eq!(node(&[why]).cells()[3], "down (unknown-key)");
     }
 
     #[test]

@@ -56,6 +56,7 @@ numbers! {
         KEY_USE = "key-use",
         KEY_DEL = "key-del",
         KEY_GET = "key-get",
+        SERVICE_SET = "service-set",
     }
 
     /// Attributes of a service.
@@ -77,6 +78,7 @@ numbers! {
         STATE = "state",
         EPOCH = "epoch",
         TROUBLE = "trouble",
+        FORWARD = "forward",
     }
 
     /// Attributes of a rule.
@@ -155,6 +157,7 @@ numbers! {
         REPLAY_TUPLE = "replay-tuple",
         REPLAY_LISTENER = "replay-listener",
         REPLAY_WINDOW = "replay-window",
+        REPLAY_FILTER = "replay-filter",
         REPLAY_UNANSWERED = "replay-unanswered",
     }
 
@@ -168,6 +171,12 @@ numbers! {
     pick from 0 {
         ORDER = "order",
         HASH = "hash",
+    }
+
+    /// How a node is sent the segments of the connections that it serves.
+    forward from 0 {
+        NAT = "nat",
+        DIRECT = "direct",
     }
 
     /// How this node stands to another.
@@ -208,7 +217,10 @@ numbers! {
 /// The name of the attribute with this number in the requests of a command.
 pub fn attribute_name(command: u16, attribute: u16) -> Option<&'static str> {
     let names = match command {
-        command::SERVICE_ADD | command::SERVICE_DEL | command::SERVICE_GET => service::NAMES,
+        command::SERVICE_ADD
+        | command::SERVICE_DEL
+        | command::SERVICE_GET
+        | command::SERVICE_SET => service::NAMES,
         command::NODE_ADD | command::NODE_DEL | command::NODE_GET => node::NAMES,
         command::RULE_ADD | command::RULE_DEL | command::RULE_GET => rule::NAMES,
         command::FLOW_GET => flow::NAMES,
@@ -283,6 +295,7 @@ mod tests {
             ("migration", migration::FIRST, migration::NAMES),
             ("otherwise", otherwise::FIRST, otherwise::NAMES),
             ("pick", pick::FIRST, pick::NAMES),
+            ("forward", forward::FIRST, forward::NAMES),
             ("peer-state", peer_state::FIRST, peer_state::NAMES),
             ("peer-trouble", peer_trouble::FIRST, peer_trouble::NAMES),
             ("role", role::FIRST, role::NAMES),

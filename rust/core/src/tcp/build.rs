@@ -112,6 +112,17 @@ impl Build {
         }
     }
 
+    /// A segment that TCP answers by an acknowledgement, as it answers a SYN with number `seq` on a
+    /// connection that lives (RFC 5961, sections 4 and 5): if that number is not outside its window,
+    /// the acknowledgement is too old. `acked` is one that was acceptable. To a connection that has
+    /// ended the answer is a reset, which nobody believes who has sent a SYN: it acknowledges nothing.
+    #[must_use]
+    pub fn question(source: u16, dest: u16, seq: Seq, acked: Seq) -> Self {
+        // More than the largest window (RFC 7323, section 2.3), less than half of all numbers.
+        const LONG_AGO: u32 = 0x6000_0000;
+        Self::ack(source, dest, seq, acked.sub(LONG_AGO), 0, None)
+    }
+
     /// The length of the header that will be written.
     #[must_use]
     pub fn header_len(&self) -> usize {

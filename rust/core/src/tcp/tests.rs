@@ -320,6 +320,18 @@ fn a_reset_carries_only_its_number() {
     );
 }
 
+#[test]
+fn a_question_is_too_old_for_any_window() {
+    for acked in [Seq(5), Seq(0x8000_0000), Seq(u32::MAX)] {
+        let question = Build::question(4711, 80, Seq(9), acked);
+        assert_eq!((question.flags, question.seq), (flag::ACK, Seq(9)));
+        // The largest window is 65,535 × 2^14. What was acknowledged may lie that far behind.
+        let newest = acked.add(65_535 << 14);
+        assert!(question.ack.lt(acked.sub(65_535 << 14)));
+        assert!(question.ack.lt(acked) && acked.le(newest));
+    }
+}
+
 prop_compose! {
     fn any_options()(
         mss in prop::option::of(1u16..),

@@ -268,7 +268,7 @@ proptest! {
         (partial, mut bytes) in any::<bool>().prop_flat_map(|p| (Just(p), any_segment(p))),
     ) {
         let mut ip = [0; 24];
-        let build = Ip { src: SRC, dst: DST, ttl: 64, tos: 0, id: 1 };
+        let build = Ip { src: SRC, dst: DST, protocol: 6, ttl: 64, tos: 0, id: 1 };
         build.write(&mut ip, bytes.len()).unwrap();
         let end = if source { End::Source } else { End::Destination };
         rewrite_addr(&mut ip, &mut bytes, end, new, partial).unwrap();

@@ -5,6 +5,7 @@
 use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
+    net::if_::InterfaceFlags,
     poll::{poll, PollFd, PollFlags, PollTimeout},
     sys::socket::{
         bind, connect, getsockopt, socket, sockopt::SocketError, AddressFamily, SockFlag, SockType,
@@ -26,6 +27,8 @@ pub struct Interface {
     pub name: String,
     pub addr: IpAddr,
     pub mtu: u32,
+    /// It does ARP. The loopback and dummy devices do not.
+    pub arp: bool,
 }
 
 /// All addresses of all interfaces.
@@ -36,7 +39,9 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
             let ipv4 = addr.as_sockaddr_in().map(|it| IpAddr::from(it.ip()));
             let addr = ipv4.or_else(|| Some(addr.as_sockaddr_in6()?.ip().into()))?;
             let mtu = number(&format!("/sys/class/net/{}/mtu", it.interface_name));
+            let quiet = InterfaceFlags::IFF_LOOPBACK | InterfaceFlags::IFF_NOARP;
             Some(Interface {
+                arp: !it.flags.intersects(quiet),
                 mtu: mtu.unwrap_or(0),
                 name: it.interface_name,
                 addr,
@@ -49,10 +54,16 @@ fn number(path: &str) -> Option<u32> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// What the reverse path filter of an interface is: the kernel takes the larger of two settings.
-pub fn rp_filter(interface: &str) -> u32 {
-    let of = |name| number(&format!("/proc/sys/net/ipv4/conf/{name}/rp_filter")).unwrap_or(0);
+/// A setting of an interface, one of those of which the kernel takes the larger of two: `rp_filter`,
+/// `arp_ignore`, `arp_announce`.
+pub fn setting(interface: &str, what: &str) -> u32 {
+    let of = |name| number(&format!("/proc/sys/net/ipv4/conf/{name}/{what}")).unwrap_or(0);
     of("all").max(of(interface))
+}
+
+/// Whether TCP takes the ACK that answers a SYN cookie, which it is given to adopt a connection.
+pub fn adopts() -> bool {
+    number("/proc/sys/net/ipv4/tcp_syncookies") != Some(0)
 }
 
 /// Our own address on the way to another.

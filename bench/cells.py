@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What is measured: a row for each system, and the sizes.
+
+A mode, a way of forwarding or of migrating that `carismactl` learns becomes a
+row of CELLS, with what it changes in the cluster's description
+(tests/harness/cluster.py); nothing else has to change but, where a target
+speaks of it, targets.py.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Optional, Tuple, Type
+
+from results import name
+from systems import (Carisma, CarismaLocal, Haproxy, Ipvs, Nginx, Server,
+                     System)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A system in one configuration. What only CARISMA has is None for the
+    others. `forward` is `local` where the front end serves the request."""
+
+    system: str
+    kind: Type[System]
+    mode: Optional[str] = None
+    forward: Optional[str] = None
+    migrate: Optional[str] = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return name(self.system, self.mode, self.forward, self.migrate)
+
+
+CELLS: Tuple[Cell, ...] = (
+    Cell('carisma', Carisma, 'rare', 'nat', 'replay', {'migrate': 'replay'}),
+    Cell('carisma', Carisma, 'rare', 'nat', 'adopt'),
+    Cell('carisma', Carisma, 'frequent', 'direct', 'adopt',
+         {'mode': 'frequent', 'forward': 'direct'}),
+    Cell('haproxy', Haproxy),
+    Cell('ipvs', Ipvs),
+    Cell('server', Server),
+    Cell('carisma', CarismaLocal, 'rare', 'local', None),
+    Cell('carisma', CarismaLocal, 'frequent', 'local', 'adopt', {'mode': 'frequent'}),
+    Cell('nginx', Nginx),
+)
+
+
+@dataclass(frozen=True)
+class Load:
+    """So many requests for a document of this size."""
+
+    size: int
+    requests: int
+    runs: int                   # taking turns with all the other systems
+    keepalive: bool = False     # many requests a connection
+
+
+KIB, MIB = 1 << 10, 1 << 20
+
+LOADS: Tuple[Load, ...] = (
+    Load(1 * KIB, 100, 5),
+    Load(1 * MIB, 8, 5),
+    Load(128 * KIB, 20, 5),
+    Load(1 * KIB, 200, 1, keepalive=True),
+    Load(16 * KIB, 40, 1),
+    Load(0, 100, 1),
+    Load(10 * MIB, 4, 1),
+)
+
+# Connections that are held open for fe_mem_per_conn, and the size of the one
+# response that each has had.
+HELD, HELD_SIZE = 200, 1 * KIB

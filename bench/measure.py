@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0
+"""One run: a load on a system, and what it cost the front end."""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Dict, List, Tuple
+
+from cells import HELD, HELD_SIZE, Load
+from rig import Rig
+from systems import System
+
+CONCURRENCY = 4
+WARM_UP = 12
+# How long the idle front end is looked at: as long as the load took, within
+# these limits.
+IDLE_SECONDS = 3.0, 20.0
+# The front end is quiet when it executes less than that in so many seconds: what
+# a command leaves behind, or the end of connections, is over.
+QUIET, SETTLE = 250_000, 0.3
+# At -icount shift=0 an instruction takes a nanosecond of the guest's clock.
+PER_US = 1000
+
+
+class Unsettled(Exception):
+    """The run is not worth counting."""
+
+
+class Client:
+    """Where the requests come from: one process for the whole benchmark."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._process = rig.client.popen(
+            ['python3', '-S', '/carisma/bench/inside/load.py'], stdin=True)
+
+    def ask(self, system: System, size: int, requests: int, way: str
+            ) -> Tuple[float, List[float]]:
+        """Do so many requests: seconds altogether, and of each."""
+        self._process.write(
+            f'10.0.0.11:80 {system.path}{size} {size} {requests} {CONCURRENCY} '
+            f'{way}\n'.encode())
+        line = self._process.readline(600)
+        told = json.loads(line or '{"problem": "the client has ended"}')
+        if 'problem' in told:
+            raise RuntimeError(f'{system.path}{size}: {told["problem"]}')
+        return told['seconds'], told['latencies']
+
+    def let_go(self) -> None:
+        """Close what is held."""
+        self._process.write(b'\n')
+
+
+SNMP = '/proc/net/snmp'
+DEVICE = '/sys/class/net/eth0/statistics'
+
+
+def retransmitted(snmp: str) -> int:
+    """Segments that were sent again, from the kernel's table of counters."""
+    names, values = (line.split() for line in snmp.splitlines()
+                     if line.startswith('Tcp:'))
+    return int(values[names.index('RetransSegs')])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read before and after a load."""
+
+    clock: float                # the front end's, in seconds
+    carried: int                # bytes that its device has received and sent
+    again: int                  # segments that any host has sent again
+
+    @classmethod
+    def take(cls, rig: Rig) -> 'Reading':
+        """Read it all."""
+        others = sum(retransmitted(rig.hosts[name].run(['cat', SNMP]).out)
+                     for name in ('be', 'client'))
+        clock, received, sent, snmp = rig.front.run(
+            ['cat', '/proc/uptime', f'{DEVICE}/rx_bytes', f'{DEVICE}/tx_bytes',
+             SNMP]).out.split('\n', 3)
+        return cls(float(clock.split()[0]), int(received) + int(sent),
+                   others + retransmitted(snmp))
+
+
+def settle(rig: Rig) -> None:
+    """Wait until the front end is quiet."""
+    deadline = time.monotonic() + 60
+    executed = QUIET
+    while executed >= QUIET:
+        if time.monotonic() > deadline:
+            raise Unsettled('the front end does not come to rest')
+        before = rig.counter.read()
+        time.sleep(SETTLE)
+        executed = rig.counter.read() - before
+
+
+def background(rig: Rig, seconds: float) -> float:
+    """Instructions a second while nobody asks. The clock of a guest that waits
+    goes with this machine's."""
+    settle(rig)
+    before, begin = rig.counter.read(), time.monotonic()
+    time.sleep(min(max(seconds, IDLE_SECONDS[0]), IDLE_SECONDS[1]))
+    return (rig.counter.read() - before) / (time.monotonic() - begin)
+
+
+def percentile(values: List[float], share: float) -> float:
+    """The smallest value that so many are not above."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def run(rig: Rig, client: Client, system: System, load: Load) -> Dict[str, float]:
+    """Measure a load, by metric, on a system that has been started."""
+    way = 'keep' if load.keepalive else 'new'
+    client.ask(system, load.size, min(WARM_UP, load.requests), way)
+    begin = Reading.take(rig)
+    settle(rig)
+    before = rig.counter.read()
+    seconds, latencies = client.ask(system, load.size, load.requests, way)
+    settle(rig)
+    executed = rig.counter.read() - before
+    end = Reading.take(rig)
+    executed -= background(rig, seconds) * (end.clock - begin.clock)
+    if end.again > begin.again:
+        raise Unsettled(f'{end.again - begin.again} segments were sent again')
+    return {
+        'fe_cpu_us': round(executed / PER_US / load.requests, 3),
+        'fe_bytes': round((end.carried - begin.carried) / load.requests, 1),
+        'rps': round(load.requests / seconds, 2),
+        'p50_us': round(percentile(latencies, 0.5) * 1e6),
+        'p99_us': round(percentile(latencies, 0.99) * 1e6),
+    }
+
+
+def memory(rig: Rig) -> int:
+    """Bytes of slabs, of per-processor data and of processes' own pages at the
+    front end, without the slabs that hold nothing any more."""
+    rig.front.run('for file in /sys/kernel/slab/*/shrink; do echo 1 >$file; done')
+    lines = rig.front.run(['cat', '/proc/meminfo']).out.splitlines()
+    kib = {line.split(':')[0]: int(line.split()[1]) for line in lines}
+    return (kib['Slab'] + kib['AnonPages'] + kib['Percpu']) << 10
+
+
+def held(rig: Rig, client: Client, system: System) -> float:
+    """Bytes at the front end for a connection that is open and idle."""
+    settle(rig)
+    before = memory(rig)
+    client.ask(system, HELD_SIZE, HELD, 'hold')
+    settle(rig)
+    taken = memory(rig) - before
+    client.let_go()
+    # While there still is somebody who forwards the ends of the connections.
+    time.sleep(1)
+    settle(rig)
+    return round(taken / HELD, 1)

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! ICMP errors about connections that are handed off, without which there is no path MTU discovery
+//! (RFC 1191).
+//!
+//! The segments of a back end bear the front end's address, so the front end is told what became of
+//! them. It sends that on to the back end, in which it is translated for the TCP there. The segments
+//! that the front end forwards bear the client's address, but another destination than the client
+//! knows; the one error of the front end's own that matters is made here.
+//!
+//! One packet comes of one at most. Whether a segment of that number is under way is for TCP to say
+//! (RFC 5927, section 4.1).
+
+use crate::{
+    counters::Counter,
+    flow::{FlowRef, Over, Stage},
+    forward::Forward,
+    state::State,
+};
+use carisma_core::{
+    icmp::{End, Error, TooBig},
+    translate,
+    tuple::{v4_mapped, v4_of, Tuple},
+};
+use carisma_net::{
+    netfilter::{self, PacketContext},
+    skb::{Layout, Skb},
+};
+use kernel::sync::rcu;
+
+impl State {
+    /// A packet that comes in and is no TCP segment.
+    pub(crate) fn icmp_input(&self, mut skb: Skb) -> Option<Skb> {
+        let Some(error) = skb.icmp_error() else {
+            return Some(skb);
+        };
+        // What this node tells itself is in its own TCP's numbers: see `icmp_output()`.
+        if skb.is_looped() {
+            return Some(skb);
+        }
+        let flow = self.icmp_flow(&error);
+        let Some(flow) = flow.or_else(|| self.icmp_flow_behind(&error)) else {
+            return Some(skb);
+        };
+        let inner = flow.inner.lock();
+        match &inner.stage {
+            Stage::Forward(forward) | Stage::Over(Over::Forward(forward)) => {
+                let forward = *forward;
+                drop(inner);
+                self.icmp_relay(skb, &error, &forward);
+                None
+            }
+            Stage::Live(live) | Stage::Over(Over::Live(live)) => {
+                let seq_delta = live.translation.seq_delta;
+                drop(inner);
+                self.icmp_translate(skb, &error, &flow, seq_delta)
+            }
+            // It is about what this node's TCP has sent, or it is made up.
+            _ => Some(skb),
+        }
+    }
+
+    /// A packet that this node sends and that is no TCP segment. What it has to say about a segment
+    /// that it had translated already is for its own TCP. By way of the front end it would come back
+    /// with this node's own address as the source, which is none that IP takes from others.
+    ///
+    /// Who sends a packet may hold the lock of a flow by which the front end's address is known
+    /// (`front_acknowledge()`), and what becomes of it may be said at once: such a flow is not
+    /// touched.
+    pub(crate) fn icmp_output(&self, mut skb: Skb) -> Option<Skb> {
+        let Some(error) = skb.icmp_error() else {
+            return Some(skb);
+        };
+        if self.icmp_flow(&error).is_some() {
+            // Not translated yet: a rule of LOCAL_OUT's refused it. Or a front end's.
+            return Some(skb);
+        }
+        let Some(flow) = self.icmp_flow_behind(&error) else {
+            return Some(skb);
+        };
+        let inner = flow.inner.lock();
+        let (Stage::Live(live) | Stage::Over(Over::Live(live))) = &inner.stage else {
+            return Some(skb);
+        };
+        let seq_delta = live.translation.seq_delta;
+        drop(inner);
+        let skb = self.icmp_translate(skb, &error, &flow, seq_delta)?;
+        netfilter::reroute(&self.net, skb).ok()
+    }
+
+    /// The connection that an error is about, by the address that it quotes.
+    fn icmp_flow(&self, error: &Error) -> Option<FlowRef> {
+        let ((addr, port), (client, client_port)) = (error.source(), error.destination());
+        if !self.is_endpoint(addr, port) {
+            return None;
+        }
+        self.flows
+            .lookup(&Tuple::v4(client, client_port, addr, port))
+    }
+
+    /// The connection that an error is about, if that quotes the address of a front end, and this
+    /// node serves it at one of its own.
+    fn icmp_flow_behind(&self, error: &Error) -> Option<FlowRef> {
+        let ((addr, port), (client, client_port)) = (error.source(), error.destination());
+        let own = {
+            let rcu = rcu::read_lock();
+            let snapshot = self.config.snapshot(&rcu);
+            let own = v4_of(&snapshot.local_node()?.at.addr)?;
+            snapshot.is_endpoint(&v4_mapped(own), port).then_some(own)?
+        };
+        let flow = self
+            .flows
+            .lookup(&Tuple::v4(client, client_port, own, port))?;
+        let is_it = match &flow.inner.lock().stage {
+            Stage::Live(live) | Stage::Over(Over::Live(live)) => {
+                (live.origin.vip, live.origin.vip_port) == (addr, port)
+            }
+            _ => false,
+        };
+        is_it.then_some(flow)
+    }
+
+    /// Sends an error on to the back end.
+    fn icmp_relay(&self, mut skb: Skb, error: &Error, forward: &Forward) {
+        if !self.icmp_rewrite(&mut skb, error, forward.to, 0) {
+            return;
+        }
+        skb.hop();
+        let ctx = PacketContext::enter();
+        let sent = match forward.via {
+            Some(via) => self.xmit_direct(forward, via, skb, &ctx),
+            None => netfilter::xmit(&self.net, skb, &ctx),
+        };
+        self.counters.count(match sent {
+            Ok(()) => Counter::IcmpRelayed,
+            Err(_) => Counter::PacketsDroppedUnroutable,
+        });
+    }
+
+    /// Makes an error one that TCP here understands.
+    fn icmp_translate(
+        &self,
+        mut skb: Skb,
+        error: &Error,
+        flow: &FlowRef,
+        seq_delta: u32,
+    ) -> Option<Skb> {
+        let own = own_end(flow)?;
+        if !self.icmp_rewrite(&mut skb, error, own, seq_delta) {
+            return None;
+        }
+        self.counters.count(Counter::IcmpTranslated);
+        Some(skb)
+    }
+
+    /// Rewrites an error; if it cannot be, it is counted as dropped.
+    fn icmp_rewrite(&self, skb: &mut Skb, error: &Error, source: End, seq_delta: u32) -> bool {
+        let partial = skb.checksum_is_partial();
+        let Some(head) = skb.head_mut(skb.icmp_len()) else {
+            self.counters.count(Counter::FlowsRefusedMemory);
+            return false;
+        };
+        let rewritten = error.rewrite(head, source, seq_delta, partial).is_ok();
+        if !rewritten {
+            self.counters.count(Counter::IcmpDroppedMalformed);
+        }
+        rewritten
+    }
+
+    /// Tells a client that its segment is too big for the way to the back end, where it was to be
+    /// forwarded. IP's own words would be about a connection to the back end, of which the client
+    /// knows nothing.
+    pub(crate) fn icmp_too_big(
+        &self,
+        key: &Tuple,
+        skb: Skb,
+        layout: &Layout,
+        mtu: u16,
+        ctx: &PacketContext,
+    ) {
+        // What is lost for want of memory comes again with the segment.
+        if let Some(told) = too_big(key, &skb, layout, mtu) {
+            let _ = netfilter::xmit(&self.net, told, ctx);
+        }
+    }
+}
+
+/// The error about a segment that was already made one to the back end.
+fn too_big(key: &Tuple, skb: &Skb, layout: &Layout, mtu: u16) -> Option<Skb> {
+    let (src, dst) = (v4_of(&key.local)?, v4_of(&key.client)?);
+    let len = skb.size().min(TooBig::QUOTE_MAX);
+    let mut error = Skb::new(TooBig::QUOTE_AT.checked_add(len)?).ok()?;
+    let bytes = error.bytes_mut();
+    let quote = bytes.get_mut(TooBig::QUOTE_AT..)?;
+    if !skb.copy(0, quote) {
+        return None;
+    }
+    let (ip, tcp) = quote.split_at_mut_checked(layout.ip)?;
+    let partial = skb.checksum_is_partial();
+    let end = translate::End::Destination;
+    translate::rewrite_addr(ip, tcp, end, src, partial).ok()?;
+    translate::rewrite_port(tcp, end, key.local_port.get(), partial).ok()?;
+    TooBig { src, dst, mtu }.write(bytes)?;
+    error.set_transport(carisma_core::ipv4::HEADER_LEN);
+    Some(error)
+}
+
+/// This node's end of a connection, as its TCP knows it.
+fn own_end(flow: &FlowRef) -> Option<End> {
+    let key = flow.key();
+    Some((v4_of(&key.local)?, key.local_port.get()))
+}

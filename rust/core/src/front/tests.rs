@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: GPL-2.0
+
+use super::*;
+use crate::tuple::v4_mapped;
+use crate::{
+    cookie::Said,
+    tcp::{option, Options, HEADER_LEN}, //
+};
+
+const CLIENT: u16 = 40000;
+const SERVER: u16 = 80;
+
+fn bytes(build: &Build) -> ([u8; 60], usize) {
+    let mut out = [0; 60];
+    let (a, b) = (v4_mapped([10, 0, 0, 1]), v4_mapped([10, 0, 0, 2]));
+    let len = build.write(&mut out, &a, &b, &[]).unwrap();
+    (out, len)
+}
+
+fn with<R>(build: &Build, f: impl FnOnce(&Header<'_>) -> R) -> R {
+    let (bytes, len) = bytes(build);
+    f(&Header::parse(&bytes[..len]).unwrap())
+}
+
+fn facts(isn: u32, ts: u32) -> SynFacts {
+    SynFacts {
+        isn: Seq(isn),
+        window: 64000,
+        options: Options {
+            mss: Some(1460),
+            wscale: Some(7),
+            sack_ok: true,
+            ts: Some(Timestamps { val: ts, ecr: 0 }),
+            ..Options::default()
+        },
+        ..SynFacts::default()
+    }
+}
+
+fn syn_ack(isn: u32, ack: u32) -> Build {
+    Build {
+        flags: flag::SYN | flag::ACK,
+        ack: Seq(ack),
+        ..Build::syn(SERVER, CLIENT, &facts(isn, 9000))
+    }
+}
+
+#[test]
+fn a_cookie_is_as_good_as_a_handshake() {
+    let client = facts(100, 70);
+    let syn = with(&Build::syn(CLIENT, SERVER, &client), Front::new).unwrap();
+    let answer = syn.cookie_syn_ack(Seq(7000), 1400, 9000);
+    let sent = with(&answer, |header| {
+        assert_eq!((header.source(), header.dest()), (SERVER, CLIENT));
+        assert_eq!(header.ack(), Seq(101));
+        SynFacts::of_syn_ack(header)
+    })
+    .unwrap();
+    assert_eq!((sent.isn, sent.window), (Seq(7000), COOKIE_WINDOW));
+    let options = sent.options;
+    assert_eq!(
+        (options.mss, options.wscale),
+        (Some(1400), Some(COOKIE_WSCALE))
+    );
+    assert_eq!(options.ts, Some(Timestamps { val: 9000, ecr: 70 }));
+
+    let echo = Some(Timestamps { val: 75, ecr: 9000 });
+    let first = Build::ack(CLIENT, SERVER, Seq(101), Seq(7001), 500, echo);
+    let said = Said::of(&client);
+    let mut front = with(&first, |first| {
+        Front::of_cookie(first, &said, 1400, 9100, 3)
+    })
+    .unwrap();
+    assert_eq!(front.phase(), Phase::Head);
+    let handshake = front.handshake().unwrap();
+    let (mine, theirs) = (handshake.client(), handshake.server());
+    assert_eq!((mine.isn, mine.options.wscale), (Seq(100), Some(7)));
+    assert_eq!(
+        (theirs.isn, theirs.options.wscale),
+        (Seq(7000), Some(COOKIE_WSCALE))
+    );
+    assert_eq!(theirs.options.mss, Some(1400));
+    assert_eq!(front.ts_now(13), 9110);
+    // The stream goes on as behind any handshake.
+    let data = Build {
+        flags: flag::ACK | flag::PSH,
+        ..first
+    };
+    let input = with(&data, |data| front.on_input(data, 10));
+    assert_eq!(
+        input,
+        Input::Take {
+            skip: 0,
+            fin: false
+        }
+    );
+}
+
+#[test]
+fn without_options_a_cookie_grants_none() {
+    let plain = SynFacts {
+        isn: Seq(100),
+        ..SynFacts::default()
+    };
+    let syn = with(&Build::syn(CLIENT, SERVER, &plain), Front::new).unwrap();
+    let answer = syn.cookie_syn_ack(Seq(7000), 1460, 9000).options;
+    assert_eq!(
+        (answer.wscale, answer.sack_ok, answer.ts),
+        (None, false, None)
+    );
+}
+
+fn segment(seq: u32, flags: u8) -> Build {
+    Build {
+        flags,
+        ..Build::ack(
+            CLIENT,
+            SERVER,
+            Seq(seq),
+            Seq(501),
+            500,
+            Some(Timestamps { val: 77, ecr: 9000 }),
+        )
+    }
+}
+
+/// A connection whose child is withheld: the client's first byte is 101, the server's 501.
+fn open() -> Front {
+    let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
+        Front::new(h).unwrap()
+    });
+    with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
+    let input = with(&segment(101, flag::ACK), |h| front.on_input(h, 0));
+    assert_eq!(input, Input::Pass);
+    assert!(front.on_child());
+    front
+}
+
+#[test]
+fn the_handshake_passes_and_is_kept() {
+    let front = open();
+    let handshake = front.handshake().unwrap();
+    assert_eq!(handshake.client().isn, Seq(100));
+    assert_eq!(handshake.server().isn, Seq(500));
+    assert_eq!(handshake.ack().seq(), Seq(101));
+    assert_eq!(handshake.ack().header_len(), HEADER_LEN + 12);
+    assert!(front.is_portable());
+    assert_eq!(front.newest(), (Seq(501), 500, 77));
+}
+
+#[test]
+fn a_payload_with_the_handshake_s_ack_waits_for_the_child() {
+    let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
+        Front::new(h).unwrap()
+    });
+    with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
+    let data = segment(101, flag::ACK | flag::PSH);
+    assert_eq!(with(&data, |h| front.on_input(h, 10)), Input::Open);
+    with(&front.ack(), |h| {
+        assert_eq!((h.seq(), h.ack()), (Seq(101), Seq(501)));
+    });
+    assert!(front.on_child());
+    assert_eq!(
+        with(&data, |h| front.on_input(h, 10)),
+        Input::Take {
+            skip: 0,
+            fin: false
+        }
+    );
+}
+
+#[test]
+fn what_overtakes_the_handshake_s_ack_opens_the_connection_all_the_same() {
+    // (sequence number, bytes, flags, what is decided, and what when there is a socket)
+    let cases = [
+        (111, 10, flag::ACK | flag::PSH, Input::Open, Input::Early),
+        (111, 0, flag::ACK | flag::FIN, Input::Open, Input::Early),
+        (111, 0, flag::ACK, Input::Open, Input::Pass),
+        (
+            96,
+            10,
+            flag::ACK,
+            Input::Open,
+            Input::Take {
+                skip: 5,
+                fin: false,
+            },
+        ),
+        // What is old opens nothing.
+        (100, 1, flag::ACK, Input::Pass, Input::Known),
+        (100, 0, flag::ACK, Input::Pass, Input::Known),
+        // The client thinks better of it.
+        (101, 0, flag::RST, Input::Reset, Input::Reset),
+        (102, 0, flag::RST, Input::Pass, Input::Challenge),
+    ];
+    for (seq, payload, flags, first, then) in cases {
+        let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
+            Front::new(h).unwrap()
+        });
+        with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
+        let input = with(&segment(seq, flags), |h| front.on_input(h, payload));
+        assert_eq!(input, first, "{payload} bytes at {seq}");
+        if first == Input::Open {
+            // It can be handed off: the ACK that TCP gets stands for the client's.
+            let handshake = front.handshake().unwrap();
+            let ack = handshake.ack();
+            assert_eq!((ack.seq(), ack.ack()), (Seq(101), Seq(501)));
+            assert_eq!(ack.options().unwrap().ts.unwrap().val, 77);
+        }
+        assert!(front.on_child());
+        let input = with(&segment(seq, flags), |h| front.on_input(h, payload));
+        assert_eq!(input, then, "{payload} bytes at {seq}");
+    }
+}
+
+#[test]
+fn what_came_early_has_its_turn_when_the_gap_is_filled() {
+    let mut front = open();
+    assert!(!front.is_next(Seq(111)));
+    assert_eq!(front.gap(Seq(111)), 10);
+    front.took(10);
+    assert!(front.is_next(Seq(111)));
+    assert!(front.is_next(Seq(105)));
+}
+
+#[test]
+fn payload_is_taken_in_order_and_once() {
+    // (held before, sequence number, bytes, flags, what is decided)
+    let take = |skip, fin| Input::Take { skip, fin };
+    let cases = [
+        (0, 101, 10, flag::ACK, take(0, false)),
+        (10, 101, 10, flag::ACK, Input::Known),
+        (10, 101, 15, flag::ACK, take(10, false)),
+        (10, 111, 5, flag::ACK | flag::FIN, take(0, true)),
+        (10, 111, 0, flag::ACK | flag::FIN, take(0, true)),
+        (10, 112, 5, flag::ACK, Input::Early),
+        (10, 111, 0, flag::ACK, Input::Pass),
+        (10, 110, 0, flag::ACK, Input::Known),
+        (10, 111, 0, flag::RST, Input::Reset),
+        (0, 300, 0, flag::SYN, Input::Pass),
+        (10, 300, 0, flag::SYN, Input::Challenge),
+        // TCP would believe the number of the first byte, and the client has sent more.
+        (10, 101, 0, flag::RST, Input::Stray),
+        (10, 112, 0, flag::RST, Input::Challenge),
+        (10, 101 + 63_999, 0, flag::RST, Input::Challenge),
+        (10, 101 + 64_000, 0, flag::RST, Input::Stray),
+    ];
+    for (held, seq, payload, flags, expected) in cases {
+        let mut front = open();
+        front.took(held);
+        let input = with(&segment(seq, flags), |h| front.on_input(h, payload));
+        assert_eq!(input, expected, "{held} held, {payload} bytes at {seq}");
+        assert_eq!(front.phase(), Phase::Head);
+    }
+}
+
+#[test]
+fn what_is_from_the_past_is_not_taken() {
+    let stamped = |seq: u32, val: u32| {
+        let ts = Some(Timestamps { val, ecr: 9000 });
+        Build::ack(CLIENT, SERVER, Seq(seq), Seq(501), 500, ts)
+    };
+    // (sequence number, timestamp, what is decided, the newest timestamp then)
+    let take = Input::Take {
+        skip: 0,
+        fin: false,
+    };
+    let cases = [
+        (101, 77, take, 77),
+        (101, 76, take, 77),
+        (101, 75, Input::Known, 77),
+        (101, 78, take, 78),
+        // One that came too early says nothing of those before it.
+        (111, 90, Input::Early, 90),
+        (101, 78, take, 90),
+        (101, 99, take, 99),
+        (111, 90, Input::Known, 99),
+    ];
+    let mut front = open();
+    for (seq, ts, expected, newest) in cases {
+        let input = with(&stamped(seq, ts), |h| front.on_input(h, 10));
+        assert_eq!(input, expected, "{seq} at {ts}");
+        assert_eq!(front.newest().2, newest, "{seq} at {ts}");
+    }
+    // What was kept meanwhile has not become old.
+    front.took(10);
+    assert_eq!(with(&stamped(111, 90), |h| front.on_kept(h, 10)), take);
+}
+
+#[test]
+fn sequence_numbers_wrap() {
+    let mut front = with(&Build::syn(CLIENT, SERVER, &facts(u32::MAX - 4, 70)), |h| {
+        Front::new(h).unwrap()
+    });
+    with(&syn_ack(500, u32::MAX - 3), |h| front.on_output(h, 1000));
+    with(&segment(u32::MAX - 3, flag::ACK), |h| front.on_input(h, 0));
+    assert!(front.on_child());
+    front.took(10);
+    assert_eq!(front.held(), 10);
+    let input = with(&segment(u32::MAX - 3, flag::ACK), |h| front.on_input(h, 12));
+    assert_eq!(
+        input,
+        Input::Take {
+            skip: 10,
+            fin: false
+        }
+    );
+}
+
+#[test]
+fn what_is_held_is_acknowledged_with_the_clock_and_window_of_tcp() {
+    let mut front = open();
+    front.took(1000);
+    with(&front.acknowledge(1250, core::iter::empty()), |h| {
+        assert_eq!((h.seq(), h.ack()), (Seq(501), Seq(1101)));
+        assert!(!h.walk().flatten().any(|opt| opt.kind == option::SACK));
+        assert_eq!((h.source(), h.dest()), (SERVER, CLIENT));
+        assert_eq!(u32::from(h.window()), (64000 - 1000) >> 7);
+        let ts = h.options().unwrap().ts.unwrap();
+        assert_eq!((ts.val, ts.ecr), (9250, 77));
+    });
+    with(&front.reset(), |h| {
+        assert_eq!(h.seq(), Seq(101));
+        assert!(h.has(flag::RST));
+    });
+}
+
+#[test]
+fn what_came_early_is_told_if_the_client_asked_for_that() {
+    for permitted in [true, false] {
+        let mut front = open();
+        front.client.options.sack_ok = permitted;
+        let early = [(Seq(301), Seq(401)), (Seq(201), Seq(251))];
+        with(&front.acknowledge(1250, early.into_iter()), |h| {
+            let mut told = h.walk().flatten().filter(|o| o.kind == option::SACK);
+            let blocks = [301_u32, 401, 201, 251].map(u32::to_be_bytes).concat();
+            assert_eq!(
+                told.next().map(|o| o.data),
+                permitted.then_some(&blocks[..])
+            );
+            assert_eq!(h.options().unwrap().ts.map(|ts| ts.val), Some(9250));
+            assert_eq!(h.ack(), Seq(101));
+        });
+    }
+}
+
+#[test]
+fn a_new_syn_begins_anew_only_before_there_is_a_child() {
+    let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
+        Front::new(h).unwrap()
+    });
+    with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
+    with(&Build::syn(CLIENT, SERVER, &facts(300, 71)), |h| {
+        front.on_input(h, 0)
+    });
+    assert_eq!(front.phase(), Phase::Syn);
+    // The same number with other options, before there is an answer.
+    let mut fewer = facts(300, 72);
+    fewer.options.sack_ok = false;
+    with(&Build::syn(CLIENT, SERVER, &fewer), |h| {
+        front.on_input(h, 0)
+    });
+    assert!(!front.client.options.sack_ok);
+    // The answer to the old SYN no longer counts.
+    with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
+    assert_eq!(front.phase(), Phase::Syn);
+    assert!(!front.on_child());
+
+    let mut front = open();
+    with(&Build::syn(CLIENT, SERVER, &facts(300, 71)), |h| {
+        front.on_input(h, 0)
+    });
+    assert_eq!(front.phase(), Phase::Head);
+}
