@@ -322,8 +322,8 @@ def test_ynl_drives_the_family(node: Node) -> None:
     assert found['flow-get'] == []
     assert {stat['name'] for stat in found['stats-get']} == set(node.stats())
     nothing = {'handed-off-out': 0, 'handed-off-in': 0}
-    assert answers[10]['answer'] == {**nothing, 'draining': True}
-    assert answers[12]['answer'] == nothing
+    assert answers[11]['answer'] == {**nothing, 'draining': True}
+    assert answers[13]['answer'] == nothing
     assert everything(node) == {'service': [], 'node': [], 'rule': []}
     stats = ynl(node, [['dump', 'stats-get', {}]])[0]['answer']
     assert {stat['name']: stat['value'] for stat in stats} == node.stats()
