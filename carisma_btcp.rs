@@ -66,6 +66,8 @@ mod state;
 mod sysfs;
 #[path = "rust/btcp/trace.rs"]
 mod trace;
+#[path = "rust/btcp/tunnel.rs"]
+mod tunnel;
 #[path = "rust/btcp/uapi.rs"]
 mod uapi;
 

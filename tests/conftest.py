@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         '--plain', action='store_true',
         help='load no modules: shows which tests notice that')
     parser.addoption(
-        '--forward', choices=('nat', 'direct'), default='nat',
+        '--forward', choices=('nat', 'direct', 'tunnel', 'auto'), default='nat',
         help='how the nodes forward to each other')
 
 

@@ -80,8 +80,8 @@ def test_what_is_added_is_listed(node: Node) -> None:
     nodes = node.ask('node', 'list')
     assert [(n['name'], n['address'], n['port'], n['local'], n['forward'], n['state'])
             for n in nodes] == [
-        ('en', '10.0.0.1', 7480, True, 'nat', 'self'),      # the machine's own address
-        ('fr', '10.0.0.2', 7000, False, 'nat', 'down'),
+        ('en', '10.0.0.1', 7480, True, 'auto', 'self'),      # the machine's own address
+        ('fr', '10.0.0.2', 7000, False, 'auto', 'down'),
         ('de', '10.0.0.3', 7480, False, 'direct', 'down')]
     assert node.ask('rule', 'list') == [
         {'address': '10.0.0.11', 'port': 80, 'host': None, 'path': '/fr/',
@@ -100,8 +100,8 @@ def test_what_is_added_is_listed(node: Node) -> None:
         ('rare', 'replay', 2), ('rare', 'replay', 1)]
     assert node.ctl('node', 'list').out == (
         'NODE  ADDRESS        FORWARD  STATE\n'
-        'en    10.0.0.1:7480  nat      self\n'
-        'fr    10.0.0.2:7000  nat      down\n'
+        'en    10.0.0.1:7480  auto     self\n'
+        'fr    10.0.0.2:7000  auto     down\n'
         'de    10.0.0.3:7480  direct   down\n')
     assert node.ctl('rule', 'list').out == (
         'SERVICE         HOST           PATH  NODES  PICK   COOKIE  OTHERWISE\n'
@@ -169,8 +169,8 @@ REFUSED = {
     ('node-add', 'name=fr addr=10.0.0.9'): (errno.EEXIST, 'name', 'name: a node of this name'),
     ('node-add', 'name=it addr=10.0.0.2'): (errno.EEXIST, 'addr', 'addr: another node has'),
     ('node-add', 'name=it addr=10.0.0.9 local=1'): (errno.EEXIST, 'local', 'local: another node'),
-    ('node-add', 'name=it addr=10.0.0.9 forward=2'): (
-        errno.EINVAL, 'forward', 'forward: must be 0 (nat) or 1 (direct)'),
+    ('node-add', 'name=it addr=10.0.0.9 forward=4'): (
+        errno.EINVAL, 'forward', 'forward: must be 0 (nat), 1 (direct), 2 (tunnel) or 3 (auto)'),
     ('node-del', ''): (errno.EINVAL, 'name', 'name: must be 1 to 15 letters'),
     ('node-del', 'name=it'): (errno.ENOENT, 'name', 'name: no such node'),
     ('node-del', 'name=fr'): (errno.EBUSY, 'name', 'name: a rule sends requests'),
@@ -315,9 +315,9 @@ def test_ynl_drives_the_family(node: Node) -> None:
     assert found['service-get'] == [{**service, 'mode': 'rare', 'rules': 1, 'migrate': 'adopt'}]
     assert found['node-get'] == [
         {'index': 1, 'name': 'en', 'addr': '10.0.0.1', 'port': 7480, 'local': True,
-         'state': 'self', 'forward': 'nat'},
+         'state': 'self', 'forward': 'auto'},
         {'index': 2, 'name': 'fr', 'addr': '10.0.0.2', 'port': 7481, 'state': 'down',
-         'forward': 'nat'}]
+         'forward': 'auto'}]
     assert found['rule-get'] == [rule]
     assert found['flow-get'] == []
     assert {stat['name'] for stat in found['stats-get']} == set(node.stats())

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Nodes that get a client's segments unchanged: direct routing.
+"""Nodes that get a client's segments unchanged: direct routing, and tunnels.
 
 Every node has the addresses of the others' services on its loopback device.
-`--forward direct` has other suites run in such a cluster, too.
+`--forward direct` and `--forward tunnel` have other suites run in such a
+cluster, too. What only tunnels have is in test_tunnel.py.
 """
 
 import contextlib
@@ -25,26 +26,33 @@ from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
 from test_elsewhere import KINDS, ask, lose, rule
 
-DIRECT = dataclasses.replace(SITE, forward='direct')
+SITES = {way: dataclasses.replace(SITE, forward=way) for way in ('direct', 'tunnel')}
+DIRECT = SITES['direct']
 CLOSE = '-H "Connection: close"'
 
 
-@pytest.fixture
-def cluster(lab: Lab) -> Cluster:
-    """The site, whose nodes forward directly, maybe not for the first time."""
-    site = lab.site(DIRECT)
+@pytest.fixture(params=tuple(SITES))
+def cluster(lab: Lab, request: pytest.FixtureRequest) -> Cluster:
+    """The site, whose nodes forward in one of the ways, maybe not for the first
+    time."""
+    site = lab.site(SITES[request.param])
     lab.enable(site)
     return site
 
 
-@pytest.fixture
-def fresh(lab: Lab) -> Cluster:
+@pytest.fixture(params=tuple(SITES))
+def fresh(lab: Lab, request: pytest.FixtureRequest) -> Cluster:
     """The same, with the modules loaded for this test alone."""
-    site = lab.site(DIRECT)
+    site = lab.site(SITES[request.param])
     site.end()
     lab.once = True
     lab.enable(site)
     return site
+
+
+def directly(fixture: str) -> pytest.MarkDecorator:
+    """A test for nodes that forward directly alone."""
+    return pytest.mark.parametrize(fixture, ('direct',), indirect=True)
 
 
 def alike(segment: Segment) -> Segment:
@@ -77,6 +85,7 @@ def test_fifty_at_once(cluster: Cluster) -> None:
     no_flows(cluster)
 
 
+@directly('cluster')
 def test_segments_are_unchanged(cluster: Cluster) -> None:
     """What the front end forwards is what came, with the service as destination,
     in a frame to the node; nothing of the response passes it."""
@@ -110,7 +119,7 @@ def test_server_sees_both_addresses(cluster: Cluster) -> None:
     for node in (front, back):
         flow, = [it for it in node.flows() if it['client'].endswith(f':{sock.port}')]
         assert (flow['local'], flow['vip']) == (front.service, front.service)
-    assert {it['forward'] for it in front.ask('node', 'list')} == {'direct'}
+    assert {it['forward'] for it in front.ask('node', 'list')} == {cluster.spec.forward}
     sock.close()
     no_flows(cluster)
 
@@ -187,6 +196,7 @@ def gateway(cluster: Cluster) -> Iterator[None]:
         front.run(f'ip route del {route}')
 
 
+@directly('fresh')
 def test_gateway_at_the_handoff(fresh: Cluster) -> None:
     """A node that cannot be reached directly is not asked, though the control
     connection to it is up."""
@@ -201,6 +211,7 @@ def test_gateway_at_the_handoff(fresh: Cluster) -> None:
     served(ask(fresh), 'fr', '1k')
 
 
+@directly('fresh')
 def test_gateway_for_a_moment(fresh: Cluster) -> None:
     """A live connection waits for its way to come back."""
     sock = hand_off(fresh)
@@ -212,6 +223,7 @@ def test_gateway_for_a_moment(fresh: Cluster) -> None:
     no_flows(fresh)
 
 
+@directly('fresh')
 def test_gateway_for_good(fresh: Cluster) -> None:
     """If it does not come back, the client is not left to wait, nor the server."""
     front, back = fresh['en'], fresh['fr']
@@ -255,11 +267,11 @@ def test_neighbour(lab: Lab) -> None:
     no_flows(cluster)
 
 
-def uploaded(cluster: Cluster, size: int = 300_000) -> List[Segment]:
-    """Uploads a body to fr; what en forwarded of it."""
-    client, front, back = cluster.client, cluster['en'], cluster['fr']
-    client.run(f'head -c {size} /dev/urandom >/tmp/carisma/body')
-    with front.capture() as wire:
+def uploaded(cluster: Cluster, seen_by: str = 'en') -> List[Segment]:
+    """Uploads a body to fr; what that node saw of what is for fr."""
+    client, back = cluster.client, cluster['fr']
+    client.run('head -c 300000 /dev/urandom >/tmp/carisma/body')
+    with cluster[seen_by].capture() as wire:
         answer = client.curl.get(cluster.url('en', '/fr/upload/'),
                                  options='--data-binary @/tmp/carisma/body')
     assert (answer.status, answer.node) == (200, 'fr'), answer
@@ -270,11 +282,13 @@ def uploaded(cluster: Cluster, size: int = 300_000) -> List[Segment]:
             if it.source[1] == answer.port and it.mac == back.host.mac]
 
 
+@directly('cluster')
 def test_large_segments(cluster: Cluster) -> None:
     """Segments that the device is to cut are forwarded as they are."""
     assert max(it.length for it in uploaded(cluster)) > 1500
 
 
+@directly('cluster')
 def test_smaller_mtu(cluster: Cluster) -> None:
     """The client learns that its segments are too long for the way to the node, as
     from any router: the report is about the segment that it sent."""
@@ -365,13 +379,14 @@ def test_load(fresh: Cluster) -> None:
     no_flows(fresh)
 
 
+@directly('cluster')
 def test_refused_by_name(cluster: Cluster) -> None:
-    """Only the two ways that there are can be chosen."""
+    """Only the ways that there are can be chosen."""
     node = cluster['en']
-    answer = node.ctl('node', 'add', 'it', '10.0.0.9', '--forward', 'tunnel', check=False)
+    answer = node.ctl('node', 'add', 'it', '10.0.0.9', '--forward', 'gre', check=False)
     assert answer.rc == 2
-    assert 'possible values: nat, direct' in answer.err
+    assert 'possible values: nat, direct, tunnel, auto' in answer.err
     node.ctl('node', 'add', 'it', '10.0.0.9')
     ways = {it['name']: it['forward'] for it in node.ask('node', 'list')}
-    assert ways == {'en': 'direct', 'fr': 'direct', 'de': 'direct', 'it': 'nat'}
+    assert ways == {'en': 'direct', 'fr': 'direct', 'de': 'direct', 'it': 'auto'}
     node.ctl('node', 'del', 'it')

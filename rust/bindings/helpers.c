@@ -13,8 +13,10 @@
 #include "helpers/listener.c"
 #include "helpers/netns.c"
 #include "helpers/percpu.c"
-#include "helpers/skb.c"
+#include "helpers/xmit.c"
+#include "helpers/skb.c" /* behind xmit.c */
 #include "helpers/adopt.c" /* behind skb.c */
 #include "helpers/sock.c"
 #include "helpers/table.c"
 #include "helpers/task.c"
+#include "helpers/tunnel.c" /* behind xmit.c */

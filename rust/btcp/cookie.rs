@@ -92,7 +92,7 @@ impl State {
         if !self.is_service(key, |service| service.mode == Mode::Frequent) {
             return false;
         }
-        let Some(mss) = advertised_mss(&self.net, syn) else {
+        let Some(mss) = self.front_mss(syn) else {
             return false;
         };
         let said = Said::of(front.client());
@@ -155,7 +155,8 @@ impl State {
             Verdict::Stranger => return Some(skb),
         };
         let clock = cookie::clock(&self.secret, key, now);
-        let front = advertised_mss(&self.net, &skb)
+        let front = self
+            .front_mss(&skb)
             .and_then(|mss| Front::of_cookie(&header, &said, mss, clock, now));
         let Some(front) = front else {
             self.counters.count(Counter::PacketsDroppedMalformed);
@@ -183,6 +184,12 @@ impl State {
                 self.front_adopt(key, &front, &ctx).then_some(skb)
             }
         }
+    }
+
+    /// What a client is told of how long its segments may be; `None` if no route leads to it.
+    fn front_mss(&self, skb: &Skb) -> Option<u16> {
+        let mss = advertised_mss(&self.net, skb)?;
+        Some(self.tunnel_mss().map_or(mss, |room| room.min(mss)))
     }
 
     /// The flow of a connection whose client has answered a cookie.

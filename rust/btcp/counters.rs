@@ -77,8 +77,8 @@ counters! {
         /// A back end was not asked to take a connection over, because `handoffs_max` handoffs were
         /// under way.
         HandoffsRefusedLimit = c"handoffs_refused_limit",
-        /// A back end was not asked to take a connection over, because segments go directly to it, and
-        /// the route to it leads to a gateway, or nowhere.
+        /// A back end was not asked to take a connection over, because no route leads there in the way in
+        /// which segments go to it: directly, without a gateway, or through a tunnel.
         HandoffsRefusedRoute = c"handoffs_refused_route",
         /// A back end was asked to take a connection over.
         HandoffsStarted = c"handoffs_started",
@@ -133,6 +133,12 @@ counters! {
         PacketsDroppedStale = c"packets_dropped_stale",
         /// A packet was dropped because it was malformed.
         PacketsDroppedMalformed = c"packets_dropped_malformed",
+        /// A packet was taken out of one of IP in IP, in which another node had sent it through a tunnel.
+        PacketsUntunnelled = c"packets_untunnelled",
+        /// A packet of IP in IP from another node was dropped for want of memory, because more packets came
+        /// than this node keeps up with, or because it said that a router was congested, which the packet
+        /// within does not know of.
+        PacketsDroppedTunnel = c"packets_dropped_tunnel",
         /// A packet was dropped because no route led to its end, or only one with a gateway to a node that
         /// segments go to directly.
         PacketsDroppedUnroutable = c"packets_dropped_unroutable",

@@ -21,7 +21,7 @@ use carisma_core::{
 use carisma_net::{
     connection,
     netfilter::{self, PacketContext, Unsent},
-    route,
+    route::{self, Via, Way},
     skb::{Layout, Skb},
 };
 use kernel::sync::rcu;
@@ -36,9 +36,8 @@ pub(crate) struct Forward {
     pub(crate) node: u32,
     /// What its segments' destination is when the back end's TCP gets them.
     pub(crate) to: ([u8; 4], u16),
-    /// The back end's own address, if they are sent to its MAC address as they are; they are
-    /// rewritten otherwise.
-    pub(crate) via: Option<[u8; 4]>,
+    /// How they get there, if they are sent as they are; they are rewritten otherwise.
+    pub(crate) via: Option<Via>,
     /// Since when, in milliseconds, there has been no such way to it.
     pub(crate) stuck: Option<u32>,
     /// The newest acknowledgement of the client's.
@@ -105,7 +104,7 @@ impl State {
         }
         skb.hop();
         let sent = match forward.via {
-            Some(via) => self.xmit_direct(forward, via, skb, ctx),
+            Some(via) => self.xmit_via(forward, via, skb, ctx),
             None => netfilter::xmit(&self.net, skb, ctx),
         };
         self.front_sent(flow, forward, sent, layout, ctx);
@@ -140,23 +139,29 @@ impl State {
         );
         // Without memory the client sends its SYN again.
         if let Ok(skb) = packet::from_client(key, &question, &[]) {
-            let sent = self.xmit_direct(forward, via, skb, ctx);
+            let sent = self.xmit_via(forward, via, skb, ctx);
             self.front_sent(flow, forward, sent, layout, ctx);
         }
     }
 
-    /// Sends a segment to the back end itself, which may be no node any more.
-    pub(crate) fn xmit_direct(
+    /// Sends a packet to the back end as it is. Any context.
+    pub(crate) fn xmit_via(
         &self,
         forward: &Forward,
-        via: [u8; 4],
+        via: Via,
         skb: Skb,
         ctx: &PacketContext,
     ) -> Result<(), Unsent> {
+        self.with_way(forward, via, |known| {
+            route::xmit_via(&self.net, skb, via, known, ctx)
+        })
+    }
+
+    /// Calls `f` with what is known of the way to the back end, which may be no node any more.
+    fn with_way<R>(&self, forward: &Forward, via: Via, f: impl FnOnce(Option<&Way>) -> R) -> R {
         let rcu = rcu::read_lock();
         let node = self.config.snapshot(&rcu).node(forward.node);
-        let known = node.and_then(|node| node.direct.as_ref());
-        route::xmit_direct(&self.net, skb, via, known, ctx)
+        f(node.and_then(|node| node.way(via)))
     }
 
     /// A segment was sent to the back end, or could not be.
@@ -178,7 +183,11 @@ impl State {
             }
         });
         match forward.via {
-            Some(via) if lost && !route::is_on_link(&self.net, via) => self.front_stuck(flow, ctx),
+            Some(via)
+                if lost && !self.with_way(forward, via, |known| via.is_open(&self.net, known)) =>
+            {
+                self.front_stuck(flow, ctx);
+            }
             _ if done && forward.stuck.is_some() => {
                 if let Stage::Forward(forward) = &mut flow.inner.lock().stage {
                     forward.stuck = None;
@@ -188,7 +197,7 @@ impl State {
         }
     }
 
-    /// The route to a back end that is forwarded to directly leads to a gateway, or nowhere, by now.
+    /// No route leads to the back end any more in the way in which it is forwarded to.
     /// The control connection to it may be well nevertheless, so that nothing else would end the
     /// client's wait.
     fn front_stuck(&self, flow: &FlowRef, ctx: &PacketContext) {

@@ -25,6 +25,7 @@ use carisma_net::{
     connection,
     link::kind,
     netfilter::{self, PacketContext},
+    route::Via,
     skb::{self, Layout, Skb},
 };
 use kernel::prelude::*;
@@ -49,7 +50,7 @@ pub(crate) struct Deciding {
     pub(crate) node: u32,
     /// Where that node takes forwarded segments, and by whom: see [`Forward`](crate::forward::Forward).
     pub(crate) to: ([u8; 4], u16),
-    pub(crate) via: Option<[u8; 4]>,
+    pub(crate) via: Option<Via>,
     /// When that node was given the request.
     pub(crate) commit: Commit,
     /// Its handshake was BTCP's: TCP has no socket.

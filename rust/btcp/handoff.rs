@@ -14,9 +14,7 @@ use crate::{
     flow::{FlowRef, Inner, InnerGuard, Stage},
     forward::Forward,
     front::{theirs, Deciding},
-    lower,
-    node::Forwarding,
-    packet,
+    lower, packet,
     service::{Candidate, Migrate, Otherwise},
     state::State,
     trace::{event, FRONT},
@@ -33,7 +31,6 @@ use carisma_core::{
 use carisma_net::{
     connection,
     netfilter::{self, PacketContext},
-    route,
 };
 use kernel::{prelude::*, sync::rcu};
 
@@ -56,15 +53,10 @@ impl State {
                 let rcu = rcu::read_lock();
                 target.next(self.config.snapshot(&rcu))
             };
-            let (node, addr, forwarding) = match candidate {
-                Candidate::Node(node, addr, forwarding) => (node, addr, forwarding),
+            let node = match candidate {
+                Candidate::Node(node) => node,
                 Candidate::Here => break Otherwise::Local,
                 Candidate::None => break target.otherwise(),
-            };
-            let port = flow.key().local_port.get();
-            (deciding.to, deciding.via) = match (forwarding, v4_of(&flow.key().local)) {
-                (Forwarding::Direct, Some(vip)) => ((vip, port), Some(addr)),
-                _ => ((addr, port), None),
             };
             match self.front_ask(flow, deciding, node) {
                 Ok(()) => {
@@ -96,18 +88,15 @@ impl State {
         }
     }
 
-    /// Asks a node to take the connection over, whose `to` and `via` are set. An error may have a
-    /// counter for what is in the way of it.
+    /// Asks a node to take the connection over. An error may have a counter for what is in the way of
+    /// it.
     fn front_ask(
         &self,
         flow: &FlowRef,
         deciding: &mut Deciding,
         node: u32,
     ) -> Result<(), Option<Counter>> {
-        if deciding
-            .via
-            .is_some_and(|via| !route::is_on_link(&self.net, via))
-        {
+        if !self.front_route(flow, deciding, node) {
             self.counters.count(Counter::HandoffsRefusedRoute);
             return Err(None);
         }
@@ -136,6 +125,35 @@ impl State {
         self.counters.count(Counter::HandoffsStarted);
         flow.arm(self.knobs.handoff_timeout_ms());
         Ok(())
+    }
+
+    /// Chooses how what the client sends is to get to a node; `false` if no route leads there in that
+    /// way.
+    fn front_route(&self, flow: &FlowRef, deciding: &mut Deciding, node: u32) -> bool {
+        let rcu = rcu::read_lock();
+        let config = self.config.snapshot(&rcu);
+        let own = config.local_node().and_then(|node| v4_of(&node.at.addr));
+        let (Some(node), Some(own)) = (config.node(node), own) else {
+            return false;
+        };
+        let via = node.via(&self.net, own);
+        let to = match via {
+            Some(_) => flow.key().local,
+            None => node.at.addr,
+        };
+        let Some(to) = v4_of(&to) else {
+            return false;
+        };
+        (deciding.to, deciding.via) = ((to, flow.key().local_port.get()), via);
+        via.is_none_or(|via| via.is_open(&self.net, node.way(via)))
+    }
+
+    /// Whether a node that lacks the address of the service is to be asked once more, as the segments
+    /// can name it.
+    fn front_names(&self, node: u32) -> bool {
+        let rcu = rcu::read_lock();
+        let node = self.config.snapshot(&rcu).node(node);
+        node.is_some_and(|node| node.on_lacking())
     }
 
     /// Tells the node that was asked that it is not to have the connection.
@@ -184,12 +202,18 @@ impl State {
             return;
         };
         let ctx = PacketContext::enter();
-        let inner = flow.inner.lock();
+        let mut inner = flow.inner.lock();
         if inner.stage.sent() != Some((node, handoff.id)) {
             return;
         }
         match (&inner.stage, handoff.body) {
             (Stage::Asked(_), Body::Accept) => self.front_commit(&flow, inner, &ctx),
+            (Stage::Asked(_), Body::Reject(Reason::NoAddress)) if self.front_names(node) => {
+                if let Stage::Asked(deciding) = &mut inner.stage {
+                    deciding.target.again();
+                }
+                self.front_elsewhere(&flow, inner, Counter::HandoffsRejected, &ctx);
+            }
             (Stage::Asked(_), Body::Reject(reason)) => {
                 self.count_reject(reason);
                 self.front_elsewhere(&flow, inner, Counter::HandoffsRejected, &ctx);

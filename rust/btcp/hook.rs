@@ -8,7 +8,7 @@ use crate::{
     state::State,
 };
 use carisma_core::{
-    tcp,
+    tcp::{self, flag},
     tuple::{v4_mapped, Tuple},
 };
 use carisma_net::{
@@ -108,8 +108,13 @@ impl Hooks for State {
             Stage::Gone => Some(skb),
             _ => {
                 let header = skb.tcp(&layout).and_then(tcp::Header::parse)?;
+                let opens = header.has(flag::SYN);
                 if self.front_output(&mut inner, &header) {
-                    Some(skb)
+                    drop(inner);
+                    match opens {
+                        true => self.tunnel_clamp(skb, &layout),
+                        false => Some(skb),
+                    }
                 } else {
                     self.counters
                         .count(crate::counters::Counter::PacketsDroppedStale);

@@ -32,7 +32,7 @@ impl State {
     /// A packet that comes in and is no TCP segment.
     pub(crate) fn icmp_input(&self, mut skb: Skb) -> Option<Skb> {
         let Some(error) = skb.icmp_error() else {
-            return Some(skb);
+            return self.tunnel_input(skb);
         };
         // What this node tells itself is in its own TCP's numbers: see `icmp_output()`.
         if skb.is_looped() {
@@ -128,7 +128,7 @@ impl State {
         skb.hop();
         let ctx = PacketContext::enter();
         let sent = match forward.via {
-            Some(via) => self.xmit_direct(forward, via, skb, &ctx),
+            Some(via) => self.xmit_via(forward, via, skb, &ctx),
             None => netfilter::xmit(&self.net, skb, &ctx),
         };
         self.counters.count(match sent {

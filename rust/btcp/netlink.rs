@@ -118,7 +118,7 @@ const NAME: &CStr =
 const NODE: &CStr =
     c"node: must be a node's name, 1 to 15 letters, digits, '.', '-' and '_', the first a letter or digit";
 const NODES: &CStr = c"node: must be 1 to 16 nodes, each named once";
-const FORWARD: &CStr = c"forward: must be 0 (nat) or 1 (direct)";
+const FORWARD: &CStr = c"forward: must be 0 (nat), 1 (direct), 2 (tunnel) or 3 (auto)";
 const OTHERWISE: &CStr = c"otherwise: must be 0 (local) or 1 (unavailable)";
 const PICK: &CStr = c"pick: must be 0 (order) or 1 (hash)";
 const COOKIE: &CStr = c"cookie: must be 1 to 63 characters, letters, digits and !#$%&'*+-.^_`|~";
@@ -352,16 +352,24 @@ fn service_del<'a>(request: &Request<'a>) -> Answer<'a> {
         .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
 }
 
+/// The ways to forward, and their numbers.
+const FORWARDINGS: [(Forwarding, u32); 4] = [
+    (Forwarding::Nat, carisma_forward_CARISMA_FORWARD_NAT),
+    (Forwarding::Direct, carisma_forward_CARISMA_FORWARD_DIRECT),
+    (Forwarding::Tunnel, carisma_forward_CARISMA_FORWARD_TUNNEL),
+    (Forwarding::Auto, carisma_forward_CARISMA_FORWARD_AUTO),
+];
+
 /// How a node is sent what it serves.
 fn forwarding<'a>(request: &Request<'a>) -> Result<Forwarding, Refusal<'a>> {
-    match request.attr(CARISMA_A_NODE_FORWARD) {
-        None => Ok(Forwarding::Nat),
-        Some(attr) if attr.u32() == carisma_forward_CARISMA_FORWARD_NAT => Ok(Forwarding::Nat),
-        Some(attr) if attr.u32() == carisma_forward_CARISMA_FORWARD_DIRECT => {
-            Ok(Forwarding::Direct)
-        }
-        Some(attr) => Err(invalid(attr, FORWARD)),
-    }
+    let Some(attr) = request.attr(CARISMA_A_NODE_FORWARD) else {
+        return Ok(Forwarding::Auto);
+    };
+    FORWARDINGS
+        .into_iter()
+        .find(|(_, number)| *number == attr.u32())
+        .map(|(forwarding, _)| forwarding)
+        .ok_or_else(|| invalid(attr, FORWARD))
 }
 
 fn node_add<'a>(request: &Request<'a>) -> Answer<'a> {
@@ -576,11 +584,11 @@ fn node_get(dump: &mut Dump<'_>) -> Result {
             put_addr(message, CARISMA_A_NODE_ADDR, &node.at.addr)?;
             message.put_u16(CARISMA_A_NODE_PORT, node.at.port)?;
             message.put_flag(CARISMA_A_NODE_LOCAL, node.local)?;
-            let forward = match node.forwarding() {
-                Forwarding::Nat => carisma_forward_CARISMA_FORWARD_NAT,
-                Forwarding::Direct => carisma_forward_CARISMA_FORWARD_DIRECT,
-            };
-            message.put_u32(CARISMA_A_NODE_FORWARD, forward)?;
+            for (forwarding, number) in FORWARDINGS {
+                if forwarding == node.forwarding {
+                    message.put_u32(CARISMA_A_NODE_FORWARD, number)?;
+                }
+            }
             if node.local {
                 return message.put_u32(
                     CARISMA_A_NODE_STATE,

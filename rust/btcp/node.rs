@@ -7,7 +7,14 @@ use carisma_core::{
     auth::Trouble,
     tuple::v4_of, //
 };
-use carisma_net::route::Neighbour;
+use carisma_net::{
+    connection,
+    pernet::Net,
+    route::{
+        Via,
+        Way, //
+    },
+};
 use kernel::{
     prelude::*,
     sync::atomic::{
@@ -35,7 +42,21 @@ pub(crate) enum Forwarding {
     Nat,
     /// Unchanged, to its MAC address.
     Direct,
+    /// Unchanged, in packets to its own address.
+    Tunnel,
+    /// Directly if it is a neighbour, else by a tunnel; if it lacks the service's address, as `Nat`.
+    Auto,
 }
+
+impl Forwarding {
+    /// Whether segments may come by a tunnel.
+    pub(crate) fn may_tunnel(self) -> bool {
+        matches!(self, Self::Tunnel | Self::Auto)
+    }
+}
+
+/// How long it is remembered that a node lacks the address of a service, in milliseconds.
+const LACKING_MS: u32 = 60_000;
 
 /// A node of the cluster. It is the same object as long as it is configured.
 pub(crate) struct Node {
@@ -46,8 +67,12 @@ pub(crate) struct Node {
     pub(crate) at: Endpoint,
     /// It is this node.
     pub(crate) local: bool,
-    /// The way to it, if it is forwarded to directly.
-    pub(crate) direct: Option<Neighbour>,
+    pub(crate) forwarding: Forwarding,
+    /// The ways to it that it may be forwarded to by.
+    neighbour: Option<Way>,
+    tunnel: Option<Way>,
+    /// When it was found to lack the address of a service, in milliseconds; 0 if it was not.
+    lacking: Atomic<u32>,
     /// The control connection to it is up.
     up: Atomic<bool>,
     /// The peer's epoch, as it said when the connection came up last.
@@ -65,28 +90,63 @@ impl Node {
         local: bool,
         forwarding: Forwarding,
     ) -> Result<Self> {
-        let direct = match (forwarding, v4_of(&at.addr)) {
-            (Forwarding::Direct, Some(addr)) => Some(Neighbour::new(addr)?),
-            _ => None,
+        let way = |wanted: bool, tunnel| match v4_of(&at.addr).filter(|_| wanted && !local) {
+            Some(addr) => Way::new(addr, tunnel).map(Some),
+            None => Ok(None),
         };
+        let may_be_neighbour = matches!(forwarding, Forwarding::Direct | Forwarding::Auto);
         Ok(Self {
             index,
             name,
             at,
             local,
-            direct,
+            forwarding,
+            neighbour: way(may_be_neighbour, false)?,
+            tunnel: way(forwarding.may_tunnel(), true)?,
+            lacking: Atomic::new(0),
             up: Atomic::new(false),
             epoch: Atomic::new(0),
             trouble: Atomic::new(0),
         })
     }
 
-    /// How it is sent the segments of connections that it serves.
-    pub(crate) fn forwarding(&self) -> Forwarding {
-        match self.direct {
-            Some(_) => Forwarding::Direct,
-            None => Forwarding::Nat,
+    /// How segments that do not name it get to it, from this node's address `own`; `None` if they are
+    /// to name it. Any context.
+    pub(crate) fn via(&self, net: &Net, own: [u8; 4]) -> Option<Via> {
+        let addr = v4_of(&self.at.addr)?;
+        let (neighbour, tunnel) = (Via::Neighbour(addr), Via::Tunnel(own, addr));
+        match self.forwarding {
+            Forwarding::Nat => None,
+            Forwarding::Direct => Some(neighbour),
+            Forwarding::Tunnel => Some(tunnel),
+            Forwarding::Auto if self.is_lacking() => None,
+            Forwarding::Auto => [neighbour, tunnel]
+                .into_iter()
+                .find(|via| via.is_open(net, self.way(*via))),
         }
+    }
+
+    /// What is known of the way to it.
+    pub(crate) fn way(&self, via: Via) -> Option<&Way> {
+        match via {
+            Via::Neighbour(_) => self.neighbour.as_ref(),
+            Via::Tunnel(..) => self.tunnel.as_ref(),
+        }
+    }
+
+    /// It lacks the address of a service. Whether segments are to name it, for a while, as that is left
+    /// to this node. Any context.
+    pub(crate) fn on_lacking(&self) -> bool {
+        if self.forwarding != Forwarding::Auto {
+            return false;
+        }
+        self.lacking.store(connection::now_ms().max(1), Relaxed);
+        true
+    }
+
+    fn is_lacking(&self) -> bool {
+        let since = self.lacking.load(Relaxed);
+        since != 0 && connection::now_ms().wrapping_sub(since) < LACKING_MS
     }
 
     /// Whether something can be handed off to it now. Any context.

@@ -5,7 +5,6 @@
 use crate::{
     node::{
         name_text,
-        Forwarding,
         Node, //
     },
     snapshot::{
@@ -14,12 +13,7 @@ use crate::{
     },
     uapi,
 };
-use carisma_core::{
-    affinity,
-    http,
-    rule,
-    tuple::v4_of, //
-};
+use carisma_core::{affinity, http, rule};
 use kernel::{
     prelude::*,
     sync::Arc, //
@@ -70,8 +64,8 @@ pub(crate) enum Pick {
 pub(crate) enum Candidate {
     /// This one.
     Here,
-    /// The node of this index and address, and how it is sent a client's segments.
-    Node(u32, [u8; 4], Forwarding),
+    /// The node of this index.
+    Node(u32),
     /// There is none left.
     None,
 }
@@ -119,17 +113,18 @@ impl Target {
             .any(|node| node.local)
     }
 
+    /// The node that was passed last is the next one again.
+    pub(crate) fn again(&mut self) {
+        self.passed = self.passed.saturating_sub(1);
+    }
+
     /// The next node that something can be handed to. Any context.
     pub(crate) fn next(&mut self, config: &Snapshot) -> Candidate {
         while let Some(&index) = self.nodes.get(self.passed) {
             self.passed = self.passed.saturating_add(1);
             match config.node(index) {
                 Some(node) if node.local => return Candidate::Here,
-                Some(node) if node.is_up() => {
-                    if let Some(addr) = v4_of(&node.at.addr) {
-                        return Candidate::Node(index, addr, node.forwarding());
-                    }
-                }
+                Some(node) if node.is_up() => return Candidate::Node(index),
                 _ => {}
             }
         }

@@ -28,5 +28,6 @@ pub mod sysfs;
 pub mod table;
 pub mod trace;
 pub mod tracepoint;
+pub mod tunnel;
 pub mod ulp;
 pub mod work;

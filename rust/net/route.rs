@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the routes of a namespace say of an address, and ways to neighbours.
+//! What the routes of a namespace say of an address, and ways to nodes that packets do not name.
 //!
 //! C headers: [`include/net/route.h`](srctree/include/net/route.h),
 //! [`include/net/dst_cache.h`](srctree/include/net/dst_cache.h)
@@ -21,70 +21,133 @@ use kernel::{
     types::Opaque, //
 };
 
-/// Whether any packet can be sent to the node at `addr` itself: it is a neighbour, reached without a
-/// gateway. Any context.
-pub fn is_on_link(net: &Net, addr: [u8; 4]) -> bool {
-    // SAFETY: The namespace is valid.
-    unsafe { bindings::is_on_link(net.as_ptr(), u32::from_ne_bytes(addr)) }
-}
-
 /// Whether packets to this address are this node's own. Any context.
 pub fn is_local(net: &Net, addr: [u8; 4]) -> bool {
     // SAFETY: The namespace is valid.
     unsafe { bindings::is_local(net.as_ptr(), u32::from_ne_bytes(addr)) }
 }
 
-/// The route to a neighbour, which each CPU remembers as long as it is valid.
+/// How a packet gets to a node whose header does not name it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// As it is, to the MAC address of the node at this address, which is reached without a gateway.
+    Neighbour([u8; 4]),
+    /// In a packet (RFC 2003) from the first of these addresses, which is this node's, to the second.
+    Tunnel([u8; 4], [u8; 4]),
+}
+
+impl Via {
+    /// Whether routes lead there. Any context.
+    pub fn is_open(self, net: &Net, known: Option<&Way>) -> bool {
+        let Self::Neighbour(addr) = self else {
+            return self.mtu(net, known).is_some();
+        };
+        let _context = PacketContext::enter();
+        // SAFETY: The namespace is valid, the context the one that the helper asks for. The cache is
+        // initialised, if there is one, and of this address.
+        unsafe {
+            let cache = Way::cache(known, self);
+            bindings::is_on_link(net.as_ptr(), u32::from_ne_bytes(addr), cache)
+        }
+    }
+
+    /// How big a packet may be that a tunnel takes whole; `None` if no route leads there, and of a
+    /// neighbour. `known` is of the same namespace. Any context.
+    pub fn mtu(self, net: &Net, known: Option<&Way>) -> Option<u16> {
+        let Self::Tunnel(from, to) = self else {
+            return None;
+        };
+        let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
+        let _context = PacketContext::enter();
+        // SAFETY: The namespace is valid, the context the one that the helper asks for. The cache is
+        // initialised, if there is one, and of this address.
+        let mtu = unsafe { bindings::tunnel_mtu(net.as_ptr(), from, to, Way::cache(known, self)) };
+        // One of loopback's, of 64 KiB, is no limit.
+        (mtu != 0).then(|| u16::try_from(mtu).unwrap_or(u16::MAX))
+    }
+
+    /// The node that it leads to.
+    fn to(self) -> [u8; 4] {
+        match self {
+            Self::Neighbour(to) | Self::Tunnel(_, to) => to,
+        }
+    }
+}
+
+/// The route to a node in one of these ways, which each CPU remembers as long as it is valid.
 ///
 /// # Invariants
 ///
-/// The cache is initialised, and has routes to `addr` only.
-pub struct Neighbour {
+/// The cache is initialised, and has routes of a tunnel to `addr` only, or to the neighbour there.
+pub struct Way {
     addr: [u8; 4],
+    tunnel: bool,
     cache: Opaque<bindings::dst_cache>,
 }
 
 // SAFETY: What is in the cache is per CPU, and used with softirqs off.
-unsafe impl Send for Neighbour {}
+unsafe impl Send for Way {}
 // SAFETY: As above.
-unsafe impl Sync for Neighbour {}
+unsafe impl Sync for Way {}
 
-impl Neighbour {
-    /// The neighbour at `addr`, to which no route is known yet. Process context. Errors: `ENOMEM`.
-    pub fn new(addr: [u8; 4]) -> Result<Self> {
+impl Way {
+    /// The way to a neighbour or, if that is to be one, of a tunnel; no route is known yet. Process
+    /// context. Errors: `ENOMEM`.
+    pub fn new(addr: [u8; 4], tunnel: bool) -> Result<Self> {
         let cache = Opaque::new(bindings::dst_cache::default());
         // SAFETY: The cache is ours; it stays what it is when it moves.
         to_result(unsafe { bindings::dst_cache_init(cache.get(), bindings::GFP_KERNEL) })?;
         // INVARIANT: It was just initialised, and has no routes.
-        Ok(Self { addr, cache })
+        Ok(Self {
+            addr,
+            tunnel,
+            cache,
+        })
+    }
+
+    /// The cache of this way, if it is that way's; else NULL.
+    fn cache(known: Option<&Self>, via: Via) -> *mut bindings::dst_cache {
+        let is_it = |known: &&Self| {
+            known.addr == via.to() && known.tunnel == matches!(via, Via::Tunnel(..))
+        };
+        known
+            .filter(is_it)
+            .map_or(core::ptr::null_mut(), |known| known.cache.get())
     }
 }
 
-impl Drop for Neighbour {
+impl Drop for Way {
     fn drop(&mut self) {
         // SAFETY: By the type invariant; nobody uses it any more.
         unsafe { bindings::dst_cache_destroy(self.cache.get()) };
     }
 }
 
-/// Sends a whole IPv4 packet to the node at `via` itself, whatever its header says. `known` is of the
-/// same namespace. It is lost, too, when the route does not lead to the node without a gateway.
-pub fn xmit_direct(
+/// Sends a whole IPv4 packet to a node, whatever its header says. `known` is of the same namespace. It
+/// is lost, too, when no route leads there in that way.
+pub fn xmit_via(
     net: &Net,
     skb: Skb,
-    via: [u8; 4],
-    known: Option<&Neighbour>,
+    via: Via,
+    known: Option<&Way>,
     _context: &PacketContext,
 ) -> Result<(), Unsent> {
-    let known = known.filter(|known| known.addr == via);
-    let cache = known.map_or(core::ptr::null_mut(), |known| known.cache.get());
-    let via = u32::from_ne_bytes(via);
+    let cache = Way::cache(known, via);
     let mut mtu = 0;
     let raw = skb.into_raw();
-    // SAFETY: The packet is ours and is given up, in the context that the helper asks for; what it
-    // says of it is told to `sent`. The cache is initialised, if there is one, and of this address.
+    // SAFETY: The packet is ours and is given up, in the context that the helpers ask for; what they
+    // say of it is told to `sent`. The cache is initialised, if there is one, and of this way.
     unsafe {
-        let ret = bindings::xmit_direct(net.as_ptr(), raw, via, cache, &mut mtu);
+        let ret = match via {
+            Via::Neighbour(to) => {
+                let to = u32::from_ne_bytes(to);
+                bindings::xmit_direct(net.as_ptr(), raw, to, cache, &mut mtu)
+            }
+            Via::Tunnel(from, to) => {
+                let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
+                bindings::xmit_tunnel(net.as_ptr(), raw, from, to, cache, &mut mtu)
+            }
+        };
         sent(raw, ret, mtu)
     }
 }

@@ -82,10 +82,15 @@ impl Skb {
 
     /// The ends of an IPv4 TCP segment; `None` for everything else.
     pub fn ends(&self) -> Option<Ends> {
+        self.ends_at(0)
+    }
+
+    /// The ends of the IPv4 TCP segment that begins at byte `at`, if one does.
+    pub(crate) fn ends_at(&self, at: u32) -> Option<Ends> {
         let mut peek = MaybeUninit::<bindings::carisma_peek>::uninit();
         // SAFETY: The packet is valid; the helper fills `peek` in when it says `true`.
         let peek = unsafe {
-            if !bindings::skb_peek_tcp(self.as_ptr(), peek.as_mut_ptr()) {
+            if !bindings::skb_peek_tcp(self.as_ptr(), at, peek.as_mut_ptr()) {
                 return None;
             }
             peek.assume_init()
@@ -102,16 +107,23 @@ impl Skb {
     /// What an ICMP error says of a TCP segment; `None` for everything else. What it reads is within
     /// [`Skb::icmp_len`].
     pub fn icmp_error(&mut self) -> Option<icmp::Error> {
+        icmp::Error::parse(self.icmp_at(0)?)
+    }
+
+    /// The part that matters of the ICMP error that begins at byte `at`, if one does.
+    pub(crate) fn icmp_at(&mut self, at: u32) -> Option<&[u8]> {
         // SAFETY: The packet is valid.
-        if !unsafe { bindings::skb_is_icmp_error(self.as_ptr()) } {
+        if !unsafe { bindings::skb_is_icmp_error(self.as_ptr(), at) } {
             return None;
         }
-        let len = self.icmp_len();
-        // SAFETY: The packet is valid and ours. CAST: A small number.
-        if !unsafe { bindings::pskb_may_pull(self.as_ptr(), len as u32) } {
+        // CAST: A length of 32 bits.
+        let at = at as usize;
+        let end = self.size().min(at.saturating_add(icmp::HEAD_MAX));
+        // SAFETY: The packet is valid and ours. CAST: No more than its length.
+        if !unsafe { bindings::pskb_may_pull(self.as_ptr(), end as u32) } {
             return None;
         }
-        icmp::Error::parse(self.linear().get(..len)?)
+        self.linear().get(at..end)
     }
 
     /// The bytes of an ICMP error that matter.
@@ -226,13 +238,18 @@ impl Skb {
 
     /// Whether the segment's checksum is right, or known to be. Softirq, at PRE_ROUTING.
     pub fn checksum_is_right(&mut self, layout: &Layout) -> bool {
-        // SAFETY: The packet is valid and ours.
+        self.is_summed(layout.ip, bindings::IPPROTO_TCP)
+    }
+
+    /// Whether the checksum of what is behind an IP header of `ip` bytes is right.
+    pub(crate) fn is_summed(&mut self, ip: usize, protocol: u32) -> bool {
+        // SAFETY: The packet is valid and ours. CAST: Small numbers.
         unsafe {
             bindings::nf_ip_checksum(
                 self.as_ptr(),
                 bindings::nf_inet_hooks_NF_INET_PRE_ROUTING,
-                layout.ip as u32,
-                bindings::IPPROTO_TCP as u8,
+                ip as u32,
+                protocol as u8,
             ) == 0
         }
     }

@@ -64,6 +64,12 @@ class ClusterSpec:
         """Everything that is plugged into the switch."""
         return self.nodes + self.clients
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether nodes have each other's services, and what is forwarded comes
+        to these."""
+        return self.forward != 'nat'
+
 
 SITE = ClusterSpec(
     nodes=(

@@ -203,7 +203,7 @@ class Node(abc.ABC):
         those of the other nodes, if what they forward comes to the address of
         the service."""
         services = [service or self.service]
-        if self.cluster.forward == 'direct' and not service:
+        if self.cluster.unchanged and not service:
             services += [f'{node.vip}:{self.cluster.port}'
                          for node in self.cluster.nodes
                          if node.name != self.name]

@@ -71,7 +71,7 @@ class Cluster(abc.ABC):
                  f'ip addr add {host.address}/{self.spec.prefix} dev eth0']
         if isinstance(host, NodeSpec):
             lines.append(f'ip addr add {host.vip}/32 dev eth0')
-            if self.spec.forward == 'direct':
+            if self.spec.unchanged:
                 lines.append('sysctl -qw net.ipv4.conf.all.arp_ignore=1 '
                              'net.ipv4.conf.all.arp_announce=2')
                 lines += [f'ip addr add {other.vip}/32 dev lo'

@@ -143,7 +143,7 @@ enum carisma_obstacle carisma_helper_adopt(struct net *net, struct sk_buff *skb,
 					   int (*okfn)(struct net *, struct sock *, struct sk_buff *))
 {
 	enum carisma_obstacle obstacle = CARISMA_OBSTACLE_OTHER;
-	const struct iphdr *ip = ip_hdr(skb);
+	const struct iphdr *ip;
 	const struct net_protocol *tcp;
 	struct request_sock *req;
 	struct sock *sk;

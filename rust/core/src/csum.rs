@@ -18,6 +18,9 @@ pub const IPPROTO_TCP: u8 = 6;
 /// The protocol number of ICMP in IP headers.
 pub const IPPROTO_ICMP: u8 = 1;
 
+/// The protocol number of IP in IP (RFC 2003).
+pub const IPPROTO_IPIP: u8 = 4;
+
 /// Folds the carries of a ones' complement sum into 16 bits.
 const fn fold(sum: u64) -> u16 {
     let mut sum = sum;

@@ -28,6 +28,7 @@ use crate::{
         Csum,
         Sum,
         IPPROTO_ICMP,
+        IPPROTO_IPIP,
         IPPROTO_TCP, //
     },
     ipv4,
@@ -191,6 +192,50 @@ impl Error {
             put16(bytes, at, |check| icmp.apply(check), []);
         }
         Ok(())
+    }
+}
+
+/// "Fragmentation needed" about a packet of IP in IP (RFC 2003, section 5.1): what the sender's end of
+/// the tunnel is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunnelled {
+    /// The tunnel's beginning, which is who is told.
+    pub from: [u8; 4],
+    /// Its end.
+    pub to: [u8; 4],
+    /// How big a packet may be, outer header included; not 0.
+    pub mtu: u16,
+    /// Where the ICMP header begins.
+    pub icmp: usize,
+    /// Where the quoted IP header begins, which is whole.
+    pub quote: usize,
+}
+
+impl Tunnelled {
+    /// Reads an IPv4 packet, as [`Error::parse`] does; `None` if it is no such error. One that does not
+    /// say how big a packet may be (RFC 792) is none.
+    #[must_use]
+    pub fn parse(packet: &[u8]) -> Option<Self> {
+        let outer = ipv4::Header::parse(packet)?;
+        let &[kind::UNREACHABLE, FRAGMENTATION_NEEDED, _, _, _, _, hi, lo, ..] = outer.payload()
+        else {
+            return None;
+        };
+        let quote = ipv4::Header::quoted(outer.payload().get(HEADER_LEN..)?)?;
+        let mtu = u16::from_be_bytes([hi, lo]);
+        let is_it = outer.protocol() == IPPROTO_ICMP
+            && !outer.is_fragment()
+            && quote.protocol() == IPPROTO_IPIP
+            && quote.src() == outer.dst()
+            && mtu != 0;
+        let icmp = outer.header_len();
+        is_it.then_some(Self {
+            from: quote.src(),
+            to: quote.dst(),
+            mtu,
+            icmp,
+            quote: icmp.checked_add(HEADER_LEN)?,
+        })
     }
 }
 

@@ -362,6 +362,19 @@ pub fn strip_options(
     Ok(found)
 }
 
+/// Lets the SYN or SYN-ACK at the beginning of `tcp` ask for segments of at most `max` bytes. `partial`
+/// as for [`Translation::inbound`]. On an error nothing has been changed.
+pub fn clamp_mss(tcp: &mut [u8], max: u16, partial: bool) -> Result<(), Malformed> {
+    let mut edit = Edit::new(tcp)?;
+    edit.for_options(|edit, opt| {
+        if opt.kind == option::MSS && opt.len == 2 {
+            edit.map16(opt.data, |mss| mss.min(max));
+        }
+    });
+    edit.finish(partial);
+    Ok(())
+}
+
 /// Takes the request for congestion notification, classic or accurate, out of the SYN at the
 /// beginning of `tcp`. `partial` as for [`Translation::inbound`]. On an error nothing has been
 /// changed.

@@ -98,8 +98,8 @@ const TROUBLE: &[(&str, &str)] = &[
     ),
     (
         "handoffs_refused_route",
-        "let no gateway be between this node and those that it forwards to directly, or have them \
-         added without --forward direct",
+        "let no gateway be between this node and those that it forwards to directly, or add them with \
+         another --forward",
     ),
     (
         "handoffs_rejected_address",
@@ -272,7 +272,7 @@ fn examine() -> Result<Report, Error> {
         }
     }
     settings(&mut report, &nodes, &host);
-    if local.is_some_and(is_direct) {
+    if local.is_some_and(|node| !is_forwarded(node, uapi::forward::NAT)) {
         arp(&mut report, &services, &host);
     }
     counters(&mut report, &stats);
@@ -362,8 +362,8 @@ fn check_service(
 ) {
     let at = SocketAddr::new(service.address, service.port);
     let vip = host.has(at.ip()).then_some(at);
-    let direct = local.is_some_and(is_direct);
-    if vip.is_none() && direct {
+    let unchanged = local.is_some_and(is_unchanged);
+    if vip.is_none() && unchanged {
         report.warn(
             "service",
             format!("no interface has the address of {at}: what other nodes hand to this one is refused"),
@@ -380,8 +380,9 @@ fn check_service(
             format!("{at} is for clients of other nodes: its address is not ours"),
         );
     }
-    // What comes directly comes to the address of the service.
-    let own = local.filter(|_| !direct);
+    // What is not changed comes to the address of the service, if that is there.
+    let auto = local.is_some_and(|node| is_forwarded(node, uapi::forward::AUTO));
+    let own = local.filter(|_| !(unchanged || auto && vip.is_some()));
     let own = own.map(|node| SocketAddr::new(node.address, service.port));
     let mut found = BTreeSet::new();
     for (at, who) in [(vip, "clients"), (own, "other nodes")] {
@@ -504,9 +505,14 @@ fn settings(report: &mut Report, nodes: &[Node], host: &Host) {
     }
 }
 
+/// Whether a node gets what it serves for others in this way.
+fn is_forwarded(node: &Node, way: u16) -> bool {
+    node.forward == uapi::forward::NAMES[usize::from(way)]
+}
+
 /// Whether a node gets what it serves for others with the address of the service as destination.
-fn is_direct(node: &Node) -> bool {
-    node.forward == uapi::forward::NAMES[usize::from(uapi::forward::DIRECT)]
+fn is_unchanged(node: &Node) -> bool {
+    is_forwarded(node, uapi::forward::DIRECT) || is_forwarded(node, uapi::forward::TUNNEL)
 }
 
 /// Whether this node keeps to itself that it has the addresses of services whose clients are others'.

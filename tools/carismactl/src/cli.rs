@@ -181,8 +181,9 @@ pub struct NodeAdd {
     pub remote: bool,
 
     /// How it is sent the segments of the connections that it serves: with its own address as
-    /// destination, or unchanged to its MAC address
-    #[arg(long, value_parser = uapi::forward::NAMES.to_vec(), default_value = "nat")]
+    /// destination, or unchanged, to its MAC address or through a tunnel (IP in IP); auto takes the best
+    /// of these that works
+    #[arg(long, value_parser = uapi::forward::NAMES.to_vec(), default_value = "auto")]
     pub forward: String,
 }
 
@@ -399,11 +400,13 @@ mod tests {
         };
         assert_eq!(node.port, uapi::PORT_DEFAULT);
         assert!(!node.local && !node.remote);
-        assert_eq!(node.forward, "nat");
+        assert_eq!(node.forward, "auto");
         assert!(parse("node add fr 10.0.0.2 --port 99 --local").is_ok());
-        assert!(parse("node add fr 10.0.0.2 --forward direct").is_ok());
+        for way in ["nat", "direct", "tunnel", "auto"] {
+            assert!(parse(&format!("node add fr 10.0.0.2 --forward {way}")).is_ok());
+        }
         assert_eq!(
-            parse("node add fr 10.0.0.2 --forward tunnel").err(),
+            parse("node add fr 10.0.0.2 --forward gre").err(),
             Some(ErrorKind::InvalidValue)
         );
         assert_eq!(

@@ -177,6 +177,8 @@ numbers! {
     forward from 0 {
         NAT = "nat",
         DIRECT = "direct",
+        TUNNEL = "tunnel",
+        AUTO = "auto",
     }
 
     /// How this node stands to another.

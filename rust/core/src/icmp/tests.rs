@@ -285,3 +285,50 @@ fn a_packet_that_is_too_big() {
     assert_eq!(TooBig::QUOTE_AT + TooBig::QUOTE_MAX, 576);
     assert!(error.write(&mut out[..27]).is_none());
 }
+
+/// "Fragmentation needed" about a packet of IP in IP, or something like it.
+fn tunnelled(kind: (u8, u8), protocol: u8, options: &[u8], mtu: u16) -> Vec<u8> {
+    let mut icmp = vec![kind.0, kind.1, 0, 0, 0, 0];
+    icmp.extend_from_slice(&mtu.to_be_bytes());
+    icmp.extend_from_slice(&ip(protocol, VIP.0, BACK.0, options, 40));
+    icmp.extend_from_slice(&[0; 8]);
+    let mut packet = ip(1, ROUTER, VIP.0, options, icmp.len());
+    packet.extend_from_slice(&icmp);
+    packet
+}
+
+#[test]
+fn a_tunnel_is_too_narrow() {
+    for options in [&[][..], &[1; 40]] {
+        let packet = tunnelled((3, 4), 4, options, 1300);
+        let head = HEAD_MAX.min(packet.len());
+        let icmp = 20 + options.len();
+        assert_eq!(
+            Tunnelled::parse(&packet[..head]),
+            Some(Tunnelled {
+                from: VIP.0,
+                to: BACK.0,
+                mtu: 1300,
+                icmp,
+                quote: icmp + 8,
+            })
+        );
+        // The quoted header must be whole.
+        for len in 0..icmp + 8 + 20 + options.len() {
+            assert_eq!(Tunnelled::parse(&packet[..len]), None, "{len}");
+        }
+        assert_eq!(Error::parse(&packet), None);
+    }
+    for (kind, protocol, mtu) in [
+        ((3, 3), 4, 1300),
+        ((11, 4), 4, 1300),
+        ((3, 4), 6, 1300),
+        ((3, 4), 4, 0),
+    ] {
+        assert_eq!(Tunnelled::parse(&tunnelled(kind, protocol, &[], mtu)), None);
+    }
+    // It was not sent to who sent what it quotes.
+    let mut packet = tunnelled((3, 4), 4, &[], 1300);
+    packet[19] ^= 1;
+    assert_eq!(Tunnelled::parse(&packet), None);
+}

@@ -246,11 +246,12 @@ proptest! {
         let len = Header::parse(&bytes).map_or(0, |header| header.header_len());
         let bad = Header::parse(&bytes).is_none_or(|header| header.options().is_err());
         type Act<'a> = &'a dyn Fn(&mut [u8]) -> Result<(), Malformed>;
-        let acts: [Act<'_>; 4] = [
+        let acts: [Act<'_>; 5] = [
             &|out| t.inbound(out, partial),
             &|out| t.outbound(out, partial),
             &|out| strip_options(out, |opt| opt.kind == 8, partial).map(drop),
             &|out| clear_ecn(out, partial),
+            &|out| clamp_mss(out, 9, partial),
         ];
         for act in acts {
             let mut out = bytes.clone();
@@ -298,6 +299,32 @@ proptest! {
         prop_assert_eq!(after.walk().flatten().collect::<Vec<_>>(), kept);
         prop_assert_eq!(after.check(), check(SRC, DST, &out, partial));
         prop_assert_eq!(&out[..16], &bytes[..16]);
+    }
+}
+
+proptest! {
+    /// The MSS is the smaller one, nothing else is another, and the checksum is right.
+    #[test]
+    fn the_mss_is_clamped(
+        max: u16,
+        (partial, bytes) in any::<bool>().prop_flat_map(|p| (Just(p), any_segment(p))),
+    ) {
+        let before = Header::parse(&bytes).unwrap();
+        let mut out = bytes.clone();
+        clamp_mss(&mut out, max, partial).unwrap();
+        let after = Header::parse(&out).unwrap();
+        for (old, new) in before.walk().flatten().zip(after.walk().flatten()) {
+            match (old.kind, old.data) {
+                (option::MSS, &[a, b]) => {
+                    let mss = u16::from_be_bytes([a, b]).min(max);
+                    prop_assert_eq!(new.data, mss.to_be_bytes());
+                }
+                _ => prop_assert_eq!(old, new),
+            }
+        }
+        prop_assert_eq!(after.check(), check(SRC, DST, &out, partial));
+        prop_assert_eq!(&out[..16], &bytes[..16]);
+        prop_assert_eq!(&out[before.header_len()..], &bytes[before.header_len()..]);
     }
 }
 

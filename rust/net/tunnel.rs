@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Packets that came through a tunnel of IP in IP (RFC 2003), and what is said of those that were sent
+//! through one.
+//!
+//! C header: [`include/net/ip_tunnels.h`](srctree/include/net/ip_tunnels.h)
+
+use crate::{
+    bindings,
+    netfilter::PacketContext,
+    pernet::Net,
+    skb::{Ends, Skb},
+};
+use carisma_core::icmp;
+use kernel::{error::to_result, prelude::*};
+
+/// The outer header of a packet that came in.
+#[derive(Clone, Copy)]
+pub struct Outer {
+    /// Who sent it.
+    pub from: [u8; 4],
+    /// Whom it was for.
+    pub to: [u8; 4],
+    /// How long it is.
+    len: u32,
+}
+
+impl Outer {
+    /// The outer header of a packet of IP in IP that is no fragment; `None` for everything else.
+    pub fn of(skb: &Skb) -> Option<Self> {
+        let (mut from, mut to, mut len) = (0, 0, 0);
+        // SAFETY: The packet is valid; the helper fills these in when it says `true`.
+        unsafe { bindings::skb_peek_tunnel(skb.as_ptr(), &mut from, &mut to, &mut len) }.then(
+            || Self {
+                from: from.to_ne_bytes(),
+                to: to.to_ne_bytes(),
+                len,
+            },
+        )
+    }
+
+    /// The ends of the TCP segment in it, if it is one.
+    pub fn ends(&self, skb: &Skb) -> Option<Ends> {
+        skb.ends_at(self.len)
+    }
+
+    /// What the ICMP error in it says of a TCP segment, if it is one.
+    pub fn icmp_error(&self, skb: &mut Skb) -> Option<icmp::Error> {
+        icmp::Error::parse(skb.icmp_at(self.len)?)
+    }
+
+    /// Takes it off the packet that it is of, and has what was in that come in anew. Softirq, at
+    /// PRE_ROUTING. Errors: `ENOMEM`; `EINVAL` if congestion was noted of what does not know of that
+    /// (RFC 6040); `ENOBUFS` when too much comes in.
+    pub fn receive(self, skb: Skb, _context: &PacketContext) -> Result {
+        // SAFETY: The packet is ours and is given up; its outer header is of that length.
+        to_result(unsafe { bindings::tunnel_receive(skb.into_raw(), self.len) })
+    }
+}
+
+/// What an ICMP error says of the room in a tunnel that leads from this node elsewhere; `None` for
+/// everything else. Softirq, at PRE_ROUTING.
+pub fn too_big(skb: &mut Skb) -> Option<icmp::Tunnelled> {
+    let error = icmp::Tunnelled::parse(skb.icmp_at(0)?)?;
+    skb.is_summed(error.icmp, bindings::IPPROTO_ICMP)
+        .then_some(error)
+}
+
+/// Takes note of what an error says that [`too_big`] read from this packet, for the routes. Softirq, at
+/// PRE_ROUTING.
+pub fn update_pmtu(net: &Net, skb: &mut Skb, error: &icmp::Tunnelled) {
+    // SAFETY: The packet is valid and ours, and the quoted header was read in its linear part. CAST: An
+    // offset within it.
+    unsafe {
+        bindings::tunnel_update_pmtu(
+            net.as_ptr(),
+            skb.as_ptr(),
+            error.quote as u32,
+            u32::from(error.mtu),
+        );
+    }
+}
