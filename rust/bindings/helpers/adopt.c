@@ -190,7 +190,7 @@ enum carisma_obstacle carisma_helper_may_adopt(struct net *net, struct sk_buff *
 {
 	struct sock *sk;
 
-	if (inet_addr_type(net, ip_hdr(skb)->daddr) != RTN_LOCAL)
+	if (!carisma_helper_is_local(net, ip_hdr(skb)->daddr))
 		return CARISMA_OBSTACLE_OTHER;
 	return carisma_find_obstacle(net, skb, it, &sk);
 }
