@@ -356,14 +356,20 @@ impl State {
         lower::release_modules();
     }
 
-    /// Resets the client's end, with the newest number that it has acknowledged. If that is not the
-    /// one that it expects next, it asks back (RFC 5961, section 3.2), and TCP here, which knows of
-    /// no such connection, answers with the exact number. The flow has ended. Any context.
+    /// Resets the client's end, with the newest number that it is known to have acknowledged. If it has
+    /// more, it passes that over; so a probe follows, to which it says the exact number, and TCP here,
+    /// which knows of no such connection, answers with a reset of that (RFC 9293, section 3.10.7.1). The
+    /// flow has ended. Any context.
     pub(crate) fn reset_client(&self, flow: &FlowRef, acked: Seq, ctx: &PacketContext) {
         let key = flow.key();
-        let reset = Build::rst(key.local_port.get(), key.client_port.get(), acked);
-        if let Ok(skb) = packet::to_client(key, &reset) {
-            // If it is lost, the client's next segment is answered in the same way.
+        let (port, client_port) = (key.local_port.get(), key.client_port.get());
+        self.tell_client(flow, &Build::rst(port, client_port, acked), ctx);
+        self.tell_client(flow, &Build::probe(port, client_port, acked), ctx);
+    }
+
+    /// Sends the client a segment. If it is lost, the client's next segment is answered in the same way.
+    pub(crate) fn tell_client(&self, flow: &FlowRef, build: &Build, ctx: &PacketContext) {
+        if let Ok(skb) = packet::to_client(flow.key(), build) {
             let _ = netfilter::xmit(&self.net, skb, ctx);
         }
     }

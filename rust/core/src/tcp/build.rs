@@ -112,6 +112,13 @@ impl Build {
         }
     }
 
+    /// A segment that TCP answers by an acknowledgement of all that it has, if `seq` is a number up to
+    /// which it has everything: it is one before it (RFC 9293, sections 3.8.4 and 3.10.7.4).
+    #[must_use]
+    pub fn probe(source: u16, dest: u16, seq: Seq) -> Self {
+        Self::ack(source, dest, seq.sub(1), Seq(0), 0, None)
+    }
+
     /// A segment that TCP answers by an acknowledgement, as it answers a SYN with number `seq` on a
     /// connection that lives (RFC 5961, sections 4 and 5): if that number is not outside its window,
     /// the acknowledgement is too old. `acked` is one that was acceptable. To a connection that has
