@@ -81,7 +81,8 @@ module! {
 
 /// What lives as long as the module does.
 struct Btcp {
-    /// Clients that are about to answer a cookie do so while the hooks are there.
+    /// Clients that are about to answer a cookie do so while the hooks are there, and TCP takes what is
+    /// held for it.
     _grace: cookie::Grace,
     /// Requests come in no more before the state goes that they look at.
     _netlink: genl::Registration,

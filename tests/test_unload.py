@@ -102,6 +102,27 @@ def test_withheld_connections_are_released(fresh: Cluster) -> None:
         sock.close()
 
 
+@pytest.mark.parametrize('mode', ('rare', 'frequent'))
+def test_held_bytes_are_not_lost(fresh: Cluster, mode: str) -> None:
+    """Unloading waits until TCP has what the client will not send again."""
+    node, raw = fresh['en'], request('/en/1k')
+    node.ctl('service', 'set', node.service, '--mode', mode)
+    sock = fresh.client.connect(node.vip)
+    sock.send(raw[:40], delay=0.3)
+    node.nft('table ip t { chain c { type filter hook input priority 0; '
+             'tcp dport 80 meta length > 80 drop; }; }')
+    process = node.kernel.guest.popen(['sh', '-c', 'rmmod carisma_utcp && rmmod carisma_btcp'])
+    wait_for(lambda: node.kernel.loaded() == ['carisma_btcp'], 'one is gone')
+    time.sleep(1)
+    assert node.kernel.loaded() == ['carisma_btcp']
+    node.nft('')
+    wait_for(lambda: not node.kernel.loaded(), 'the other one is')
+    process.wait()
+    sock.send(raw[40:])
+    served(sock.response(), 'en', '1k')
+    sock.close()
+
+
 def load_again(cluster: Cluster, *names: str) -> None:
     """Load, and configure these nodes with rules about each other, by one
     command: a hundred rounds of a command for each step would take ten

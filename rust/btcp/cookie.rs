@@ -11,7 +11,7 @@ use crate::{
     counters::Counter,
     flow::{FlowRef, Stage},
     front::Deciding,
-    leave::Leave,
+    leave::{self, Leave, Owed},
     packet,
     service::Mode,
     state::State,
@@ -50,8 +50,8 @@ static LAST: Atomic<u32> = Atomic::new(0);
 /// One was.
 static SENT: Atomic<bool> = Atomic::new(false);
 
-/// Waits, when it is dropped, for the answers to cookies: only this module knows them. UTCP is gone by
-/// then, so there are no new ones. Process context.
+/// Waits, when it is dropped, for the answers to cookies: only this module knows them; and for TCP to
+/// take what it is owed. UTCP is gone by then, so there is nothing new. Process context.
 pub(crate) struct Grace;
 
 impl Drop for Grace {
@@ -60,11 +60,13 @@ impl Drop for Grace {
         if SENT.load(Relaxed) && age < GRACE_MS {
             fsleep(Delta::from_millis(i64::from(GRACE_MS.saturating_sub(age))));
         }
+        leave::settle();
     }
 }
 
 /// A connection that TCP here is to adopt, as its request is this node's own.
 pub(crate) struct Entering {
+    _owed: Owed,
     deciding: KBox<Deciding>,
     leave: Leave,
     tries: u32,
@@ -73,6 +75,7 @@ pub(crate) struct Entering {
 impl Entering {
     pub(crate) fn new(deciding: KBox<Deciding>, leave: Leave) -> Self {
         Self {
+            _owed: Owed::new(),
             deciding,
             leave,
             tries: 0,

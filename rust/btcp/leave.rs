@@ -16,7 +16,11 @@ use crate::{
 };
 use carisma_core::{answer::Answer, seq::Seq};
 use carisma_net::{connection, link::kind, netfilter::PacketContext, skb::Skb};
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::atomic::{Atomic, Relaxed},
+    time::{delay::fsleep, Delta},
+};
 
 /// When TCP is given again what it has not taken: at first, and at most. The time doubles.
 const REPEAT_MS: u32 = 200;
@@ -31,8 +35,43 @@ pub(crate) enum Leave {
     Answer(Answer),
 }
 
+/// How long this module waits for TCP to take what is owed to it, and how often it looks.
+const SETTLE_MS: u32 = 5_000;
+const LOOK_MS: u32 = 10;
+
+/// Connections, of all namespaces, to whose TCP something is owed.
+static OWED: Atomic<u32> = Atomic::new(0);
+
+/// TCP here has not taken yet what was acknowledged to a client.
+pub(crate) struct Owed(());
+
+impl Owed {
+    pub(crate) fn new() -> Self {
+        OWED.fetch_add(1, Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        OWED.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Waits until nothing is owed to TCP, for some seconds at most. There is nothing new: UTCP is gone.
+/// Process context.
+pub(crate) fn settle() {
+    for _ in 0..SETTLE_MS / LOOK_MS {
+        if OWED.load(Relaxed) == 0 {
+            return;
+        }
+        fsleep(Delta::from_millis(LOOK_MS.into()));
+    }
+}
+
 /// A connection of which TCP is being given what was held.
 pub(crate) struct Leaving {
+    _owed: Owed,
     /// What was held; `None` while TCP is being given it.
     deciding: Option<KBox<Deciding>>,
     /// The number behind the last byte of it.
@@ -108,6 +147,7 @@ impl State {
         } else {
             flow.disarm();
             inner.stage = Stage::Leaving(Leaving {
+                _owed: Owed::new(),
                 deciding: None,
                 next: deciding.front.next(),
                 wait_ms: REPEAT_MS,
