@@ -73,10 +73,10 @@ def test_what_is_added_is_listed(node: Node) -> None:
         'rule add 10.0.0.11:8080 --host [2001:DB8::1] --path / --node de --node fr '
         '--otherwise unavailable --pick hash --cookie node'])
     assert node.ask('service', 'list') == [
-        {'address': '10.0.0.11', 'port': 80, 'mode': 'rare', 'migrate': 'adopt',
-         'rules': 2},
-        {'address': '10.0.0.11', 'port': 8080, 'mode': 'frequent', 'migrate': 'replay',
-         'rules': 1}]
+        {'address': '10.0.0.11', 'port': 80, 'mode': 'rare', 'current': 'rare',
+         'remote': 0, 'migrate': 'adopt', 'rules': 2},
+        {'address': '10.0.0.11', 'port': 8080, 'mode': 'frequent', 'current': 'frequent',
+         'remote': 0, 'migrate': 'replay', 'rules': 1}]
     nodes = node.ask('node', 'list')
     assert [(n['name'], n['address'], n['port'], n['local'], n['forward'], n['state'])
             for n in nodes] == [
@@ -91,9 +91,9 @@ def test_what_is_added_is_listed(node: Node) -> None:
         {'address': '10.0.0.11', 'port': 8080, 'host': '[2001:db8::1]', 'path': '/',
          'nodes': ['de', 'fr'], 'otherwise': 'unavailable', 'pick': 'hash', 'cookie': 'node'}]
     assert node.ctl('service', 'list').out == (
-        'SERVICE         MODE      MIGRATE  RULES\n'
-        '10.0.0.11:80    rare      adopt        2\n'
-        '10.0.0.11:8080  frequent  replay       1\n')
+        'SERVICE         MODE      REMOTE  MIGRATE  RULES\n'
+        '10.0.0.11:80    rare      0 %     adopt        2\n'
+        '10.0.0.11:8080  frequent  0 %     replay       1\n')
     node.ctl('service', 'set', '10.0.0.11:8080', '--mode', 'rare')
     node.ctl('service', 'set', VIP, '--migrate', 'replay')
     assert [(s['mode'], s['migrate'], s['rules']) for s in node.ask('service', 'list')] == [
@@ -312,7 +312,8 @@ def test_ynl_drives_the_family(node: Node) -> None:
     answers = ynl(node, calls)
     assert not [pair for pair in zip(calls, answers) if 'error' in pair[1]]
     found = {call[1]: answer['answer'] for call, answer in zip(calls[:11], answers)}
-    assert found['service-get'] == [{**service, 'mode': 'rare', 'rules': 1, 'migrate': 'adopt'}]
+    assert found['service-get'] == [{
+        **service, 'mode': 'rare', 'rules': 1, 'migrate': 'adopt', 'current': 'rare', 'remote': 0}]
     assert found['node-get'] == [
         {'index': 1, 'name': 'en', 'addr': '10.0.0.1', 'port': 7480, 'local': True,
          'state': 'self', 'forward': 'auto'},

@@ -208,6 +208,42 @@ def test_switched(often: Cluster) -> None:
     assert counted(front, before) == {'sent': 6, 'answered': 6, 'adopted': 4}
 
 
+def test_auto(often: Cluster) -> None:
+    """A service is rare or frequent by what was asked of it last."""
+    front, client = often['en'], often.client
+
+    def ask_for(language: str, current: str) -> None:
+        """As many requests as it takes, and no more than some hundred."""
+        for _ in range(6):
+            answers = client.curl.fetch([often.url('en', f'/{language}/1k')] * 50,
+                                        parallel=10, options='-H "Connection: close"')
+            for answer in answers:
+                served(answer, language, '1k')
+            service, = [it for it in front.ask('service', 'list') if it['address'] == front.vip]
+            if service['current'] == current:
+                return
+        raise AssertionError(f'it is not {current}: {service}')
+
+    front.ctl('service', 'set', front.service, '--mode', 'auto')
+    ask_for('en', 'rare')
+    before = front.stats()
+    sock = client.connect(front.vip)
+    sock.send(request('/en/1k'))
+    served(sock.response(), 'en', '1k')
+    assert counted(front, before) == {}
+    ask_for('fr', 'frequent')
+    before = front.stats()
+    served(client.curl.get(often.url('en', '/fr/1k')), 'fr', '1k')
+    assert counted(front, before) == {'sent': 1, 'answered': 1}
+    # What began before goes on.
+    sock.send(request('/en/1k'))
+    served(sock.response(), 'en', '1k')
+    sock.close()
+    ask_for('en', 'rare')
+    assert '  auto (rare)  ' in front.ctl('service', 'list').out
+    no_flows(often)
+
+
 def test_syn_flood(often: Cluster) -> None:
     """Nothing is kept of it, and clients do not notice."""
     front, client = often['en'], often.client

@@ -116,15 +116,7 @@ impl Config {
         migrate: Migrate,
         announce: impl Fn(Event<'_>) -> Result,
     ) -> Result<(), Refused> {
-        let service = Arc::new(
-            Service {
-                at,
-                mode,
-                migrate,
-                rules: KVec::new(),
-            },
-            GFP_KERNEL,
-        )?;
+        let service = Arc::new(Service::new(at, mode, migrate)?, GFP_KERNEL)?;
         let mut writer = self.current.write();
         let new = writer.current().changed(|new| {
             if new.place(at).is_ok() {
@@ -150,12 +142,10 @@ impl Config {
         let new = writer.current().changed(|new| {
             let place = new.place(at)?;
             new.edit_service(place, |service| {
-                Ok(Service {
-                    at,
-                    mode: mode.unwrap_or(service.mode),
-                    migrate: migrate.unwrap_or(service.migrate),
-                    rules: shared(&service.rules, 0)?,
-                })
+                Ok(service.changed(
+                    mode.unwrap_or(service.mode),
+                    migrate.unwrap_or(service.migrate),
+                )?)
             })
         })?;
         writer.replace(new);

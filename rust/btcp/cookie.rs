@@ -13,7 +13,7 @@ use crate::{
     front::Deciding,
     leave::{self, Leave, Owed},
     packet,
-    service::Mode,
+    service::Service,
     state::State,
     trace::{event, FRONT},
 };
@@ -92,7 +92,7 @@ impl State {
         layout: &Layout,
         front: &Front,
     ) -> bool {
-        if !self.is_service(key, |service| service.mode == Mode::Frequent) {
+        if !self.is_service(key, Service::is_frequent) {
             return false;
         }
         let Some(mss) = self.front_mss(syn) else {

@@ -217,10 +217,13 @@ impl State {
     fn route(&self, key: &Tuple, front: &Front, head: &http::Head<'_>) -> Decision {
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
-        let target = config
-            .service(&key.local, key.local_port.get())
-            .map_or(Target::HERE, |service| service.route(config, head));
-        if target.is_here(config) {
+        let service = config.service(&key.local, key.local_port.get());
+        let target = service.map_or(Target::HERE, |service| service.route(config, head));
+        let here = target.is_here(config);
+        if let Some(service) = service {
+            service.on_request(!here);
+        }
+        if here {
             return Decision::Local(Counter::RequestsLocal);
         }
         self.counters.count(Counter::RequestsRemote);

@@ -111,7 +111,7 @@ type Answer<'a> = Result<(), Refusal<'a>>;
 
 const ADDR: &CStr = c"addr: must be a unicast IPv4 address, 4 bytes";
 const PORT: &CStr = c"port: must be 1 to 65535";
-const MODE: &CStr = c"mode: must be 0 (rare) or 1 (frequent)";
+const MODE: &CStr = c"mode: must be 0 (rare), 1 (frequent) or 3 (auto)";
 const MIGRATE: &CStr = c"migrate: must be 0 (adopt) or 1 (replay)";
 const NAME: &CStr =
     c"name: must be 1 to 15 letters, digits, '.', '-' and '_', the first a letter or digit";
@@ -306,6 +306,7 @@ fn mode<'a>(request: &Request<'a>) -> Result<Option<Mode>, Refusal<'a>> {
         None => Ok(None),
         Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_RARE => Ok(Some(Mode::Rare)),
         Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_FREQUENT => Ok(Some(Mode::Frequent)),
+        Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_AUTO => Ok(Some(Mode::Auto)),
         Some(attr) => Err(invalid(attr, MODE)),
     }
 }
@@ -556,8 +557,15 @@ fn service_get(dump: &mut Dump<'_>) -> Result {
             let mode = match service.mode {
                 Mode::Rare => carisma_mode_CARISMA_MODE_RARE,
                 Mode::Frequent => carisma_mode_CARISMA_MODE_FREQUENT,
+                Mode::Auto => carisma_mode_CARISMA_MODE_AUTO,
             };
             message.put_u32(CARISMA_A_SERVICE_MODE, mode)?;
+            let current = match service.is_frequent() {
+                false => carisma_mode_CARISMA_MODE_RARE,
+                true => carisma_mode_CARISMA_MODE_FREQUENT,
+            };
+            message.put_u32(CARISMA_A_SERVICE_CURRENT, current)?;
+            message.put_u32(CARISMA_A_SERVICE_REMOTE, service.share().percent())?;
             let migrate = match service.migrate {
                 Migrate::Adopt => carisma_migrate_CARISMA_MIGRATE_ADOPT,
                 Migrate::Replay => carisma_migrate_CARISMA_MIGRATE_REPLAY,

@@ -8,15 +8,23 @@ use crate::{
         Node, //
     },
     snapshot::{
+        shared,
         Endpoint,
         Snapshot, //
     },
     uapi,
 };
-use carisma_core::{affinity, http, rule};
+use carisma_core::{affinity, http, rule, share::Share};
 use kernel::{
+    alloc::AllocError,
     prelude::*,
-    sync::Arc, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
+    },
 };
 
 /// Rules of a service.
@@ -31,6 +39,8 @@ pub(crate) enum Mode {
     Rare,
     /// BTCP does, and keeps nothing of it.
     Frequent,
+    /// One of these, by how many requests other nodes serve.
+    Auto,
 }
 
 /// How a connection enters the TCP of the node that it is handed to.
@@ -215,9 +225,44 @@ pub(crate) struct Service {
     pub(crate) mode: Mode,
     pub(crate) migrate: Migrate,
     pub(crate) rules: KVec<Arc<Rule>>,
+    share: Arc<Atomic<u32>>,
 }
 
 impl Service {
+    /// One without rules or requests. Errors: `ENOMEM`.
+    pub(crate) fn new(at: Endpoint, mode: Mode, migrate: Migrate) -> Result<Self, AllocError> {
+        Ok(Self {
+            at,
+            mode,
+            migrate,
+            rules: KVec::new(),
+            share: Arc::new(Atomic::new(0u32), GFP_KERNEL)?,
+        })
+    }
+
+    /// How many of its requests other nodes serve. Any context.
+    pub(crate) fn share(&self) -> Share {
+        Share::of(self.share.load(Relaxed))
+    }
+
+    /// Counts a request that another node is to serve, or this one. One that is counted at the same time
+    /// may be forgotten. Any context.
+    pub(crate) fn on_request(&self, remote: bool) {
+        let share = self.share();
+        if share.with(remote) != share {
+            self.share.store(share.with(remote).word(), Relaxed);
+        }
+    }
+
+    /// Whether BTCP takes the handshakes of its clients. Any context.
+    pub(crate) fn is_frequent(&self) -> bool {
+        match self.mode {
+            Mode::Rare => false,
+            Mode::Frequent => true,
+            Mode::Auto => self.share().is_frequent(),
+        }
+    }
+
     /// Who is to serve a request: this node if no rule fits, or servers might read its path in two
     /// ways. Any context.
     pub(crate) fn route(&self, config: &Snapshot, head: &http::Head<'_>) -> Target {
@@ -246,6 +291,16 @@ impl Service {
             mode: self.mode,
             migrate: self.migrate,
             rules,
+            share: self.share.clone(),
         }
+    }
+
+    /// The same service, whose connections are handed off in another way.
+    pub(crate) fn changed(&self, mode: Mode, migrate: Migrate) -> Result<Self, AllocError> {
+        Ok(Self {
+            mode,
+            migrate,
+            ..self.with_rules(shared(&self.rules, 0)?)
+        })
     }
 }

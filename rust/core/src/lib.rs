@@ -32,6 +32,7 @@ pub mod ipv4;
 pub mod path;
 pub mod rule;
 pub mod seq;
+pub mod share;
 pub mod tcp;
 pub mod translate;
 pub mod tuple;

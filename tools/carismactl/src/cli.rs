@@ -112,7 +112,7 @@ pub enum Service {
         at: SocketAddr,
 
         /// As for "add"; without it, as it is
-        #[arg(long, value_parser = ["rare", "frequent"], required_unless_present = "migrate")]
+        #[arg(long, value_parser = ["rare", "frequent", "auto"], required_unless_present = "migrate")]
         mode: Option<String>,
 
         /// As for "add"; without it, as it is
@@ -140,6 +140,8 @@ pub enum Mode {
     Rare,
     /// It is taken below TCP, by SYN cookies; for services most of whose requests other nodes serve
     Frequent,
+    /// The one of these that suits what was requested last
+    Auto,
 }
 
 #[derive(Debug, Subcommand)]

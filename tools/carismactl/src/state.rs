@@ -31,6 +31,10 @@ pub struct Service {
     pub address: IpAddr,
     pub port: u16,
     pub mode: String,
+    /// What `auto` comes to at the moment.
+    pub current: String,
+    /// Of a hundred requests.
+    pub remote: u64,
     pub migrate: String,
     pub rules: u64,
 }
@@ -41,6 +45,8 @@ impl Entry for Service {
             address: attrs.addr(service::ADDR)?,
             port: attrs.u16(service::PORT)?,
             mode: attrs.name_of(service::MODE, uapi::mode::NAMES)?,
+            current: attrs.name_of(service::CURRENT, uapi::mode::NAMES)?,
+            remote: attrs.uint(service::REMOTE).unwrap_or(0),
             migrate: attrs.name_of(service::MIGRATE, uapi::migrate::NAMES)?,
             rules: attrs.uint(service::RULES).unwrap_or(0),
         })
@@ -48,12 +54,16 @@ impl Entry for Service {
 }
 
 impl Row for Service {
-    const HEAD: &'static [&'static str] = &["SERVICE", "MODE", "MIGRATE", ">RULES"];
+    const HEAD: &'static [&'static str] = &["SERVICE", "MODE", "REMOTE", "MIGRATE", ">RULES"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             SocketAddr::new(self.address, self.port).to_string(),
-            self.mode.clone(),
+            match self.mode == self.current {
+                true => self.mode.clone(),
+                false => format!("{} ({})", self.mode, self.current),
+            },
+            format!("{} %", self.remote),
             self.migrate.clone(),
             self.rules.to_string(),
         ]
@@ -366,20 +376,29 @@ mod tests {
 
     #[test]
     fn services_are_read() {
-        let attrs: Attrs = [
+        let attrs = [
             Attr::addr(service::ADDR, addr("10.0.0.100")),
             Attr::u16(service::PORT, 80),
-            Attr::u32(service::MODE, 0),
             Attr::u32(service::RULES, 2),
             Attr::u32(service::MIGRATE, 0),
-        ]
-        .into_iter()
-        .collect();
-        let service = Service::read(&attrs).unwrap();
-        assert_eq!(service.cells(), ["10.0.0.100:80", "rare", "adopt", "2"]);
+            Attr::u32(service::CURRENT, 1),
+            Attr::u32(service::REMOTE, 63),
+        ];
+        let read = |mode: u32| {
+            let mode = Attr::u32(service::MODE, mode);
+            Service::read(&attrs.iter().cloned().chain([mode]).collect()).unwrap()
+        };
         assert_eq!(
-            serde_json::to_value(service).unwrap(),
-            json!({"address": "10.0.0.100", "port": 80, "mode": "rare", "migrate": "adopt", "rules": 2})
+            read(3).cells(),
+            ["10.0.0.100:80", "auto (frequent)", "63 %", "adopt", "2"]
+        );
+        assert_eq!(read(1).cells()[1], "frequent");
+        assert_eq!(
+            serde_json::to_value(read(3)).unwrap(),
+            json!({
+                "address": "10.0.0.100", "port": 80, "mode": "auto", "current": "frequent",
+                "remote": 63, "migrate": "adopt", "rules": 2
+            })
         );
     }
 

@@ -66,6 +66,8 @@ numbers! {
         MODE = "mode",
         RULES = "rules",
         MIGRATE = "migrate",
+        CURRENT = "current",
+        REMOTE = "remote",
     }
 
     /// Attributes of a node.
@@ -139,6 +141,7 @@ numbers! {
         RARE = "rare",
         FREQUENT = "frequent",
         ALWAYS = "always",
+        AUTO = "auto",
     }
 
     /// How connections of a service enter the TCP of another node.
