@@ -56,6 +56,8 @@ mod recent;
 mod refused;
 #[path = "rust/btcp/replay.rs"]
 mod replay;
+#[path = "rust/btcp/seek.rs"]
+mod seek;
 #[path = "rust/btcp/service.rs"]
 mod service;
 #[path = "rust/btcp/snapshot.rs"]

@@ -261,9 +261,10 @@ def test_front_end_asks_until_it_is_answered(fresh: Cluster) -> None:
 
 def test_front_end_comes_back_anew(bare: Cluster, lab: Lab) -> None:
     """What a front end has handed over and knows nothing of any more ends at
-    the back end."""
+    the back end, if its client says nothing for as long as a node may be away."""
     bare.start_servers()
     lab.enable(bare)
+    bare['de'].knob('peer_timeout_ms', int(patient(2000)))
     hand_off(bare, 'de')
     bare['en'].kill()
     assert bare.live_flows()
@@ -272,6 +273,7 @@ def test_front_end_comes_back_anew(bare: Cluster, lab: Lab) -> None:
     bare['en'].configure()
     wait_for(lambda: bare.joined(bare['en']), 'the node is back', 30)
     no_flows(bare)
+    assert bare['de'].stats()['flows_reset'] == 1
     served(bare.client.curl.get(bare.url('en', '/de/1k')), 'de', '1k')
 
 

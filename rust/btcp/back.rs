@@ -14,7 +14,7 @@ use crate::{
 use carisma_core::{
     back::Back,
     seq::Seq,
-    tcp::{self, flag},
+    tcp::{self, flag, Build},
     translate::{self, End, Translation},
     tuple::{Addr, Tuple},
     wire::{Body, Handoff, Reason},
@@ -52,6 +52,8 @@ pub(crate) struct Live {
     pub(crate) undelivered: Option<KBox<Undelivered>>,
     /// The front end has yet to be told that it is closed, and whether TCP keeps it in TIME_WAIT.
     pub(crate) untold: Option<bool>,
+    /// Since when, in milliseconds, no front end has known of it.
+    pub(crate) orphan: Option<u32>,
 }
 
 /// Bytes for which the front end, not the client, answers.
@@ -89,6 +91,7 @@ impl State {
             Body::Req(req) => self.back_request(node, handoff, &req),
             Body::Data(data) => self.back_data(node, handoff, &data),
             Body::Check { vip, vip_port } => self.back_check(node, handoff, vip, vip_port),
+            Body::Seek => self.back_sought(node, handoff),
             _ => self.back_abort(node, handoff),
         }
     }
@@ -303,6 +306,28 @@ impl State {
         let _ = self.record(node, handoff.id, tuple, Body::Closed { linger });
     }
 
+    /// A front end has forgotten a connection. Another, or the same one, may ask for it.
+    pub(crate) fn back_orphan(&self, flow: &FlowRef, live: &mut Live) {
+        live.origin.forget();
+        live.orphan = Some(connection::now_ms());
+        flow.arm(match live.undelivered {
+            Some(_) => RETRY_MS,
+            None => self.knobs.peer_timeout_ms(),
+        });
+    }
+
+    /// No front end has asked for a connection: its client is gone, or idle, and would hear of an end
+    /// when it speaks. TCP hears it as though the client had reset it. Softirq, no lock held.
+    fn back_abandon(&self, flow: &FlowRef, origin: &Origin, ctx: &PacketContext) {
+        let key = flow.key();
+        if let Some(seq) = connection::expects(&self.net, key) {
+            self.trace_flow(event::FLOW_RESET, key, BACK, origin.node, origin.id);
+            self.counters.count(Counter::FlowsReset);
+            let reset = Build::rst(key.client_port.get(), key.local_port.get(), seq);
+            self.to_tcp(flow, &reset, &[], ctx);
+        }
+    }
+
     /// The timer of a connection that this node serves has run out. Softirq.
     pub(crate) fn back_timer(
         &self,
@@ -313,6 +338,17 @@ impl State {
         let Stage::Live(live) = &mut inner.stage else {
             return;
         };
+        if let Some(since) = live.orphan {
+            let patience = self.knobs.peer_timeout_ms();
+            let left = patience.saturating_sub(connection::now_ms().wrapping_sub(since));
+            // Where the socket is owned by its process just then, TCP gets the reset later, or never.
+            flow.arm(if left == 0 { RETRY_MS } else { left });
+            if left == 0 {
+                let origin = live.origin;
+                drop(inner);
+                return self.back_abandon(flow, &origin, ctx);
+            }
+        }
         let Some(mut undelivered) = live.undelivered.take() else {
             return;
         };
@@ -345,6 +381,16 @@ impl Origin {
             addr: carisma_core::tuple::v4_mapped(self.vip),
             port: self.vip_port,
         }
+    }
+
+    /// The front end has forgotten it: no record is about it. Numbers of handoffs begin at 1.
+    fn forget(&mut self) {
+        self.id = 0;
+    }
+
+    /// Whether the front end has forgotten it.
+    pub(crate) fn is_orphan(&self) -> bool {
+        self.id == 0
     }
 
     /// Whether a record is about this handoff.

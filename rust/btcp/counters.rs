@@ -72,6 +72,16 @@ counters! {
         HeldRefusedClient = c"held_refused_client",
         /// Bytes of a client's were not held, because `held_total_max` were.
         HeldRefusedTotal = c"held_refused_total",
+        /// A client's segment belonged to no connection of this node's, and other nodes were asked whether they
+        /// serve it.
+        SeeksStarted = c"seeks_started",
+        /// One of them did, and the connection is forwarded to it.
+        SeeksFound = c"seeks_found",
+        /// Other nodes were not asked, because they were asked about 1000 connections in the same second, or
+        /// because `handoffs_max` handoffs were under way. The client was reset.
+        SeeksRefusedLimit = c"seeks_refused_limit",
+        /// Another front end than before began to forward a connection that this node serves.
+        HandoffsMoved = c"handoffs_moved",
         /// This node's TCP was given again what was held of a client's, as it had not taken it.
         HeldRepeated = c"held_repeated",
         /// A back end was not asked to take a connection over, because `handoffs_max` handoffs were

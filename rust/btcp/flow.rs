@@ -8,8 +8,8 @@
 //! TCP or a message to UTCP that takes locks of TCP's.
 //!
 //! At the front end: `Deciding` → `Asked` → `Committed` → `Forward` → `Over`; if the request is this
-//! node's to serve, the flow ends, at once or after `Leaving`; in frequent mode after `Entering`. At the
-//! back end: `Replay` → `Live` → `Over`.
+//! node's to serve, the flow ends, at once or after `Leaving`; in frequent mode after `Entering`. What
+//! another front end has begun: `Seeking` → `Forward`. At the back end: `Replay` → `Live` → `Over`.
 
 use crate::{
     back::Live,
@@ -21,6 +21,7 @@ use crate::{
     leave::Leaving,
     lower, packet,
     replay::Replay,
+    seek::Seeking,
     snapshot::Endpoint,
     state::State,
     trace::{event, FRONT},
@@ -33,6 +34,7 @@ use crate::{
         carisma_flow_state_CARISMA_FLOW_STATE_LINGERING as STATE_LINGERING,
         carisma_flow_state_CARISMA_FLOW_STATE_REPLAY as STATE_REPLAY,
         carisma_flow_state_CARISMA_FLOW_STATE_REQUESTED as STATE_REQUESTED,
+        carisma_flow_state_CARISMA_FLOW_STATE_SEEKING as STATE_SEEKING,
         carisma_role_CARISMA_ROLE_BACK_END as ROLE_BACK,
         carisma_role_CARISMA_ROLE_FRONT_END as ROLE_FRONT, //
     },
@@ -98,6 +100,8 @@ pub(crate) enum Stage {
     Leaving(Leaving),
     /// Another node serves it.
     Forward(Forward),
+    /// Another node may serve it: all that may were asked.
+    Seeking(Seeking),
     /// Here it is the back end, whose TCP is being given the connection.
     Replay(KBox<Replay>),
     /// This node serves it for another.
@@ -307,6 +311,7 @@ impl State {
             })) => self.back_tell(flow, &mut inner),
             Stage::Over(_) => self.end(flow, inner),
             Stage::Forward(_) => self.front_overdue(flow, inner, &ctx),
+            Stage::Seeking(_) => self.front_unknown(flow, inner, &ctx),
             Stage::Gone => {}
         }
     }
@@ -316,7 +321,7 @@ impl State {
     /// what it is (RFC 9293, section 3.10.7.4; RFC 5961, section 4).
     pub(crate) fn is_superseded(&self, key: &Tuple, stage: &Stage) -> bool {
         match stage {
-            Stage::Over(_) => true,
+            Stage::Over(_) | Stage::Seeking(_) => true,
             Stage::Leaving(_) => !connection::is_live(&self.net, key),
             Stage::Forward(forward) => !self.is_up(forward.node),
             _ => false,
@@ -375,6 +380,7 @@ impl FlowInfo {
             }
             Stage::Entering(_) | Stage::Leaving(_) => (ROLE_FRONT, STATE_LEAVING, 0, 0),
             Stage::Forward(it) => (ROLE_FRONT, STATE_HANDED_OFF, it.node, it.id),
+            Stage::Seeking(it) => (ROLE_FRONT, STATE_SEEKING, 0, it.id),
             Stage::Over(Over::Forward(it)) => (ROLE_FRONT, STATE_LINGERING, it.node, it.id),
             Stage::Replay(it) => {
                 let state = match it.is_offered() {

@@ -262,6 +262,7 @@ impl State {
             Stage::Asked(_)
             | Stage::Committed(_)
             | Stage::Entering(_)
+            | Stage::Seeking(_)
             | Stage::Forward(_)
             | Stage::Over(Over::Forward(_)) => false,
             _ => true,

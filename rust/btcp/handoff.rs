@@ -203,6 +203,9 @@ impl State {
         };
         let ctx = PacketContext::enter();
         let mut inner = flow.inner.lock();
+        if matches!(&inner.stage, Stage::Seeking(seeking) if seeking.id == handoff.id) {
+            return self.front_sought(&flow, inner, node, &handoff.body, &ctx);
+        }
         if inner.stage.sent() != Some((node, handoff.id)) {
             return;
         }

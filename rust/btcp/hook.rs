@@ -65,7 +65,7 @@ impl Hooks for State {
                 self.front_input(&flow, inner, skb, &layout, &ctx)
             }
             // Whoever will get it, TCP here must not see it now.
-            Stage::Committed(_) | Stage::Entering(_) => {
+            Stage::Committed(_) | Stage::Entering(_) | Stage::Seeking(_) => {
                 let mut inner = inner;
                 self.park(&mut inner, skb);
                 None
@@ -97,7 +97,7 @@ impl Hooks for State {
             ends.source_port,
         );
         let Some(flow) = self.flows.lookup(&key) else {
-            return Some(skb);
+            return self.front_stray(&key, &ends, skb);
         };
         let layout = skb.layout()?;
         let mut inner = flow.inner.lock();

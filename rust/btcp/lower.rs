@@ -217,10 +217,14 @@ impl State {
         };
         self.trace_record(event::RECORD_RECEIVED, node, &handoff, bytes.len());
         match handoff.body {
-            Body::Req(_) | Body::Data(_) | Body::Abort | Body::Check { .. } => {
+            Body::Req(_) | Body::Data(_) | Body::Abort | Body::Check { .. } | Body::Seek => {
                 self.back_record(node, &handoff);
             }
-            Body::Accept | Body::Reject(_) | Body::Taken | Body::Closed { .. } => {
+            Body::Accept
+            | Body::Reject(_)
+            | Body::Taken
+            | Body::Closed { .. }
+            | Body::Own { .. } => {
                 self.front_record(node, &handoff);
             }
         }
@@ -281,14 +285,14 @@ impl State {
         });
     }
 
-    /// Ends what a node served that does not know of it any more, and what this one served for it.
-    /// Process context, may sleep.
+    /// Ends what a node served that does not know of it any more. What this one served for it goes on:
+    /// whoever gets the client's next segment asks for it ([`crate::seek`]). Process context.
     fn lose_peer(&self, index: u32) {
-        self.end_all(|stage| matches!(stage, Stage::Live(live) if live.origin.node == index));
         let ctx = PacketContext::enter();
         self.flows.for_each(|flow| {
-            let inner = flow.inner.lock();
-            match &inner.stage {
+            let mut inner = flow.inner.lock();
+            match &mut inner.stage {
+                Stage::Live(live) if live.origin.node == index => self.back_orphan(flow, live),
                 Stage::Forward(forward) if forward.node == index => {
                     self.front_lose(flow, inner, &ctx);
                 }

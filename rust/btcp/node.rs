@@ -126,6 +126,16 @@ impl Node {
         }
     }
 
+    /// How segments that do not name it get to it, whatever is configured. Any context.
+    pub(crate) fn via_unchanged(&self, net: &Net, own: [u8; 4]) -> Option<Via> {
+        let addr = v4_of(&self.at.addr)?;
+        self.via(net, own).or_else(|| {
+            [Via::Neighbour(addr), Via::Tunnel(own, addr)]
+                .into_iter()
+                .find(|via| via.is_open(net, self.way(*via)))
+        })
+    }
+
     /// What is known of the way to it.
     pub(crate) fn way(&self, via: Via) -> Option<&Way> {
         match via {

@@ -151,15 +151,20 @@ impl State {
         Some((under_way, withheld?))
     }
 
-    /// Makes way for a new connection with the tuple of one that has ended.
+    /// Makes way for a new connection with the tuple of one that has ended, or that its client must have
+    /// forgotten, as its front end has. Process context, may sleep.
     fn back_replace(&self, key: &Tuple) -> Result<(), Reason> {
-        if let Some(old) = self.flows.lookup(key) {
-            let inner = old.inner.lock();
-            match inner.stage {
-                Stage::Over(_) => self.end(&old, inner),
-                Stage::Gone => {}
-                _ => return Err(Reason::InUse),
-            }
+        let Some(old) = self.flows.lookup(key) else {
+            return Ok(());
+        };
+        if matches!(&old.inner.lock().stage, Stage::Live(live) if live.origin.is_orphan()) {
+            self.back_reset(&old);
+        }
+        let inner = old.inner.lock();
+        match inner.stage {
+            Stage::Over(_) => self.end(&old, inner),
+            Stage::Gone => {}
+            _ => return Err(Reason::InUse),
         }
         Ok(())
     }
@@ -364,6 +369,7 @@ impl State {
             translation: back.translation(),
             undelivered: Some(undelivered),
             untold: None,
+            orphan: None,
         });
         inner.draining = true;
         flow.arm(RETRY_MS);

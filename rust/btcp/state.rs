@@ -13,6 +13,7 @@ use crate::{
     node::Node,
     recent::Recent,
     refused::Refused,
+    seek::Rate,
     service::Service,
     snapshot::Endpoint,
 };
@@ -64,6 +65,8 @@ pub(crate) struct State {
     pub(crate) secret: SipHash,
     /// One was.
     pub(crate) cookies: Atomic<bool>,
+    /// How many connections other nodes were asked about of late.
+    pub(crate) seeks: Rate,
     /// How many handoffs were begun.
     handoffs: Atomic<u64>,
     hooks: netfilter::Registration,
@@ -222,6 +225,7 @@ impl PerNet for State {
                 withholding: Atomic::new(false),
                 secret: SipHash::random(),
                 cookies: Atomic::new(false),
+                seeks: Rate::new(),
                 handoffs: Atomic::new(0u64),
                 hooks: netfilter::Registration::new::<Self>()?,
                 net,

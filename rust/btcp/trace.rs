@@ -83,6 +83,8 @@ impl State {
                 Body::Taken => (c"taken", c""),
                 Body::Closed { .. } => (c"closed", c""),
                 Body::Check { .. } => (c"check", c""),
+                Body::Seek => (c"seek", c""),
+                Body::Own { .. } => (c"own", c""),
             };
             let event = Event {
                 tuple: handoff.tuple,

@@ -68,7 +68,7 @@ use raw::{
 };
 
 /// The version of the format.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 /// The size of the header that every record begins with.
 pub const HEADER_LEN: usize = size_of::<RawHeader>();
@@ -133,6 +133,10 @@ pub enum Kind {
     Check = 9,
     /// The sender signs this record and all that follow with this key.
     Key = 10,
+    /// FE has a segment of a connection that it knows nothing of, and asks whether BE serves it.
+    Seek = 11,
+    /// BE does, for this FE from now on.
+    Own = 12,
 }
 
 impl Kind {
@@ -149,6 +153,8 @@ impl Kind {
             8 => Self::Taken,
             9 => Self::Check,
             10 => Self::Key,
+            11 => Self::Seek,
+            12 => Self::Own,
             _ => return None,
         })
     }
@@ -163,11 +169,11 @@ impl Kind {
             Self::Hello => exactly(HELLO_LEN),
             Self::Key => exactly(KEY_LEN),
             Self::Req => (MIN_REQ_LEN, MAX_REQ_LEN),
-            Self::Accept | Self::Abort | Self::Taken => exactly(HANDOFF_LEN),
+            Self::Accept | Self::Abort | Self::Taken | Self::Seek => exactly(HANDOFF_LEN),
             Self::Reject => exactly(HANDOFF_LEN + size_of::<RawReject>()),
             Self::Data => (DATA_OVERHEAD + 1, MAX_LEN),
             Self::Closed => exactly(HANDOFF_LEN + size_of::<RawClosed>()),
-            Self::Check => exactly(HANDOFF_LEN + size_of::<RawCheck>()),
+            Self::Check | Self::Own => exactly(HANDOFF_LEN + size_of::<RawCheck>()),
         }
     }
 }
@@ -306,6 +312,15 @@ pub enum Body<'a> {
         /// The port that the client talks to.
         vip_port: u16,
     },
+    /// See [`Kind::Seek`].
+    Seek,
+    /// See [`Kind::Own`].
+    Own {
+        /// The address by which BE's TCP has the connection, the VIP or its own.
+        addr: Addr,
+        /// The port.
+        port: u16,
+    },
 }
 
 /// What BE needs to make its TCP have the connection (paper, section 4: "the SYN and ACK packets
@@ -410,7 +425,7 @@ pub enum Reason {
     Unanswered,
     /// BE is being drained or unloaded.
     Draining,
-    /// The answer to DATA of a handoff that BE does not know, or not any more.
+    /// The answer to DATA of a handoff that BE does not know, or not any more; and to SEEK.
     Unknown,
     /// The address that FE would forward to is none of BE's.
     NoAddress,

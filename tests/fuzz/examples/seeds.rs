@@ -371,6 +371,14 @@ fn wire() -> io::Result<()> {
         ("closed", handoff(Body::Closed { linger: true })),
         ("taken", handoff(Body::Taken)),
         ("check", handoff(Body::Check { vip, vip_port: 80 })),
+        ("seek", handoff(Body::Seek)),
+        (
+            "own",
+            handoff(Body::Own {
+                addr: vip,
+                port: 80,
+            }),
+        ),
     ];
     let mut stream = Vec::new();
     for (name, record) in records {

@@ -107,6 +107,14 @@ const TROUBLE: &[(&str, &str)] = &[
          service",
     ),
     (
+        "seeks_refused_limit",
+        "look for clients that send segments of connections which nobody has",
+    ),
+    (
+        "packets_dropped_tunnel",
+        "look whether this node keeps up with what comes in",
+    ),
+    (
         "packets_dropped_unroutable",
         "look at the routes to the other nodes and to the clients",
     ),

@@ -216,6 +216,7 @@ numbers! {
         ACCEPTED = "accepted",
         HANDED_OFF = "handed-off",
         LINGERING = "lingering",
+        SEEKING = "seeking",
     }
 }
 

@@ -94,18 +94,22 @@ impl<'a> Handoff<'a> {
                     linger: raw.flags.get() & CLOSED_LINGER != 0,
                 }
             }
-            Kind::Check => {
+            Kind::Check | Kind::Own => {
                 let raw: &RawCheck = take(rest)?;
                 zero(raw.reserved.get())?;
-                let at = tuple.with_local(raw.vip, raw.vip_port.get());
-                if !at.is_valid() {
+                let (addr, port) = (raw.addr, raw.port.get());
+                if !tuple.with_local(addr, port).is_valid() {
                     return Err(Refused::Tuple);
                 }
-                Body::Check {
-                    vip: raw.vip,
-                    vip_port: raw.vip_port.get(),
+                match kind {
+                    Kind::Own => Body::Own { addr, port },
+                    _ => Body::Check {
+                        vip: addr,
+                        vip_port: port,
+                    },
                 }
             }
+            Kind::Seek => Body::Seek,
             Kind::Hello | Kind::Key => return Err(Refused::Kind(kind as u8)),
         };
         Ok(Self { id, tuple, body })

@@ -36,6 +36,8 @@ impl Record<'_> {
                 Body::Taken => Kind::Taken,
                 Body::Closed { .. } => Kind::Closed,
                 Body::Check { .. } => Kind::Check,
+                Body::Seek => Kind::Seek,
+                Body::Own { .. } => Kind::Own,
             },
         }
     }
@@ -120,7 +122,7 @@ impl Handoff<'_> {
         };
         out.put(raw.as_bytes())?;
         match &self.body {
-            Body::Accept | Body::Abort | Body::Taken => Some(()),
+            Body::Accept | Body::Abort | Body::Taken | Body::Seek => Some(()),
             Body::Req(req) => {
                 req.belongs_to(&self.tuple).then_some(())?;
                 req.encode(out)
@@ -153,10 +155,16 @@ impl Handoff<'_> {
                 };
                 out.put(raw.as_bytes())
             }
-            Body::Check { vip, vip_port } => {
+            Body::Check {
+                vip: addr,
+                vip_port: port,
+            }
+            | Body::Own { addr, port } => {
+                let end = self.tuple.with_local(*addr, *port);
+                end.is_valid().then_some(())?;
                 let raw = RawCheck {
-                    vip: *vip,
-                    vip_port: U16::new(*vip_port),
+                    addr: *addr,
+                    port: U16::new(*port),
                     reserved: U16::new(0),
                 };
                 out.put(raw.as_bytes())

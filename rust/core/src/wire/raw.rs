@@ -130,14 +130,14 @@ pub(super) struct RawClosed {
     pub(super) reserved: U16,
 }
 
-/// CHECK.
+/// CHECK and OWN.
 #[derive(FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
 pub(super) struct RawCheck {
-    /// The address that the client talks to.
-    pub(super) vip: Addr,
-    /// The port that the client talks to.
-    pub(super) vip_port: U16,
+    /// The address that the client talks to, or that BE has for it.
+    pub(super) addr: Addr,
+    /// The port.
+    pub(super) port: U16,
     /// 0.
     pub(super) reserved: U16,
 }

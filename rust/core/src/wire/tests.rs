@@ -121,6 +121,11 @@ const CHECK: Body<'_> = Body::Check {
     vip_port: 80,
 };
 
+const OWN: Body<'_> = Body::Own {
+    addr: v4_mapped(VIP),
+    port: 80,
+};
+
 fn hello() -> Hello {
     Hello {
         epoch: 0x0a0b,
@@ -131,7 +136,7 @@ fn hello() -> Hello {
 }
 
 /// One record of each kind.
-fn each(handshake: Handshake<'_>) -> [Record<'_>; 12] {
+fn each(handshake: Handshake<'_>) -> [Record<'_>; 14] {
     [
         Record::Hello(hello()),
         Record::Hello(Hello {
@@ -148,6 +153,8 @@ fn each(handshake: Handshake<'_>) -> [Record<'_>; 12] {
         handoff(Body::Closed { linger: false }),
         handoff(Body::Taken),
         handoff(CHECK),
+        handoff(Body::Seek),
+        handoff(OWN),
     ]
 }
 
@@ -172,19 +179,19 @@ fn the_bytes_are_those_of_the_document() {
     ]
     .concat();
     let expected = [
-        &[3, 1, 0, 68, 0, 0, 0, 0][..],
+        &[4, 1, 0, 68, 0, 0, 0, 0][..],
         &[0, 0, 0, 0, 0, 0, 10, 11],
         b"fr\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
         &[7; 32],
         &[0, 1, 0, 0],
     ];
     assert_eq!(encoded(&Record::Hello(hello())), expected.concat());
-    let expected = [3, 10, 0, 12, 0, 0, 0, 0, 200, 0, 0, 0];
+    let expected = [4, 10, 0, 12, 0, 0, 0, 0, 200, 0, 0, 0];
     assert_eq!(encoded(&Record::Key(200)), expected);
 
     let wires = wires();
     let expected = [
-        &[3, 2, 0, 80 + 40 + 40 + 32, 0, 0, 0, 0],
+        &[4, 2, 0, 80 + 40 + 40 + 32, 0, 0, 0, 0],
         &common[..],
         &v4_mapped(VIP),
         &[0, 80, 0, 1, 0, 0, 0, 77, 40, 40, 32, 0],
@@ -195,7 +202,7 @@ fn the_bytes_are_those_of_the_document() {
     assert_eq!(encoded(&req(wires.handshake().unwrap())), expected.concat());
 
     let data = [
-        &[3, 5, 0, 87, 0, 0, 0, 0],
+        &[4, 5, 0, 87, 0, 0, 0, 0],
         &common[..],
         &v4_mapped(VIP),
         &[0x11, 0x12, 0x13, 0x14, 0x21, 0x22, 0x23, 0x24],
@@ -212,10 +219,12 @@ fn the_bytes_are_those_of_the_document() {
         (Body::Closed { linger: false }, 7, &[0, 0, 0, 0]),
         (Body::Taken, 8, &[]),
         (CHECK, 9, &[&v4_mapped(VIP)[..], &[0, 80, 0, 0]].concat()),
+        (Body::Seek, 11, &[]),
+        (OWN, 12, &[&v4_mapped(VIP)[..], &[0, 80, 0, 0]].concat()),
     ];
     for (body, kind, tail) in cases {
         let len = 52 + tail.len() as u8;
-        let expected = [&[3, kind, 0, len, 0, 0, 0, 0], &common[..], tail].concat();
+        let expected = [&[4, kind, 0, len, 0, 0, 0, 0], &common[..], tail].concat();
         assert_eq!(encoded(&handoff(body)), expected);
     }
 }
@@ -277,11 +286,12 @@ fn what_no_version_says_is_refused() {
     let data = encoded(&handoff(Body::Data(DATA)));
     let closed = encoded(&handoff(Body::Closed { linger: true }));
     let check = encoded(&handoff(CHECK));
+    let own = encoded(&handoff(OWN));
     let cases: &[(&[u8], usize, u8, Refused)] = &[
         (&hello, 0, 1, Refused::Version(1)),
         (&hello, 0, 0, Refused::Version(0)),
         (&hello, 1, 0, Refused::Kind(0)),
-        (&hello, 1, 11, Refused::Kind(11)),
+        (&hello, 1, 13, Refused::Kind(13)),
         (&hello, 1, 10, Refused::Oversize),
         (&hello, 1, 3, Refused::Oversize),
         (&hello, 7, 1, Refused::Reserved),
@@ -306,6 +316,9 @@ fn what_no_version_says_is_refused() {
         (&check, 62, 0, Refused::Tuple),
         (&check, 69, 0, Refused::Tuple),
         (&check, 71, 1, Refused::Reserved),
+        // The family of its own address.
+        (&own, 62, 0, Refused::Tuple),
+        (&own, 71, 1, Refused::Reserved),
         // REQ: flags, the reserved byte, the family of the VIP, its port.
         (&request, 71, 2, Refused::Reserved),
         (&request, 79, 1, Refused::Reserved),
@@ -351,9 +364,9 @@ fn what_no_version_says_is_refused() {
 fn other_versions_are_known_by_their_header() {
     // Version 1 as it was.
     assert!(is_foreign(&[1, 1, 0, 32, 0, 0, 0, 0, 9]));
-    assert!(is_foreign(&[4, 1, 255, 255, 0, 0, 0, 0]));
+    assert!(is_foreign(&[VERSION + 1, 1, 255, 255, 0, 0, 0, 0]));
     for none in [
-        &[3, 1, 0, 68, 0, 0, 0, 0][..],
+        &[VERSION, 1, 0, 68, 0, 0, 0, 0][..],
         &[1, 2, 0, 32, 0, 0, 0, 0],
         &[1, 1, 0, 32, 0, 0, 0, 1],
         &[1, 1, 0, 32, 0, 0, 0],

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A second chance for connections of which the front end knows nothing, though another node serves them:
+//! their front end was another one, whose address this node has now, or this one has forgotten all.
+//!
+//! Front end: TCP here answers a client's segment with a reset, as it has no such connection. That is kept
+//! back, and the nodes that serve requests of the service are asked. If one has the connection, it is
+//! forwarded from then on (`Seeking` → `Forward`); if none has, the reset goes out. The segment itself is
+//! lost by then: the client sends it again, or the server what it acknowledged. In return this costs
+//! nothing at all for what TCP here does know.
+//!
+//! Back end: who asks is the front end of the connection from then on, and the one before is told to
+//! forget it.
+
+use crate::{
+    bounds::{Pool, Ticket},
+    counters::{Counter, Gauge},
+    flow::{Flow, FlowRef, InnerGuard, Stage},
+    forward::Forward,
+    lower,
+    node::Node,
+    snapshot::{Snapshot, NODES_MAX},
+    state::State,
+    trace::{event, BACK, FRONT},
+};
+use carisma_core::{
+    seq::Seq,
+    tcp::{self, flag, Build},
+    tuple::{v4_of, Addr, Tuple},
+    wire::{Body, Handoff, Reason},
+};
+use carisma_net::{
+    connection,
+    netfilter::PacketContext,
+    route::Via,
+    skb::{Ends, Skb},
+};
+use kernel::sync::{
+    atomic::{Atomic, Relaxed},
+    rcu,
+};
+
+/// How many connections other nodes are asked about in a second; the others are reset.
+const RATE: u32 = 1_000;
+
+// A node has a bit.
+const _: () = assert!(NODES_MAX <= u64::BITS as usize);
+
+/// A connection about which other nodes were asked.
+pub(crate) struct Seeking {
+    pub(crate) id: u64,
+    /// The number of the reset that TCP here had for it, which is what the client expects next.
+    reset: Seq,
+    /// The nodes that have not answered, by their indexes.
+    pending: u64,
+    _ticket: Ticket,
+}
+
+/// What the destination of segments is, and how they get there.
+type Way = (([u8; 4], u16), Option<Via>);
+
+/// How many events there were in this second.
+pub(crate) struct Rate {
+    second: Atomic<u32>,
+    events: Atomic<u32>,
+}
+
+impl Rate {
+    pub(crate) const fn new() -> Self {
+        Self {
+            second: Atomic::new(0),
+            events: Atomic::new(0),
+        }
+    }
+
+    /// Whether one more is within the limit. Those that come at the turn of a second on several CPUs may
+    /// be counted to the wrong one. Any context.
+    fn allows(&self, limit: u32) -> bool {
+        let second = connection::now_ms() / 1_000;
+        if self.second.load(Relaxed) != second {
+            self.second.store(second, Relaxed);
+            self.events.store(0, Relaxed);
+        }
+        self.events.fetch_add(1, Relaxed) < limit
+    }
+}
+
+/// The bit of a node.
+fn bit(node: u32) -> u64 {
+    1u64.checked_shl(node.wrapping_sub(1)).unwrap_or(0)
+}
+
+impl State {
+    /// A segment of this node's TCP on a connection that is no flow. Answers it, unless it is a reset
+    /// that is to wait. At LOCAL_OUT.
+    pub(crate) fn front_stray(&self, key: &Tuple, ends: &Ends, mut skb: Skb) -> Option<Skb> {
+        // This is how TCP answers a segment with an acknowledgement of a connection that it does not
+        // have (RFC 9293, section 3.10.7.1); what ends one that it has acknowledges something itself.
+        let kind = flag::SYN | flag::ACK | flag::FIN | flag::RST;
+        if ends.flags & kind != flag::RST {
+            return Some(skb);
+        }
+        match self.front_seek(key, &mut skb) {
+            Some(()) => None,
+            None => Some(skb),
+        }
+    }
+
+    /// Asks for a connection that TCP here has a reset for, if there is anybody to be asked.
+    fn front_seek(&self, key: &Tuple, skb: &mut Skb) -> Option<()> {
+        let mut pending = self.front_nodes(key);
+        if pending == 0 || self.config.is_draining() {
+            return None;
+        }
+        let layout = skb.layout()?;
+        let reset = skb.tcp(&layout).and_then(tcp::Header::parse)?.seq();
+        let limit = self.knobs.handoffs_max();
+        let ticket = match self.seeks.allows(RATE) {
+            true => self.bounds.ticket(Pool::Asked, limit),
+            false => None,
+        };
+        let Some(ticket) = ticket else {
+            self.counters.count(Counter::SeeksRefusedLimit);
+            return None;
+        };
+        let id = self.next_handoff();
+        let seeking = Seeking {
+            id,
+            reset,
+            pending,
+            _ticket: ticket,
+        };
+        let flow = Flow::new(key, Stage::Seeking(seeking), &self.bounds).ok()?;
+        // Under the lock no answer comes too early.
+        let mut inner = flow.inner.lock();
+        self.flows.insert(&flow, self.knobs.flows_max()).ok()?;
+        self.counters.up(Gauge::Flows);
+        self.trace_flow(event::FLOW_BEGIN, key, FRONT, 0, id);
+        // CAST: A small number.
+        for node in 1..=NODES_MAX as u32 {
+            if pending & bit(node) != 0 && self.record(node, id, *key, Body::Seek).is_err() {
+                pending &= !bit(node);
+            }
+        }
+        if pending == 0 {
+            self.end(&flow, inner);
+            return None;
+        }
+        if let Stage::Seeking(seeking) = &mut inner.stage {
+            seeking.pending = pending;
+        }
+        flow.arm(self.knobs.handoff_timeout_ms());
+        self.counters.count(Counter::SeeksStarted);
+        Some(())
+    }
+
+    /// The nodes that may serve a connection to this service, and can be asked.
+    fn front_nodes(&self, key: &Tuple) -> u64 {
+        let rcu = rcu::read_lock();
+        let config = self.config.snapshot(&rcu);
+        let Some(service) = config.service(&key.local, key.local_port.get()) else {
+            return 0;
+        };
+        let may = |index: &u32| {
+            let node = config.node(*index);
+            node.is_some_and(|node| !node.local && node.is_up())
+        };
+        let nodes = service.rules.iter().flat_map(|rule| rule.target.nodes());
+        nodes.filter(may).fold(0, |nodes, node| nodes | bit(node))
+    }
+
+    /// A node has answered whether it has a connection. Process context.
+    pub(crate) fn front_sought(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        node: u32,
+        body: &Body<'_>,
+        ctx: &PacketContext,
+    ) {
+        let Stage::Seeking(seeking) = &mut inner.stage else {
+            return;
+        };
+        if seeking.pending & bit(node) == 0 {
+            return;
+        }
+        seeking.pending &= !bit(node);
+        let (id, acked, last) = (seeking.id, seeking.reset, seeking.pending == 0);
+        let way = match body {
+            Body::Own { addr, port } => self.front_way_to(flow.key(), node, addr, *port),
+            _ => None,
+        };
+        if let Some((to, via)) = way.filter(|_| lower::hold_modules()) {
+            flow.disarm();
+            inner.stage = Stage::Forward(Forward {
+                id,
+                node,
+                to,
+                via,
+                stuck: None,
+                acked,
+                down: None,
+            });
+            inner.draining = true;
+            drop(inner);
+            self.trace_flow(event::FLOW_HANDED_OFF, flow.key(), FRONT, node, id);
+            self.counters.count(Counter::SeeksFound);
+            self.counters.up(Gauge::HandedOffOut);
+            self.drain(flow, ctx);
+        } else if last {
+            self.front_unknown(flow, inner, ctx);
+        }
+    }
+
+    /// How segments get to a node whose TCP has a connection at this address.
+    fn front_way_to(&self, key: &Tuple, node: u32, addr: &Addr, port: u16) -> Option<Way> {
+        let to = (v4_of(addr)?, port);
+        if (*addr, port) != (key.local, key.local_port.get()) {
+            return Some((to, None));
+        }
+        let rcu = rcu::read_lock();
+        let config = self.config.snapshot(&rcu);
+        let own = v4_of(&config.local_node()?.at.addr)?;
+        let via = config.node(node)?.via_unchanged(&self.net, own)?;
+        Some((to, Some(via)))
+    }
+
+    /// Nobody has a connection, as far as can be found out: its client is told so.
+    pub(crate) fn front_unknown(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
+        let Stage::Seeking(seeking) = &inner.stage else {
+            return;
+        };
+        let key = flow.key();
+        let reset = Build::rst(key.local_port.get(), key.client_port.get(), seeking.reset);
+        self.end(flow, inner);
+        self.tell_client(flow, &reset, ctx);
+    }
+
+    /// A front end asks for a connection of a client's. Process context.
+    pub(crate) fn back_sought(&self, node: u32, handoff: &Handoff<'_>) {
+        let key = &handoff.tuple;
+        let body = match self.back_find(key) {
+            Some(flow) if self.back_move(&flow, node, handoff) => Body::Own {
+                addr: flow.key().local,
+                port: flow.key().local_port.get(),
+            },
+            _ => Body::Reject(Reason::Unknown),
+        };
+        // Without an answer the front end resets the client.
+        let _ = self.record(node, handoff.id, *key, body);
+    }
+
+    /// The flow of a connection that this node serves, by its client and where that connected to.
+    fn back_find(&self, key: &Tuple) -> Option<FlowRef> {
+        let is_it = |flow: &FlowRef| match &flow.inner.lock().stage {
+            Stage::Live(live) => live.origin.theirs(flow) == *key,
+            _ => false,
+        };
+        let own = {
+            let rcu = rcu::read_lock();
+            let config: &Snapshot = self.config.snapshot(&rcu);
+            config.local_node().map(|node: &Node| node.at.addr)
+        };
+        let by_own = own.map(|own| key.with_local(own, key.local_port.get()));
+        [Some(*key), by_own]
+            .into_iter()
+            .flatten()
+            .find_map(|key| self.flows.lookup(&key).filter(is_it))
+    }
+
+    /// Has another front end than before forward a connection.
+    fn back_move(&self, flow: &FlowRef, node: u32, handoff: &Handoff<'_>) -> bool {
+        let mut inner = flow.inner.lock();
+        let Stage::Live(live) = &mut inner.stage else {
+            return false;
+        };
+        let before = live.origin;
+        live.origin.node = node;
+        live.origin.id = handoff.id;
+        live.orphan = None;
+        drop(inner);
+        if !before.is_orphan() && before.node != node {
+            let closed = Body::Closed { linger: false };
+            // If it cannot be told, it asks when it can be again.
+            let _ = self.record(before.node, before.id, handoff.tuple, closed);
+        }
+        self.trace_flow(event::FLOW_HANDED_OFF, flow.key(), BACK, node, handoff.id);
+        self.counters.count(Counter::HandoffsMoved);
+        true
+    }
+}

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A front end that knows nothing of connections which other nodes serve: it has
+got another one's address, or has forgotten all."""
+
+import dataclasses
+from typing import Dict, Iterator
+
+import pytest
+
+from checks import hand_off, no_flows, request, served, unbroken
+from conftest import Lab
+from harness.cluster import SITE
+from harness.load import Load
+from harness.node import Node
+from harness.running import Cluster, wait_for
+from harness.sockets import SocketError
+from test_direct import asks_again
+
+WAYS = ('nat', 'direct', 'tunnel')
+
+
+@pytest.fixture(params=WAYS)
+def pair(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A site in which de is to become the front end of en's service."""
+    site = lab.site(dataclasses.replace(SITE, forward=request.param))
+    site.end()
+    lab.once = True
+    lab.enable(site)
+    if not site.spec.unchanged:
+        for words in site['de'].offer(site['en'].service):
+            site['de'].ctl(*words)
+    yield site
+    move(site, site['de'], site['en'])
+
+
+def move(cluster: Cluster, before: Node, after: Node) -> None:
+    """Let a node have the virtual address that is en's, and another not."""
+    vip = cluster['en'].vip
+    keep = f'ip addr replace {vip}/32 dev lo' if cluster.spec.unchanged else ':'
+    before.run(f'ip addr del {vip}/32 dev eth0 2>/dev/null; {keep}')
+    after.run(f'ip addr del {vip}/32 dev lo 2>/dev/null; ip addr replace {vip}/32 dev eth0')
+    for host in cluster.hosts.values():
+        if host is not after:
+            host.run(f'ip neigh replace {vip} lladdr {after.host.mac} dev eth0 nud permanent')
+
+
+def seeks(node: Node) -> Dict[str, int]:
+    """What came of its questions, and of those to it."""
+    return {name: value for name, value in node.stats().items()
+            if value and (name.startswith('seeks_') or name == 'handoffs_moved')}
+
+
+FOUND = {'seeks_started': 1, 'seeks_found': 1}
+
+
+def test_moved(pair: Cluster) -> None:
+    """A connection goes on over another front end, and over the first one again;
+    who is it no more forgets it."""
+    front, new, back = pair['en'], pair['de'], pair['fr']
+    with pair.client.capture() as capture:
+        sock = hand_off(pair)
+        move(pair, front, new)
+        sock.send(request('/fr/128k'))
+        served(sock.response(), 'fr', '128k')
+        assert (seeks(new), seeks(front), seeks(back)) == (FOUND, {}, {'handoffs_moved': 1})
+        wait_for(lambda: not front.flows(), 'the first one has forgotten it')
+        flow, = new.flows()
+        assert (flow['state'], flow['node']) == ('handed-off', 'fr')
+        assert [it['node'] for it in back.flows()] == ['de']
+        move(pair, new, front)
+        sock.send(request('/fr/2m'))
+        served(sock.response(), 'fr', '2m')
+        assert (seeks(front), seeks(back)) == (FOUND, {'handoffs_moved': 2})
+        sock.close()
+        no_flows(pair)
+    unbroken(capture.connection(sock.port))
+    # The end was told to who is the front end now.
+    assert front.stats()['closed_heard'] == 2
+    assert new.stats()['closed_heard'] == 1
+
+
+def test_while_the_answer_comes(pair: Cluster) -> None:
+    """Only acknowledgements of the client's come to the new front end."""
+    with pair.client.capture() as capture:
+        sock = hand_off(pair)
+        pair['fr'].link.netem(delay=0.05)
+        sock.send(request('/fr/2m'))
+        move(pair, pair['en'], pair['de'])
+        served(sock.response(), 'fr', '2m')
+        sock.close()
+        no_flows(pair)
+    unbroken(capture.connection(sock.port))
+    assert seeks(pair['de']) == FOUND
+
+
+def test_nobody_has_it(pair: Cluster) -> None:
+    """What the first front end served itself is over, and its client is told."""
+    sock = hand_off(pair, 'en')
+    move(pair, pair['en'], pair['de'])
+    sock.send(request('/en/1k'))
+    with pytest.raises(SocketError, match='ConnectionResetError'):
+        sock.receive()
+    assert seeks(pair['de']) == {'seeks_started': 1}
+    assert not pair['de'].flows()
+    # A new connection is welcome.
+    served(pair.client.curl.get(pair.url('en', '/fr/1k')), 'fr', '1k')
+
+
+def test_nobody_answers(pair: Cluster) -> None:
+    """Nodes that are silent are not waited for any longer than for a handoff."""
+    sock = hand_off(pair, 'en')
+    move(pair, pair['en'], pair['de'])
+    for name in ('en', 'fr'):
+        pair[name].link.cut()
+    sock.send(request('/en/1k'))
+    with pytest.raises(SocketError, match='ConnectionResetError'):
+        sock.receive()
+    assert seeks(pair['de']) == {'seeks_started': 1}
+    for name in ('en', 'fr'):
+        pair[name].link.heal()
+
+
+def test_not_asked(pair: Cluster) -> None:
+    """Nobody is asked about what is no service's, or by a node that drains."""
+    client, node = pair.client, pair['de']
+    # To a port on which nobody listens TCP's own answer has an acknowledgement.
+    with pytest.raises(SocketError, match='ConnectionRefusedError'):
+        client.connect(node.vip, 81)
+    sock = hand_off(pair, 'en')
+    node.ctl('drain', '--timeout', '1', check=False)
+    move(pair, pair['en'], node)
+    sock.send(request('/en/1k'))
+    with pytest.raises(SocketError, match='ConnectionResetError'):
+        sock.receive()
+    assert seeks(node) == {}
+    node.ctl('resume')
+
+
+def test_under_load(pair: Cluster) -> None:
+    """A hundred connections move at once."""
+    socks = [hand_off(pair) for _ in range(40)]
+    move(pair, pair['en'], pair['de'])
+    for sock in socks:
+        sock.send(request('/fr/1k'))
+    for sock in socks:
+        served(sock.response(), 'fr', '1k')
+        sock.close()
+    assert seeks(pair['de']) == {'seeks_started': 40, 'seeks_found': 40}
+    no_flows(pair)
+    answers = Load(pair.client, pair['en'].service, ['/fr/1k', '/de/1k'], threads=4, count=40).end()
+    assert sum(answers.values()) == 40
+
+
+@pytest.fixture(params=WAYS)
+def crashed(lab: Lab, request: pytest.FixtureRequest) -> Cluster:
+    """A site whose front end can crash."""
+    cluster = lab.bare(dataclasses.replace(SITE, forward=request.param))
+    cluster.start_servers()
+    lab.enable(cluster)
+    return cluster
+
+
+def crash(cluster: Cluster) -> None:
+    """The front end loses all that it knows, and comes back."""
+    front = cluster['en']
+    front.kill()
+    cluster.revive(front)
+    front.nginx.start()
+    front.configure()
+    wait_for(lambda: cluster.joined(front), 'it is back')
+
+
+def test_front_end_crashes(crashed: Cluster) -> None:
+    """A connection survives its front end, and ends as any."""
+    sock = hand_off(crashed)
+    crash(crashed)
+    sock.send(request('/fr/2m'))
+    served(sock.response(), 'fr', '2m')
+    assert seeks(crashed['en']) == FOUND
+    sock.close()
+    no_flows(crashed)
+    assert crashed['en'].stats()['closed_heard'] == 1
+
+
+def test_client_begins_anew(crashed: Cluster) -> None:
+    """Nobody's connection does not keep its client from a new one with the same
+    port."""
+    front, client = crashed['en'], crashed.client
+    sock = client.connect(front.vip, source=(client.address, 40003))
+    sock.send(request('/fr/1k'))
+    served(sock.response(), 'fr', '1k')
+    client.nft('table ip f { chain o { type filter hook output priority 0; '
+               'tcp flags rst tcp sport 40003 drop; }; }')
+    crash(crashed)
+    sock.reset()
+    client.nft('')
+    process = asks_again(client, 40003, crashed.url('en', '/fr/1k'))
+    assert process.readline(40) == b'200 fr\n'
+    no_flows(crashed)
