@@ -10,6 +10,7 @@ import pytest
 
 from checks import gone, no_flows, request, served, unbroken
 from harness.node import Node
+from harness.patience import Patience
 from harness.running import Cluster, wait_for
 from harness.sockets import Socket
 
@@ -223,11 +224,13 @@ def test_far_client(cluster: Cluster) -> None:
     stream = capture.connection(port)
     unbroken(stream)
     answer = stream.stream(stream.of_server())
-    assert answer.sent == len(answer.data), 'something was sent twice'
+    # Where all takes its time, as on the debug kernel, a tail loss probe may be early.
+    spare = 0 if Patience.factor == 1 else 1448
+    assert answer.sent - len(answer.data) <= spare, 'something was sent twice'
     found = {name: float(value) for name, value in re.findall(
         r'\b(rto|rtt|cwnd|mss|retrans):(?:\d+/)?([\d.]+)', state)}
     assert 400 <= found['rtt'] < 1000, state
     assert found['rtt'] < found['rto'] < 2000, state
     assert found['cwnd'] >= 10, state
     assert found['mss'] == 1448, state
-    assert 'retrans' not in found, state
+    assert spare or 'retrans' not in found, state
