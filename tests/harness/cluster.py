@@ -12,7 +12,7 @@ client comes to any of them, and each hands off what the others should serve.
 """
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import List, Tuple
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,26 @@ class NodeSpec(Host):
 
 @dataclass(frozen=True)
 class Rule:
-    """Requests under `path` are for `node`."""
+    """Requests under `path` are for `node`, or for one of `others`."""
 
     path: str
     node: str
     host: str = ''
+    others: Tuple[str, ...] = ()
+    pick: str = ''              # how one of several is chosen
+    cookie: str = ''            # that names the one
+
+    @property
+    def words(self) -> List[str]:
+        """The rule as carismactl is told it."""
+        words = ['--path', self.path]
+        for node in (self.node, *self.others):
+            words += ['--node', node]
+        for option in ('host', 'pick', 'cookie'):
+            value = getattr(self, option)
+            if value:
+                words += [f'--{option}', value]
+        return words
 
 
 @dataclass(frozen=True)

@@ -53,21 +53,28 @@ class Curl:
 
     def fetch(self, urls: Sequence[str], parallel: int = 0,
               options: Union[str, Sequence[str]] = (),
-              limit: float = 60) -> List[Response]:
+              limit: float = 60, each: Sequence[Sequence[str]] = ()
+              ) -> List[Response]:
         """Requests by one curl, one after the other or `parallel` at once.
 
         One after the other they share a connection as far as the server
-        lets them; at once each has its own.
+        lets them; at once each has its own. `each` has lines of curl's
+        configuration that are for one URL; `options` that are not for all of
+        a run (curl's manual says which) are for the first one only then.
         """
         more = [options] if isinstance(options, str) else list(options)
         if parallel:
             more.append('--parallel --parallel-immediate '
                         f'--parallel-max {parallel}')
         folder = f'{WORK}/curl.{self._host.name}.{next(RUN)}'
-        config = []
+        config: List[str] = []
         for number, url in enumerate(urls):
+            if each and number:
+                config.append('next')
             config += [f'url = "{url}"', f'output = "body.{number}"',
                        f'write-out = "%{{json}}%{{header_json}}{MARK}"']
+            if each:
+                config += each[number]
         told = self._host.run(
             SCRIPT.format(folder=folder, limit=patient(limit),
                           options=' '.join(more)),

@@ -212,12 +212,8 @@ class Node(abc.ABC):
             calls.append(['service', 'add', at,
                           '--mode', mode or self.cluster.mode,
                           '--migrate', migrate or self.cluster.migrate])
-            for rule in self.cluster.rules:
-                words = ['rule', 'add', at, '--path', rule.path,
-                         '--node', rule.node]
-                if rule.host:
-                    words += ['--host', rule.host]
-                calls.append(words)
+            calls += [['rule', 'add', at, *rule.words]
+                      for rule in self.cluster.rules]
         return calls
 
     def configure(self) -> None:

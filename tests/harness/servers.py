@@ -3,7 +3,7 @@
 
 import subprocess
 from dataclasses import dataclass
-from typing import Dict
+from typing import Dict, Optional
 
 from .guest import Process
 from .node import Node
@@ -98,14 +98,15 @@ def compile_uring() -> None:
 
 
 class Server:
-    """A server of some make on a node; `/LANGUAGE/NAME` is the node's own
+    """A server of one of these makes, or of another, on a node; `/LANGUAGE/NAME` is the node's own
     document of that name, whatever the language."""
 
-    def __init__(self, node: Node, make: str, port: int) -> None:
+    def __init__(self, node: Node, make: str, port: int,
+                 what: Optional[Make] = None) -> None:
         self._node = node
         self._port = port
-        what = MAKES[make]
-        names = {'port': port, 'folder': f'{WORK}/{make}.{node.name}',
+        what = what or MAKES[make]
+        names = {'port': port, 'node': node.name, 'folder': f'{WORK}/{make}.{node.name}',
                  'files': f'{WORK}/files.{node.name}'}
         node.run('set -e; mkdir -p {folder} {files}; '
                  'for name in en fr de; do '
