@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A request, its answer, and what the wires of a cluster say about them."""
+
+import contextlib
+from typing import Any, Dict, List
+
+from harness.curl import Response
+from harness.pcap import SYN
+from harness.running import Cluster
+from harness.trace import Connection
+
+
+class Wires:
+    """Captures of the site's traffic on the wires of all nodes and of the
+    client, for a block."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._stack = contextlib.ExitStack()
+        self._found: Dict[str, List[Connection]] = {}
+        # The client's has every byte, the others show what passed.
+        wanted = f'tcp port {cluster.spec.port}'
+        self._captures = {
+            node.name: node.capture(wanted, bytes_each=128)
+            for node in cluster.nodes}
+        self._captures[cluster.client.name] = cluster.client.capture(wanted)
+
+    def __enter__(self) -> 'Wires':
+        for capture in self._captures.values():
+            self._stack.enter_context(capture)
+        return self
+
+    def __exit__(self, *why: Any) -> None:
+        self._stack.__exit__(*why)
+        if why[0] is None:
+            self._found = {
+                name: capture.connections(self._cluster.spec.port)
+                for name, capture in self._captures.items()}
+
+    def of(self, front: str, port: int) -> Dict[str, List[Connection]]:
+        """What was seen by each host of the connection from that port of the
+        client to a node."""
+        vip = self._cluster[front].vip
+        return {name: [found for found in connections
+                       if found.client[1] == port and found.server[0] == vip]
+                for name, connections in self._found.items()}
+
+
+class Exchange:
+    """A request that came to `front`, and its answer, which `node` gave by
+    its own word."""
+
+    def __init__(self, front: str, answer: Response, node: str, wires: Wires
+                 ) -> None:
+        self.front = front
+        self.answer = answer
+        self.node = node
+        seen = wires.of(front, answer.port)
+        self.seen, = seen.pop('client')
+        # Who answered the handshake, and whose wire the response took.
+        self.accepted = '?'
+        self.crossed: Dict[str, int] = {}
+        for name, connections in seen.items():
+            for connection in connections:
+                self.crossed[name] = (self.crossed.get(name, 0) +
+                                      connection.response_bytes())
+                if any(s.flags & SYN for s in connection.of_server()):
+                    self.accepted = name
+
+    @property
+    def remote(self) -> bool:
+        """Whether it took a handoff."""
+        return self.front != self.node
+
+    @property
+    def through_front(self) -> int:
+        """Response bytes on the wire of the node that accepted."""
+        return self.crossed.get(self.accepted, 0)
+
+    def faults(self, back: str, sha256: str) -> List[str]:
+        """What is not as it should be, if `back` was to answer with a body of
+        that hash."""
+        answer = self.answer
+        found = [answer.error] if answer.error else []
+        if answer.status != 200:
+            found.append(f'status {answer.status}')
+        if self.accepted != self.front:
+            found.append(f'accepted by {self.accepted}')
+        if self.node != back:
+            found.append(f'answered by {self.node or "nobody"}')
+        elif answer.sha256 != sha256:
+            found.append('the body is another')
+        if back != self.front and self.through_front:
+            found.append(f'{self.through_front} bytes crossed {self.front}')
+        if self.crossed.get(back, 0) < answer.size:
+            found.append(f'the body did not come from {back}')
+        broken = self.seen.faults()
+        if broken:
+            found.append(f'the client saw: {broken[0]}')
+        return found
