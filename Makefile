@@ -79,9 +79,12 @@ shell: setup ## open a shell in the Debian tree
 # Arguments for pytest, such as TESTS='tests/test_x.py -k name'.
 TESTS ?=
 
+# Those of languages, proxies and shop that are to be shown; all, if none is named.
+DEMO ?=
+
 .PHONY: demo
-demo: modules tools ## three nodes, real servers, and a report of who answered what
-	@$(chroot) tests/demo
+demo: modules tools ## the paper's three sites, with real servers: who answered what (DEMO='proxies')
+	@$(chroot) tests/demo $(DEMO)
 
 .PHONY: test
 test: modules tools ## run every test: on the host, in guests, the fuzzers, a short soak
