@@ -48,7 +48,11 @@ class Site(abc.ABC):
         """What the modules counted, and what the wires carried."""
         stats = [node.stats() for node in self.cluster.nodes]
         remote = [e for e in self.exchanges if e.remote]
+        frequent = self.spec.mode == 'frequent'
         return [
+            ('handshakes below TCP (by the front ends\' counters)',
+             sum(s['cookies_answered'] for s in stats),
+             len(self.exchanges) if frequent else 0),
             ('connections handed off (by the front ends\' counters)',
              sum(s['handoffs_accepted'] for s in stats), len(remote)),
             ('connections taken over (by the back ends\' counters)',
