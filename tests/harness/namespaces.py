@@ -123,7 +123,7 @@ class NamespaceCluster(Cluster):
         node.dead = False
 
     def start(self) -> None:
-        self.kernel.guest.run('\n'.join(self._script()), timeout=60)
+        self.kernel.guest.run('\n'.join(self._script()), timeout=120)
 
     def stop(self) -> None:
         super().stop()

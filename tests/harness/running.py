@@ -67,14 +67,15 @@ class Cluster(abc.ABC):
 
     def setup(self, host: Host) -> List[str]:
         """The commands that make a host out of a bare network stack."""
-        lines = ['ip link set lo up', 'ip link set eth0 up',
-                 f'ip addr add {host.address}/{self.spec.prefix} dev eth0']
+        lines = ['link set lo up', 'link set eth0 up',
+                 f'addr add {host.address}/{self.spec.prefix} dev eth0']
+        settings = []
         if isinstance(host, NodeSpec):
-            lines.append(f'ip addr add {host.vip}/32 dev eth0')
+            lines.append(f'addr add {host.vip}/32 dev eth0')
             if self.spec.unchanged:
-                lines.append('sysctl -qw net.ipv4.conf.all.arp_ignore=1 '
-                             'net.ipv4.conf.all.arp_announce=2')
-                lines += [f'ip addr add {other.vip}/32 dev lo'
+                settings.append('sysctl -qw net.ipv4.conf.all.arp_ignore=1 '
+                                'net.ipv4.conf.all.arp_announce=2')
+                lines += [f'addr add {other.vip}/32 dev lo'
                           for other in self.spec.nodes if other != host]
         # The hosts know each other's addresses: the first packets of a
         # capture are the test's own.
@@ -84,9 +85,10 @@ class Cluster(abc.ABC):
             addresses = [other.address]
             if isinstance(other, NodeSpec):
                 addresses.append(other.vip)
-            lines += [f'ip neigh replace {address} lladdr {other.mac} '
+            lines += [f'neigh replace {address} lladdr {other.mac} '
                       'dev eth0 nud permanent' for address in addresses]
-        return lines
+        # By one program: under emulation it is starting one that takes long.
+        return [*settings, 'ip -batch - <<-BATCH', *lines, 'BATCH']
 
     # Servers.
 
