@@ -16,7 +16,7 @@ from harness.running import Cluster
 
 from .exchange import Exchange, Wires
 from .report import step, table, totals
-from .site import Site
+from .site import Site, connection
 
 DOCUMENTS = ('index.html', '128k')
 BIG = (('en', 'en', '20m'), ('en', 'fr', '20m'))
@@ -63,14 +63,18 @@ class Languages(Site):
     def serve(self) -> None:
         self.cluster.start_servers()
 
+    def where(self, request: Request) -> str:
+        """Lead curl to the node, as DNS would."""
+        name, vip = request.front, self.cluster[request.front].vip
+        return f'connect-to = "{name}.example:80:{vip}:80"'
+
     def play(self) -> None:
-        names = ' '.join(f'--resolve {node.name}.example:80:{node.vip}'
-                         for node in self.cluster.nodes)
         with Wires(self.cluster) as wires, step(
                 f'{len(self.asked)} requests by curl'):
             answers = self.cluster.client.curl.fetch(
                 [request.url for request in self.asked],
-                options=f'{names} -H "Connection: close"')
+                each=[[self.where(request), *connection()]
+                      for request in self.asked])
         self.exchanges = [
             Exchange(request.front, answer, answer.node, wires)
             for request, answer in zip(self.asked, answers)]

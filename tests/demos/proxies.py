@@ -23,7 +23,7 @@ from harness.servers import Make, Server
 
 from .exchange import Exchange, Wires
 from .report import Total, line, paint, size, step, totals
-from .site import Site, nodes
+from .site import Site, connection, nodes
 
 NAMES = ('p1', 'p2', 'p3')
 ORIGIN = Host('origin', '10.0.0.200')
@@ -130,8 +130,8 @@ class Proxies(Site):
         before = self.asked_origin()
         answers = self.cluster.client.curl.fetch(
             [f'http://{ORIGIN_NAME}{path}' for path, _ in asked], limit=300,
-            each=[(f'proxy = "http://{self.cluster[front].service}"',
-                   'header = "Connection: close"') for _, front in asked])
+            each=[[f'proxy = "http://{self.cluster[front].service}"',
+                   *connection()] for _, front in asked])
         self.runs.append(Run(dict(zip(asked, answers)),
                              self.asked_origin() - before))
 

@@ -20,7 +20,7 @@ from harness.servers import Make, Server
 
 from .exchange import Exchange, Wires
 from .report import Row, Total, step, table, totals
-from .site import Site, nodes
+from .site import Site, connection, nodes
 
 NAMES = ('s1', 's2', 's3')
 HOST = 'shop.example'
@@ -114,7 +114,7 @@ class Shop(Site):
     def options(self, visit: Visit) -> List[str]:
         """What curl is told for a visit."""
         found = [f'connect-to = "{HOST}:80:{self.cluster[visit.front].vip}:80"',
-                 'header = "Connection: close"', 'cookie = ""']
+                 'cookie = ""', *connection()]
         if visit.thing:
             found.append(f'data = "{visit.thing}"')
         return found

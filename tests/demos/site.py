@@ -2,6 +2,7 @@
 """What the three sites have in common."""
 
 import abc
+import itertools
 from typing import List, Sequence, Tuple
 
 from harness.cluster import SITE, ClusterSpec, NodeSpec
@@ -10,11 +11,20 @@ from harness.running import Cluster
 from .exchange import Exchange
 from .report import Total
 
+# Of the client, below those that its kernel chooses.
+PORTS = itertools.count(20_000)
+
 
 def nodes(*names: str) -> Tuple[NodeSpec, ...]:
     """The nodes of the usual cluster by other names."""
     return tuple(NodeSpec(name, node.address, node.vip)
                  for name, node in zip(names, SITE.nodes))
+
+
+def connection() -> List[str]:
+    """Have curl make a connection for one request, from a port that no other
+    has: on the wires it is known by that."""
+    return ['header = "Connection: close"', f'local-port = {next(PORTS)}']
 
 
 class Site(abc.ABC):
