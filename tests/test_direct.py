@@ -31,28 +31,33 @@ DIRECT = SITES['direct']
 CLOSE = '-H "Connection: close"'
 
 
-@pytest.fixture(params=tuple(SITES))
-def cluster(lab: Lab, request: pytest.FixtureRequest) -> Cluster:
+@pytest.fixture(scope='module', params=tuple(SITES))
+def way(request: pytest.FixtureRequest) -> str:
+    """Tests of one way after the other, as each needs a site of its own."""
+    return request.param
+
+
+@pytest.fixture
+def cluster(lab: Lab, way: str) -> Cluster:
     """The site, whose nodes forward in one of the ways, maybe not for the first
     time."""
-    site = lab.site(SITES[request.param])
+    site = lab.site(SITES[way])
     lab.enable(site)
     return site
 
 
-@pytest.fixture(params=tuple(SITES))
-def fresh(lab: Lab, request: pytest.FixtureRequest) -> Cluster:
+@pytest.fixture
+def fresh(lab: Lab, way: str) -> Cluster:
     """The same, with the modules loaded for this test alone."""
-    site = lab.site(SITES[request.param])
+    site = lab.site(SITES[way])
     site.end()
     lab.once = True
     lab.enable(site)
     return site
 
 
-def directly(fixture: str) -> pytest.MarkDecorator:
-    """A test for nodes that forward directly alone."""
-    return pytest.mark.parametrize(fixture, ('direct',), indirect=True)
+# A test for nodes that forward directly alone.
+DIRECTLY = pytest.mark.parametrize('way', ('direct',), indirect=True, scope='module')
 
 
 def alike(segment: Segment) -> Segment:
@@ -85,7 +90,7 @@ def test_fifty_at_once(cluster: Cluster) -> None:
     no_flows(cluster)
 
 
-@directly('cluster')
+@DIRECTLY
 def test_segments_are_unchanged(cluster: Cluster) -> None:
     """What the front end forwards is what came, with the service as destination,
     in a frame to the node; nothing of the response passes it."""
@@ -124,28 +129,28 @@ def test_server_sees_both_addresses(cluster: Cluster) -> None:
     no_flows(cluster)
 
 
-@pytest.mark.parametrize('way', ('client', 'server', 'reset', 'crash'))
-def test_ways_to_close(fresh: Cluster, way: str) -> None:
+@pytest.mark.parametrize('end', ('client', 'server', 'reset', 'crash'))
+def test_ways_to_close(fresh: Cluster, end: str) -> None:
     """Whoever ends a connection, and however, nothing is left of it."""
     front, back = fresh['en'], fresh['fr']
     with fresh.client.capture() as capture:
         sock = fresh.client.connect(front.vip)
-        sock.send(request('/fr/1k', **({'Connection': 'close'} if way == 'server' else {})))
+        sock.send(request('/fr/1k', **({'Connection': 'close'} if end == 'server' else {})))
         served(sock.response(), 'fr', '1k')
-        if way == 'server':
+        if end == 'server':
             assert sock.receive().size == 0
-        elif way == 'crash':
+        elif end == 'crash':
             back.nginx.freeze()
             sock.send(request('/fr/1k'), delay=0.1)
             back.nginx.crash()
             back.nginx.start()
             with pytest.raises(SocketError, match='ConnectionResetError'):
                 sock.receive()
-        if way != 'crash':
-            (sock.reset if way == 'reset' else sock.close)()
+        if end != 'crash':
+            (sock.reset if end == 'reset' else sock.close)()
         gone(back, f'dport = :{sock.port}')
         gone(fresh.client, f'sport = :{sock.port}')
-    unbroken(capture.connection(sock.port), reset=way in ('reset', 'crash'))
+    unbroken(capture.connection(sock.port), reset=end in ('reset', 'crash'))
     no_flows(fresh)
     assert front.stats()['closed_heard'] == 1
     for node in (front, back):
@@ -196,7 +201,7 @@ def gateway(cluster: Cluster) -> Iterator[None]:
         front.run(f'ip route del {route}')
 
 
-@directly('fresh')
+@DIRECTLY
 def test_gateway_at_the_handoff(fresh: Cluster) -> None:
     """A node that cannot be reached directly is not asked, though the control
     connection to it is up."""
@@ -211,7 +216,7 @@ def test_gateway_at_the_handoff(fresh: Cluster) -> None:
     served(ask(fresh), 'fr', '1k')
 
 
-@directly('fresh')
+@DIRECTLY
 def test_gateway_for_a_moment(fresh: Cluster) -> None:
     """A live connection waits for its way to come back."""
     sock = hand_off(fresh)
@@ -223,7 +228,7 @@ def test_gateway_for_a_moment(fresh: Cluster) -> None:
     no_flows(fresh)
 
 
-@directly('fresh')
+@DIRECTLY
 def test_gateway_for_good(fresh: Cluster) -> None:
     """If it does not come back, the client is not left to wait, nor the server."""
     front, back = fresh['en'], fresh['fr']
@@ -282,13 +287,13 @@ def uploaded(cluster: Cluster, seen_by: str = 'en') -> List[Segment]:
             if it.source[1] == answer.port and it.mac == back.host.mac]
 
 
-@directly('cluster')
+@DIRECTLY
 def test_large_segments(cluster: Cluster) -> None:
     """Segments that the device is to cut are forwarded as they are."""
     assert max(it.length for it in uploaded(cluster)) > 1500
 
 
-@directly('cluster')
+@DIRECTLY
 def test_smaller_mtu(cluster: Cluster) -> None:
     """The client learns that its segments are too long for the way to the node, as
     from any router: the report is about the segment that it sent."""
@@ -379,7 +384,7 @@ def test_load(fresh: Cluster) -> None:
     no_flows(fresh)
 
 
-@directly('cluster')
+@DIRECTLY
 def test_refused_by_name(cluster: Cluster) -> None:
     """Only the ways that there are can be chosen."""
     node = cluster['en']

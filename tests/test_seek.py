@@ -16,13 +16,17 @@ from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
 from test_direct import asks_again
 
-WAYS = ('nat', 'direct', 'tunnel')
+
+@pytest.fixture(scope='module', params=('nat', 'direct', 'tunnel'))
+def way(request: pytest.FixtureRequest) -> str:
+    """Tests of one way after the other, as each needs a site of its own."""
+    return request.param
 
 
-@pytest.fixture(params=WAYS)
-def pair(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+@pytest.fixture
+def pair(lab: Lab, way: str) -> Iterator[Cluster]:
     """A site in which de is to become the front end of en's service."""
-    site = lab.site(dataclasses.replace(SITE, forward=request.param))
+    site = lab.site(dataclasses.replace(SITE, forward=way))
     site.end()
     lab.once = True
     lab.enable(site)
@@ -151,10 +155,10 @@ def test_under_load(pair: Cluster) -> None:
     assert sum(answers.values()) == 40
 
 
-@pytest.fixture(params=WAYS)
-def crashed(lab: Lab, request: pytest.FixtureRequest) -> Cluster:
+@pytest.fixture
+def crashed(lab: Lab, way: str) -> Cluster:
     """A site whose front end can crash."""
-    cluster = lab.bare(dataclasses.replace(SITE, forward=request.param))
+    cluster = lab.bare(dataclasses.replace(SITE, forward=way))
     cluster.start_servers()
     lab.enable(cluster)
     return cluster
