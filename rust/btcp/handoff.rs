@@ -211,7 +211,9 @@ impl State {
         }
         match (&inner.stage, handoff.body) {
             (Stage::Asked(_), Body::Accept) => self.front_commit(&flow, inner, &ctx),
-            (Stage::Asked(_), Body::Reject(Reason::NoAddress)) if self.front_names(node) => {
+            (Stage::Asked(it), Body::Reject(Reason::NoAddress))
+                if it.via.is_some() && self.front_names(node) =>
+            {
                 if let Stage::Asked(deciding) = &mut inner.stage {
                     deciding.target.again();
                 }
