@@ -121,6 +121,7 @@ def test_held_bytes_are_not_lost(fresh: Cluster, mode: str) -> None:
     sock.send(raw[40:])
     served(sock.response(), 'en', '1k')
     sock.close()
+    fresh.unload()
 
 
 def load_again(cluster: Cluster, *names: str) -> None:
