@@ -114,26 +114,22 @@ impl Node {
     /// to name it. Any context.
     pub(crate) fn via(&self, net: &Net, own: [u8; 4]) -> Option<Via> {
         let addr = v4_of(&self.at.addr)?;
-        let (neighbour, tunnel) = (Via::Neighbour(addr), Via::Tunnel(own, addr));
         match self.forwarding {
             Forwarding::Nat => None,
-            Forwarding::Direct => Some(neighbour),
-            Forwarding::Tunnel => Some(tunnel),
+            Forwarding::Direct => Some(Via::Neighbour(addr)),
+            Forwarding::Tunnel => Some(Via::Tunnel(own, addr)),
             Forwarding::Auto if self.is_lacking() => None,
-            Forwarding::Auto => [neighbour, tunnel]
-                .into_iter()
-                .find(|via| via.is_open(net, self.way(*via))),
+            Forwarding::Auto => self.via_unchanged(net, own),
         }
     }
 
-    /// How segments that do not name it get to it, whatever is configured. Any context.
+    /// How segments get to it that cannot name it, whatever is configured; `None` if no route leads there.
+    /// Any context.
     pub(crate) fn via_unchanged(&self, net: &Net, own: [u8; 4]) -> Option<Via> {
         let addr = v4_of(&self.at.addr)?;
-        self.via(net, own).or_else(|| {
-            [Via::Neighbour(addr), Via::Tunnel(own, addr)]
-                .into_iter()
-                .find(|via| via.is_open(net, self.way(*via)))
-        })
+        [Via::Neighbour(addr), Via::Tunnel(own, addr)]
+            .into_iter()
+            .find(|via| via.is_open(net, self.way(*via)))
     }
 
     /// What is known of the way to it.

@@ -221,7 +221,9 @@ impl State {
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
         let own = v4_of(&config.local_node()?.at.addr)?;
-        let via = config.node(node)?.via_unchanged(&self.net, own)?;
+        let node = config.node(node)?;
+        let via = node.via(&self.net, own);
+        let via = via.or_else(|| node.via_unchanged(&self.net, own))?;
         Some((to, Some(via)))
     }
 
