@@ -205,24 +205,31 @@ def test_listeners(cluster: Cluster, server: str, wanted: str) -> None:
         unbroken(connection)
 
 
-def test_far_client(cluster: Cluster) -> None:
-    """TCP knows little of a connection that it adopts, but nothing wrong: it
-    sends nothing twice, and its time-out is of the order of the round trip,
-    though the client had been idle."""
-    cluster.client.link.netem(delay=0.2)
-    # What it remembers of the client is from when that was near.
-    cluster['fr'].run('ip tcp_metrics flush')
-    with cluster.client.capture() as capture:
-        sock = cluster.client.connect(cluster['en'].vip)
+@pytest.mark.parametrize('way', ['adopted', 'replayed', 'here'])
+def test_far_client(fresh: Cluster, way: str) -> None:
+    """TCP knows how far the client of a connection is that it gets, though the
+    client had been idle, and was near the last time: it sends nothing twice,
+    and its time-out is of the order of the round trip."""
+    name = 'en' if way == 'here' else 'fr'
+    front = fresh['en']
+    front.ctl('service', 'set', front.service,
+              '--mode', 'frequent' if way == 'here' else 'rare',
+              '--migrate', 'replay' if way == 'replayed' else 'adopt')
+    served(fresh.client.curl.get(fresh.url('en', f'/{name}/1k')), name, '1k')
+    no_flows(fresh)
+    fresh.client.link.netem(delay=0.2)
+    with fresh.client.capture() as capture:
+        sock = fresh.client.connect(fresh['en'].vip)
         time.sleep(3)
-        sock.send(request('/fr/2m'))
-        served(sock.response(), 'fr', '2m')
-        assert migration(cluster['fr'], sock) == 'adopted'
-        [state] = [line for line in cluster['fr'].run(
+        sock.send(request(f'/{name}/2m'))
+        served(sock.response(), name, '2m')
+        if way == 'adopted':
+            assert migration(fresh['fr'], sock) == 'adopted'
+        [state] = [line for line in fresh[name].run(
             f'ss -Htinm dport = :{sock.port} | tr "\\n" " "').out.splitlines()]
         port = sock.port
         sock.close()
-        no_flows(cluster)
+        no_flows(fresh)
     stream = capture.connection(port)
     unbroken(stream)
     answer = stream.stream(stream.of_server())

@@ -81,6 +81,11 @@ impl Entering {
             tries: 0,
         }
     }
+
+    /// See [`Front::rtt`].
+    pub(crate) fn rtt(&self) -> u16 {
+        self.deciding.front.rtt()
+    }
 }
 
 impl State {

@@ -109,7 +109,9 @@ impl State {
             let payload = layout.payload as u32;
             let input = match kept {
                 true => deciding.front.on_kept(&header, payload),
-                false => deciding.front.on_input(&header, payload),
+                false => deciding
+                    .front
+                    .on_input(&header, payload, connection::now_ms()),
             };
             match input {
                 Input::Pass if deciding.cookie => {

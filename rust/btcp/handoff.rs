@@ -117,6 +117,7 @@ impl State {
             vip: key.local,
             vip_port: key.local_port.get(),
             ts_now: deciding.front.ts_now(connection::now_ms()),
+            rtt: deciding.front.rtt(),
             replay: self.is_service(key, |service| service.migrate == Migrate::Replay),
             handshake: handshake.ok_or(Some(Counter::RequestsLocalOptions))?,
         };

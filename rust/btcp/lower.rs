@@ -142,7 +142,9 @@ impl link::Put for Lower {
                 state.give_up(|_| true);
                 Ok(0)
             }
-            kind::CONN_IND => Ok(state.on_child(&msg.tuple).into()),
+            kind::CONN_IND => Ok(state
+                .on_child(&msg.tuple)
+                .map_or(0, |rtt| u32::from(rtt) + 1)),
             kind::DISCON_IND => {
                 state.on_closed(&msg.tuple, msg.value != 0);
                 Ok(0)
@@ -177,17 +179,16 @@ impl link::Put for Lower {
 }
 
 impl State {
-    /// TCP has made a socket: whether UTCP is to withhold it. Softirq, with the socket's lock held.
-    fn on_child(&self, tuple: &Tuple) -> bool {
-        let Some(flow) = self.flows.lookup(tuple) else {
-            return false;
-        };
+    /// TCP has made a socket. If UTCP is to withhold it, the answer is how long a round trip to the
+    /// client takes, in milliseconds; 0 if TCP knows better. Softirq, with the socket's lock held.
+    fn on_child(&self, tuple: &Tuple) -> Option<u16> {
+        let flow = self.flows.lookup(tuple)?;
         let mut inner = flow.inner.lock();
         match &mut inner.stage {
-            Stage::Deciding(deciding) => self.front_child(&flow, deciding),
+            Stage::Deciding(deciding) => self.front_child(&flow, deciding).then_some(0),
             Stage::Replay(replay) => replay.on_child(),
-            Stage::Entering(_) => true,
-            _ => false,
+            Stage::Entering(entering) => Some(entering.rtt()),
+            _ => None,
         }
     }
 

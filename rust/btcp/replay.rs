@@ -40,6 +40,8 @@ const COMMIT_MS: u32 = 5_000;
 pub(crate) struct Replay {
     back: Back,
     pub(crate) origin: Origin,
+    /// The round trip to the client, in milliseconds; 0 if it is not known.
+    rtt: u16,
     tries: u32,
     /// TCP does not take it.
     pub(crate) failed: Option<Reason>,
@@ -124,6 +126,7 @@ impl State {
                 vip_port: req.vip_port,
                 migration: carisma_migration_CARISMA_MIGRATION_REPLAY,
             },
+            rtt: req.rtt,
             tries: 0,
             failed: None,
             offered: false,
@@ -439,9 +442,9 @@ impl Replay {
         self.offered
     }
 
-    /// TCP has made a socket: whether it is to be withheld.
-    pub(crate) fn on_child(&mut self) -> bool {
-        self.back.on_child()
+    /// TCP has made a socket: the round trip to the client, if it is to be withheld.
+    pub(crate) fn on_child(&mut self) -> Option<u16> {
+        self.back.on_child().then_some(self.rtt)
     }
 
     /// A segment of TCP's, which nobody else gets to see.

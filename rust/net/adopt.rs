@@ -15,8 +15,8 @@
 //! - Conntrack therefore does not see how the connection began, and would call what follows invalid.
 //!   Where it is at work, nothing is adopted.
 //! - The child comes by the listener's `syn_recv_sock`, as all do ([`crate::listener`]).
-//! - The ACK has no timestamps, so TCP measures no round trip by it: it begins with its initial
-//!   time-out, as after a lost SYN.
+//! - The ACK has no timestamps, so TCP measures no round trip by it: a child that is withheld is told of
+//!   one ([`crate::listener::Held::set_rtt`]); others begin as after a lost SYN.
 //!
 //! C header: [`include/net/request_sock.h`](srctree/include/net/request_sock.h)
 

@@ -293,6 +293,18 @@ impl Held {
         unsafe { Sock::from_raw(bindings::reqsk_listener(self.0.as_ptr())) }
     }
 
+    /// Has TCP believe that a round trip to the client takes so many milliseconds, if that is not 0: what
+    /// it would measure by a replayed handshake is none, and an adopted one has none.
+    ///
+    /// Only within the [`Gate::child`] that made it.
+    pub fn set_rtt(&self, rtt: u32) {
+        if rtt != 0 {
+            let us = rtt.saturating_mul(1_000);
+            // SAFETY: By the type invariant; the caller of `syn_recv_sock` holds the child's lock.
+            unsafe { bindings::reqsk_set_rtt(self.0.as_ptr(), us) };
+        }
+    }
+
     /// Thinks better of it, before `syn_recv_sock` has returned: TCP will queue the child.
     ///
     /// Only within the [`Gate::child`] that made it.

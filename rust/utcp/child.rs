@@ -78,12 +78,14 @@ impl Ns {
             self.counters.count(Counter::ConnectionsPassedMemory);
             return;
         };
-        if below::put(&self.net, Msg::about(kind::CONN_IND, &tuple)) != Ok(1) {
+        let told = below::put(&self.net, Msg::about(kind::CONN_IND, &tuple));
+        let Some(rtt) = told.ok().and_then(|told| told.checked_sub(1)) else {
             self.withheld.remove(&entry);
             held.pass();
             self.counters.count(Counter::ConnectionsPassedDecided);
             return;
-        }
+        };
+        held.set_rtt(rtt);
         self.counters.count(Counter::ConnectionsWithheld);
 
         let mut held = Some(held);

@@ -15,7 +15,7 @@ from typing import Optional
 from .node import Node
 from .sockets import Socket, SocketError
 
-VERSION = 4
+VERSION = 5
 HELLO, REQ, ACCEPT, DATA, ABORT, CLOSED, TAKEN, CHECK, KEY = 1, 2, 3, 5, 6, 7, 8, 9, 10
 HELLO_LEN, KEY_LEN, TAG_LEN = 68, 12, 16
 LABEL = b'CARISMA control\0'

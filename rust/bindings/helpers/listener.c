@@ -76,6 +76,29 @@ struct sock *carisma_helper_reqsk_child(const struct request_sock *req)
 }
 
 /*
+ * Let TCP know the round trip to the client. It is about to measure it for a child of a handshake that it
+ * saw (tcp_check_req()), by when it sent the SYN-ACK; for others it does not, and so gets what would be
+ * the outcome of that (tcp_rtt_estimator()). The child is locked.
+ */
+void carisma_helper_reqsk_set_rtt(struct request_sock *req, u32 rtt_us)
+{
+	struct sock *sk = req->sk;
+	struct tcp_sock *tp = tcp_sk(sk);
+
+	if (!req->syncookie) {
+		tcp_rsk(req)->snt_synack = tcp_clock_us() - rtt_us;
+		return;
+	}
+	tp->srtt_us = rtt_us << 3;
+	tp->mdev_us = rtt_us << 1;
+	tp->rttvar_us = max(tp->mdev_us, tcp_rto_min_us(sk));
+	tp->mdev_max_us = tp->rttvar_us;
+	tp->rtt_seq = tp->snd_nxt;
+	minmax_reset(&tp->rtt_min, tcp_jiffies32, rtt_us);
+	inet_csk(sk)->icsk_rto = min(__tcp_set_rto(tp), tcp_rto_max(sk));
+}
+
+/*
  * Keep the request, whose child has just been made and is still locked, and let rsk_drop_req() say
  * that the child is not to be queued. Its timer is stopped first: a SYN-ACK that it sent now would
  * be built as MPTCP's.

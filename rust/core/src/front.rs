@@ -133,6 +133,20 @@ pub struct Front {
     ts_recent: u32,
     /// When TCP sent the SYN-ACK.
     syn_ack_ms: u32,
+    /// It was sent more than once: nobody knows which one the client answers.
+    repeated: bool,
+    /// See [`Front::rtt`].
+    rtt: u16,
+}
+
+/// The longest round trip that is told, in milliseconds. A TCP that knows none waits three seconds
+/// before it repeats its first segment (TCP_TIMEOUT_FALLBACK), and with this one it does as well.
+const RTT_MAX: u32 = 1_000;
+
+/// A round trip as it is told. What was measured may be the client's idle time too.
+fn told(rtt: u32) -> u16 {
+    // CAST: At most `RTT_MAX`.
+    rtt.clamp(1, RTT_MAX) as u16
 }
 
 impl Front {
@@ -153,6 +167,8 @@ impl Front {
             ts: client.options.ts.map_or(0, |ts| ts.val),
             ts_recent: client.options.ts.map_or(0, |ts| ts.val),
             syn_ack_ms: 0,
+            repeated: false,
+            rtt: 0,
         })
     }
 
@@ -176,6 +192,7 @@ impl Front {
         // A SYN-ACK that is sent again brings newer timestamps along.
         if let Some(server) = SynFacts::of_syn_ack(header) {
             if header.ack() == self.client.isn.add(1) {
+                self.repeated = self.phase == Phase::SynAck;
                 self.server = server;
                 self.syn_ack = Kept::of(header);
                 self.syn_ack_ms = now;
@@ -184,8 +201,9 @@ impl Front {
         }
     }
 
-    /// Decides about a segment of the client's with `payload` bytes.
-    pub fn on_input(&mut self, header: &Header<'_>, payload: u32) -> Input {
+    /// Decides about a segment of the client's with `payload` bytes, at `now` milliseconds of the
+    /// clock that [`Front::on_output`] is given.
+    pub fn on_input(&mut self, header: &Header<'_>, payload: u32, now: u32) -> Input {
         if header.has(flag::SYN) {
             // The same again, or a new beginning, which TCP judges; what it answers says which.
             if let (Phase::Syn | Phase::SynAck, Some(again)) = (self.phase, Self::new(header)) {
@@ -201,12 +219,12 @@ impl Front {
         }
         match self.phase {
             Phase::Syn => Input::Pass,
-            Phase::SynAck => self.on_handshake(header, payload),
+            Phase::SynAck => self.on_handshake(header, payload, now),
             Phase::Head | Phase::Asked => self.on_data(header, payload),
         }
     }
 
-    fn on_handshake(&mut self, header: &Header<'_>, payload: u32) -> Input {
+    fn on_handshake(&mut self, header: &Header<'_>, payload: u32, now: u32) -> Input {
         if header.has(flag::RST) && header.seq() == self.next {
             return Input::Reset;
         }
@@ -221,6 +239,9 @@ impl Front {
             return Input::Pass;
         }
         self.note(header);
+        if self.rtt == 0 && !self.repeated {
+            self.rtt = told(now.wrapping_sub(self.syn_ack_ms));
+        }
         if len == 0 && header.seq() == self.next {
             self.ack = Kept::of(header);
             return Input::Pass;
@@ -381,6 +402,13 @@ impl Front {
     #[must_use]
     pub fn newest(&self) -> (Seq, u16, u32) {
         (self.acked, self.window, self.ts)
+    }
+
+    /// The round trip to the client and back, by the handshake, in milliseconds: 1 to 1,000, or 0 if
+    /// none was measured.
+    #[must_use]
+    pub fn rtt(&self) -> u16 {
+        self.rtt
     }
 
     /// The clock of TCP's timestamps towards the client, at `now` milliseconds of the clock that

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The records that nodes exchange over their control connections, version 3.
+//! The records that nodes exchange over their control connections, version 5.
 //!
 //! `docs/handoff-protocol.md` draws them and says when each is sent. Everything is big-endian and
 //! without padding that is not a field:
 //!
 //! ```text
-//! every record   version u8 = 3 | kind u8 | length u16 | reserved u32 = 0
+//! every record   version u8 = 5 | kind u8 | length u16 | reserved u32 = 0
 //! HELLO     1    epoch u64 | name 16 bytes | nonce 32 bytes | flags u16 (1: signs) | reserved u16 = 0
 //! every other but KEY    id u64 | tuple 36 bytes (the receiver's)
-//! REQ       2    vip 16 bytes | vip port u16 | flags u16 (1: replay) | ts_now u32
+//! REQ       2    vip 16 bytes | vip port u16 | flags u16 (1: replay) | ts_now u32 |
+//!                rtt u16 | reserved u16 = 0
 //!                SYN's length u8 | SYN-ACK's u8 | ACK's u8 | reserved u8 = 0 | the three headers
 //! ACCEPT    3    -
 //! REJECT    4    reason u16 | reserved u16 = 0
@@ -19,6 +20,8 @@
 //! CLOSED    7    flags u16 (1: linger) | reserved u16 = 0
 //! TAKEN     8    -
 //! CHECK     9    vip 16 bytes | vip port u16 | reserved u16 = 0
+//! SEEK     11    -
+//! OWN      12    addr 16 bytes | port u16 | reserved u16 = 0
 //! KEY      10    key's id u8 | reserved 3 bytes = 0 (neither id nor tuple)
 //! ```
 //!
@@ -68,7 +71,7 @@ use raw::{
 };
 
 /// The version of the format.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 
 /// The size of the header that every record begins with.
 pub const HEADER_LEN: usize = size_of::<RawHeader>();
@@ -333,6 +336,8 @@ pub struct Req<'a> {
     pub vip_port: u16,
     /// A value of FE's TSval clock that no segment of FE's TCP to this client will exceed.
     pub ts_now: u32,
+    /// The round trip between the client and FE, in milliseconds; 0 if FE does not know it.
+    pub rtt: u16,
     /// BE is to replay the handshake, even if it could adopt the connection.
     pub replay: bool,
     /// The handshake between the client and FE.

@@ -349,6 +349,7 @@ fn wire() -> io::Result<()> {
                 vip,
                 vip_port: 80,
                 ts_now: 77,
+                rtt: 0x0102,
                 replay: false,
                 handshake,
             })),

@@ -61,6 +61,8 @@ impl Front {
             ts: ts.map_or(0, |ts| ts.val),
             ts_recent: ts.map_or(0, |ts| ts.val),
             syn_ack_ms: now,
+            repeated: false,
+            rtt: ts.map_or(0, |ts| told(clock.wrapping_sub(ts.ecr))),
         };
         front.ack = Kept::built(&front.ack());
         Some(front)

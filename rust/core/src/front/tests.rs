@@ -80,13 +80,13 @@ fn a_cookie_is_as_good_as_a_handshake() {
         (Seq(7000), Some(COOKIE_WSCALE))
     );
     assert_eq!(theirs.options.mss, Some(1400));
-    assert_eq!(front.ts_now(13), 9110);
+    assert_eq!((front.ts_now(13), front.rtt()), (9110, 100));
     // The stream goes on as behind any handshake.
     let data = Build {
         flags: flag::ACK | flag::PSH,
         ..first
     };
-    let input = with(&data, |data| front.on_input(data, 10));
+    let input = with(&data, |data| front.on_input(data, 10, 0));
     assert_eq!(
         input,
         Input::Take {
@@ -130,7 +130,7 @@ fn open() -> Front {
         Front::new(h).unwrap()
     });
     with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
-    let input = with(&segment(101, flag::ACK), |h| front.on_input(h, 0));
+    let input = with(&segment(101, flag::ACK), |h| front.on_input(h, 0, 1040));
     assert_eq!(input, Input::Pass);
     assert!(front.on_child());
     front
@@ -149,19 +149,42 @@ fn the_handshake_passes_and_is_kept() {
 }
 
 #[test]
+fn the_handshake_tells_the_round_trip() {
+    let measured = |sent: &[u32], answered: u32| {
+        let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
+            Front::new(h).unwrap()
+        });
+        for &now in sent {
+            with(&syn_ack(500, 101), |h| front.on_output(h, now));
+        }
+        // The answer may come as two segments.
+        for now in [answered, answered.wrapping_add(7)] {
+            with(&segment(101, flag::ACK), |h| front.on_input(h, 0, now));
+        }
+        front.rtt()
+    };
+    assert_eq!(measured(&[1000], 1040), 40);
+    assert_eq!(measured(&[u32::MAX], 9), 10);
+    assert_eq!(measured(&[1000], 1000), 1);
+    assert_eq!(measured(&[1000], 9000), 1000);
+    // Which of both was answered?
+    assert_eq!(measured(&[1000, 2000], 2001), 0);
+}
+
+#[test]
 fn a_payload_with_the_handshake_s_ack_waits_for_the_child() {
     let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
         Front::new(h).unwrap()
     });
     with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
     let data = segment(101, flag::ACK | flag::PSH);
-    assert_eq!(with(&data, |h| front.on_input(h, 10)), Input::Open);
+    assert_eq!(with(&data, |h| front.on_input(h, 10, 0)), Input::Open);
     with(&front.ack(), |h| {
         assert_eq!((h.seq(), h.ack()), (Seq(101), Seq(501)));
     });
     assert!(front.on_child());
     assert_eq!(
-        with(&data, |h| front.on_input(h, 10)),
+        with(&data, |h| front.on_input(h, 10, 0)),
         Input::Take {
             skip: 0,
             fin: false
@@ -198,7 +221,7 @@ fn what_overtakes_the_handshake_s_ack_opens_the_connection_all_the_same() {
             Front::new(h).unwrap()
         });
         with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
-        let input = with(&segment(seq, flags), |h| front.on_input(h, payload));
+        let input = with(&segment(seq, flags), |h| front.on_input(h, payload, 0));
         assert_eq!(input, first, "{payload} bytes at {seq}");
         if first == Input::Open {
             // It can be handed off: the ACK that TCP gets stands for the client's.
@@ -208,7 +231,7 @@ fn what_overtakes_the_handshake_s_ack_opens_the_connection_all_the_same() {
             assert_eq!(ack.options().unwrap().ts.unwrap().val, 77);
         }
         assert!(front.on_child());
-        let input = with(&segment(seq, flags), |h| front.on_input(h, payload));
+        let input = with(&segment(seq, flags), |h| front.on_input(h, payload, 0));
         assert_eq!(input, then, "{payload} bytes at {seq}");
     }
 }
@@ -248,7 +271,7 @@ fn payload_is_taken_in_order_and_once() {
     for (held, seq, payload, flags, expected) in cases {
         let mut front = open();
         front.took(held);
-        let input = with(&segment(seq, flags), |h| front.on_input(h, payload));
+        let input = with(&segment(seq, flags), |h| front.on_input(h, payload, 0));
         assert_eq!(input, expected, "{held} held, {payload} bytes at {seq}");
         assert_eq!(front.phase(), Phase::Head);
     }
@@ -278,7 +301,7 @@ fn what_is_from_the_past_is_not_taken() {
     ];
     let mut front = open();
     for (seq, ts, expected, newest) in cases {
-        let input = with(&stamped(seq, ts), |h| front.on_input(h, 10));
+        let input = with(&stamped(seq, ts), |h| front.on_input(h, 10, 0));
         assert_eq!(input, expected, "{seq} at {ts}");
         assert_eq!(front.newest().2, newest, "{seq} at {ts}");
     }
@@ -293,11 +316,15 @@ fn sequence_numbers_wrap() {
         Front::new(h).unwrap()
     });
     with(&syn_ack(500, u32::MAX - 3), |h| front.on_output(h, 1000));
-    with(&segment(u32::MAX - 3, flag::ACK), |h| front.on_input(h, 0));
+    with(&segment(u32::MAX - 3, flag::ACK), |h| {
+        front.on_input(h, 0, 0)
+    });
     assert!(front.on_child());
     front.took(10);
     assert_eq!(front.held(), 10);
-    let input = with(&segment(u32::MAX - 3, flag::ACK), |h| front.on_input(h, 12));
+    let input = with(&segment(u32::MAX - 3, flag::ACK), |h| {
+        front.on_input(h, 12, 0)
+    });
     assert_eq!(
         input,
         Input::Take {
@@ -351,14 +378,14 @@ fn a_new_syn_begins_anew_only_before_there_is_a_child() {
     });
     with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
     with(&Build::syn(CLIENT, SERVER, &facts(300, 71)), |h| {
-        front.on_input(h, 0)
+        front.on_input(h, 0, 0)
     });
     assert_eq!(front.phase(), Phase::Syn);
     // The same number with other options, before there is an answer.
     let mut fewer = facts(300, 72);
     fewer.options.sack_ok = false;
     with(&Build::syn(CLIENT, SERVER, &fewer), |h| {
-        front.on_input(h, 0)
+        front.on_input(h, 0, 0)
     });
     assert!(!front.client.options.sack_ok);
     // The answer to the old SYN no longer counts.
@@ -368,7 +395,7 @@ fn a_new_syn_begins_anew_only_before_there_is_a_child() {
 
     let mut front = open();
     with(&Build::syn(CLIENT, SERVER, &facts(300, 71)), |h| {
-        front.on_input(h, 0)
+        front.on_input(h, 0, 0)
     });
     assert_eq!(front.phase(), Phase::Head);
 }

@@ -121,6 +121,7 @@ impl<'a> Req<'a> {
     fn parse(tuple: &Tuple, rest: &mut &'a [u8]) -> Result<Self, Refused> {
         let raw: &RawReq = take(rest)?;
         zero(raw.flags.get() & !REQ_REPLAY)?;
+        zero(raw.zero.get())?;
         zero(raw.reserved)?;
         let syn = take_tcp(rest, raw.syn_len)?;
         let syn_ack = take_tcp(rest, raw.syn_ack_len)?;
@@ -129,6 +130,7 @@ impl<'a> Req<'a> {
             vip: raw.vip,
             vip_port: raw.vip_port.get(),
             ts_now: raw.ts_now.get(),
+            rtt: raw.rtt.get(),
             replay: raw.flags.get() & REQ_REPLAY != 0,
             handshake: Handshake::new(syn, syn_ack, ack).ok_or(Refused::Handshake)?,
         };

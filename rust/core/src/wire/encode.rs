@@ -185,6 +185,8 @@ impl Req<'_> {
             vip_port: U16::new(self.vip_port),
             flags: U16::new(if self.replay { REQ_REPLAY } else { 0 }),
             ts_now: U32::new(self.ts_now),
+            rtt: U16::new(self.rtt),
+            zero: U16::new(0),
             syn_len: len(syn)?,
             syn_ack_len: len(syn_ack)?,
             ack_len: len(ack)?,

@@ -82,6 +82,10 @@ pub(super) struct RawReq {
     pub(super) flags: U16,
     /// FE's TSval clock.
     pub(super) ts_now: U32,
+    /// The round trip between the client and FE.
+    pub(super) rtt: U16,
+    /// 0.
+    pub(super) zero: U16,
     /// The length of the SYN's header.
     pub(super) syn_len: u8,
     /// The length of the SYN-ACK's header.
@@ -147,7 +151,7 @@ const _: () = {
     assert!(size_of::<RawHello>() == 60);
     assert!(size_of::<RawKey>() == 4);
     assert!(size_of::<RawHandoff>() == 44);
-    assert!(size_of::<RawReq>() == 28);
+    assert!(size_of::<RawReq>() == 32);
     assert!(size_of::<RawReject>() == 4);
     assert!(size_of::<RawData>() == 32);
     assert!(size_of::<RawClosed>() == 4);

@@ -93,6 +93,7 @@ fn req(handshake: Handshake<'_>) -> Record<'_> {
         vip: v4_mapped(VIP),
         vip_port: 80,
         ts_now: 77,
+        rtt: 0x0102,
         replay: true,
         handshake,
     }))
@@ -179,22 +180,22 @@ fn the_bytes_are_those_of_the_document() {
     ]
     .concat();
     let expected = [
-        &[4, 1, 0, 68, 0, 0, 0, 0][..],
+        &[5, 1, 0, 68, 0, 0, 0, 0][..],
         &[0, 0, 0, 0, 0, 0, 10, 11],
         b"fr\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
         &[7; 32],
         &[0, 1, 0, 0],
     ];
     assert_eq!(encoded(&Record::Hello(hello())), expected.concat());
-    let expected = [4, 10, 0, 12, 0, 0, 0, 0, 200, 0, 0, 0];
+    let expected = [5, 10, 0, 12, 0, 0, 0, 0, 200, 0, 0, 0];
     assert_eq!(encoded(&Record::Key(200)), expected);
 
     let wires = wires();
     let expected = [
-        &[4, 2, 0, 80 + 40 + 40 + 32, 0, 0, 0, 0],
+        &[5, 2, 0, 84 + 40 + 40 + 32, 0, 0, 0, 0],
         &common[..],
         &v4_mapped(VIP),
-        &[0, 80, 0, 1, 0, 0, 0, 77, 40, 40, 32, 0],
+        &[0, 80, 0, 1, 0, 0, 0, 77, 1, 2, 0, 0, 40, 40, 32, 0],
         &wires.syn,
         &wires.syn_ack,
         &wires.ack,
@@ -202,7 +203,7 @@ fn the_bytes_are_those_of_the_document() {
     assert_eq!(encoded(&req(wires.handshake().unwrap())), expected.concat());
 
     let data = [
-        &[4, 5, 0, 87, 0, 0, 0, 0],
+        &[5, 5, 0, 87, 0, 0, 0, 0],
         &common[..],
         &v4_mapped(VIP),
         &[0x11, 0x12, 0x13, 0x14, 0x21, 0x22, 0x23, 0x24],
@@ -224,7 +225,7 @@ fn the_bytes_are_those_of_the_document() {
     ];
     for (body, kind, tail) in cases {
         let len = 52 + tail.len() as u8;
-        let expected = [&[4, kind, 0, len, 0, 0, 0, 0], &common[..], tail].concat();
+        let expected = [&[5, kind, 0, len, 0, 0, 0, 0], &common[..], tail].concat();
         assert_eq!(encoded(&handoff(body)), expected);
     }
 }
@@ -319,19 +320,21 @@ fn what_no_version_says_is_refused() {
         // The family of its own address.
         (&own, 62, 0, Refused::Tuple),
         (&own, 71, 1, Refused::Reserved),
-        // REQ: flags, the reserved byte, the family of the VIP, its port.
+        // REQ: flags, what is reserved, the family of the VIP, its port.
         (&request, 71, 2, Refused::Reserved),
+        (&request, 78, 1, Refused::Reserved),
         (&request, 79, 1, Refused::Reserved),
+        (&request, 83, 1, Refused::Reserved),
         (&request, 62, 0, Refused::Handshake),
         (&request, 69, 81, Refused::Handshake),
         // The client's port in the tuple.
         (&request, 49, 0x68, Refused::Handshake),
         // Lengths of the headers.
-        (&request, 76, 36, Refused::Handshake),
-        (&request, 76, 44, Refused::Handshake),
-        (&request, 78, 28, Refused::Handshake),
-        (&request, 78, 36, Refused::Length),
-        (&request, 76, 255, Refused::Length),
+        (&request, 80, 36, Refused::Handshake),
+        (&request, 80, 44, Refused::Handshake),
+        (&request, 82, 28, Refused::Handshake),
+        (&request, 82, 36, Refused::Length),
+        (&request, 80, 255, Refused::Length),
     ];
     for &(bytes, at, value, refused) in cases {
         let mut bytes = bytes.to_vec();

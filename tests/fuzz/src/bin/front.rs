@@ -114,7 +114,7 @@ impl Wire {
         let segment = self.of_client(events, flags | flag::ACK, seq);
         let header = Header::parse(&segment).unwrap();
         let (phase, fin) = (front.phase(), header.has(flag::FIN));
-        let input = front.on_input(&header, payload);
+        let input = front.on_input(&header, payload, 0);
         assert_eq!(front.phase(), phase);
         assert_eq!(front.held(), self.held);
         let opened = matches!(phase, Phase::Head | Phase::Asked);
@@ -185,7 +185,7 @@ impl Wire {
         let segment = self.of_client(events, flags, seq);
         let header = Header::parse(&segment).unwrap();
         let before = front.phase();
-        let input = front.on_input(&header, 0);
+        let input = front.on_input(&header, 0, 0);
         assert_eq!(input == Input::Challenge, self.held > 0);
         assert!(matches!(input, Input::Pass | Input::Challenge));
         let early = matches!(before, Phase::Syn | Phase::SynAck);
