@@ -122,7 +122,8 @@ def no_flows(cluster: Cluster, timeout: float = 15) -> None:
     try:
         wait_for(lambda: not cluster.live_flows(), 'flows are gone', timeout)
     except TimeoutError:
-        assert not cluster.live_flows()
+        left = cluster.live_flows()
+        assert not left, left
 
 
 def request(path: str, method: str = 'GET', body: bytes = b'',

@@ -16,6 +16,7 @@ use super::{
 use carisma_core::tuple::Tuple;
 use carisma_net::{
     below,
+    connection,
     link::{
         kind,
         Msg, //
@@ -158,9 +159,10 @@ impl Ns {
                 self.counters.count(Counter::ConnectionsDied);
                 self.discard(held);
             }
-        } else if old == State::Opening {
+        } else if old == State::Opening && connection::is_live(&self.net, &tuple) {
             // Of a handshake that two segments end at the same time TCP makes two children, and
-            // drops the one that comes second to its tables: the connection goes on.
+            // drops the one that comes second to its tables: the connection goes on. One whose
+            // listener goes before it is queued has no twin: it is over.
             if self.has(&tuple) {
                 self.counters.count(Counter::ConnectionsTwin);
             }

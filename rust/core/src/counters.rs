@@ -69,8 +69,8 @@ counters! {
         ListenersOverridden = c"listeners_overridden",
         /// A connection was withheld from `accept()`.
         ConnectionsWithheld = c"connections_withheld",
-        /// TCP dropped a socket that was not withheld before the handshake had ended, mostly the second
-        /// one for a connection of which two segments came at the same time.
+        /// TCP dropped the second socket that it had made for a connection, of which two segments had come
+        /// at the same time.
         ConnectionsTwin = c"connections_twin",
         /// A connection was not withheld, because there is nothing to be decided about it.
         ConnectionsPassedDecided = c"connections_passed_decided",
