@@ -83,6 +83,23 @@ def test_moved(pair: Cluster) -> None:
     assert new.stats()['closed_heard'] == 1
 
 
+def test_cookie_of_another(pair: Cluster) -> None:
+    """In frequent mode the address may move before the client has said anything."""
+    for node in (pair['en'], pair['de']):
+        node.ctl('service', 'set', pair['en'].service, '--mode', 'frequent')
+    with pair.client.capture() as capture:
+        sock = pair.client.connect(pair['en'].vip)
+        move(pair, pair['en'], pair['de'])
+        sock.send(request('/fr/128k'))
+        served(sock.response(), 'fr', '128k')
+        assert pair['de'].stats()['cookies_answered'] == 1
+        assert seeks(pair['de']) == {}
+        sock.close()
+        wait_for(lambda: not {'de', 'fr'} & set(pair.live_flows()),
+                 'the connection is over')
+    unbroken(capture.connection(sock.port))
+
+
 def test_while_the_answer_comes(pair: Cluster) -> None:
     """Only acknowledgements of the client's come to the new front end."""
     with pair.client.capture() as capture:

@@ -33,7 +33,10 @@ use carisma_net::{
 };
 use kernel::{
     prelude::*,
-    sync::atomic::{Atomic, Relaxed},
+    sync::{
+        atomic::{Atomic, Relaxed},
+        rcu,
+    },
     time::{delay::fsleep, Delta},
 };
 
@@ -121,12 +124,15 @@ impl State {
             LAST.store(now, Relaxed);
             SENT.store(true, Relaxed);
         }
-        if !self.cookies.load(Relaxed) {
-            self.cookies.store(true, Relaxed);
-        }
-        let isn = cookie::make(&self.secret, key, front.client().isn, &said, now);
-        let clock = cookie::clock(&self.secret, key, now);
-        let answer = front.cookie_syn_ack(isn, mss, clock);
+        let answer = {
+            let rcu = rcu::read_lock();
+            let Some(secret) = self.keys().cookies(&rcu).first() else {
+                return false;
+            };
+            let now = connection::wall_ms();
+            let isn = cookie::make(secret, key, front.client().isn, &said, now);
+            front.cookie_syn_ack(isn, mss, cookie::clock(secret, key, now))
+        };
         if let Ok(skb) = packet::to_client(key, &answer) {
             let ctx = PacketContext::enter();
             // If it is lost, the client sends its SYN again.
@@ -152,17 +158,16 @@ impl State {
         {
             return Some(skb);
         }
-        let now = connection::now_ms();
-        let said = match cookie::check(&self.secret, key, header.seq(), header.ack(), now) {
-            Verdict::First(said) => said,
-            Verdict::Early => {
+        let (said, clock) = match self.front_verdict(key, &header) {
+            (Verdict::First(said), clock) => (said, clock),
+            (Verdict::Early, _) => {
                 // What comes before it is on its way, and this will be sent again.
                 self.counters.count(Counter::CookiesEarly);
                 return None;
             }
-            Verdict::Stranger => return Some(skb),
+            (Verdict::Stranger, _) => return Some(skb),
         };
-        let clock = cookie::clock(&self.secret, key, now);
+        let now = connection::now_ms();
         let front = self
             .front_mss(&skb)
             .and_then(|mss| Front::of_cookie(&header, &said, mss, clock, now));
@@ -192,6 +197,22 @@ impl State {
                 self.front_adopt(key, &front, &ctx).then_some(skb)
             }
         }
+    }
+
+    /// What a segment is that may answer a cookie of any node with a key of ours; and the timestamp clock
+    /// of that.
+    fn front_verdict(&self, key: &Tuple, header: &tcp::Header<'_>) -> (Verdict, u32) {
+        let now = connection::wall_ms();
+        let rcu = rcu::read_lock();
+        let mut found = (Verdict::Stranger, 0);
+        for secret in self.keys().cookies(&rcu) {
+            match cookie::check(secret, key, header.seq(), header.ack(), now) {
+                first @ Verdict::First(_) => return (first, cookie::clock(secret, key, now)),
+                Verdict::Early => found.0 = Verdict::Early,
+                Verdict::Stranger => {}
+            }
+        }
+        found
     }
 
     /// What a client is told of how long its segments may be; `None` if no route leads to it.

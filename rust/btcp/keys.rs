@@ -3,20 +3,33 @@
 //! The keys of the cluster: what the nodes' control connections are signed with, and checked.
 //!
 //! They are only kept here, for UTCP, which is told all of them whenever one changes. Nobody else is
-//! ever told more than their numbers.
+//! ever told more than their numbers. What SYN cookies are made with follows from them.
 
 use crate::{
     refused::Refused,
     uapi, //
 };
-use carisma_core::auth::SECRET_LEN;
-use carisma_net::hmac::Secret;
+use carisma_core::{
+    auth::{
+        Key as _,
+        SECRET_LEN, //
+    },
+    cookie, //
+};
+use carisma_net::{
+    hmac::{
+        self,
+        Secret, //
+    },
+    new_published,
+    published::Published,
+    siphash::SipHash,
+};
 use kernel::{
-    new_mutex,
     prelude::*,
     sync::{
-        Arc,
-        Mutex, //
+        rcu,
+        Arc, //
     },
 };
 
@@ -37,19 +50,36 @@ struct Key {
 /// All keys; the first is the one to sign with.
 type List = KVec<Arc<Key>>;
 
+/// What cookies are made with: one secret for each key, in their order, and one of this node's own.
+type Secrets = KVec<SipHash>;
+
 /// The keys of a namespace.
 #[pin_data]
 pub(crate) struct Keys {
     #[pin]
-    list: Mutex<List>,
+    list: Published<Secrets, List>,
+    own: SipHash,
 }
 
 impl Keys {
-    /// There is none: nothing is signed.
-    pub(crate) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
-            list <- new_mutex!(KVec::new(), "carisma_keys"),
-        })
+    /// There is none: nothing is signed. Errors: `ENOMEM`.
+    pub(crate) fn new() -> impl PinInit<Self, Error> {
+        let own = SipHash::random();
+        try_pin_init!(Self {
+            list <- new_published!(
+                KBox::new(secrets(&KVec::new(), own)?, GFP_KERNEL)?,
+                KVec::new(),
+                "carisma_keys"
+            ),
+            own,
+        }? Error)
+    }
+
+    /// What cookies may have been made with; the first is what they are made with now: by the key to
+    /// sign with, so that the cluster's other nodes know them, or if there is none by what only this node
+    /// knows. Any context.
+    pub(crate) fn cookies<'a>(&'a self, rcu: &'a rcu::Guard) -> &'a [SipHash] {
+        self.list.read(rcu)
     }
 
     /// Adds a key, to sign with or only to check. Process context, as all of these. `tell` is told of
@@ -105,12 +135,12 @@ impl Keys {
 
     /// Tells all keys.
     pub(crate) fn tell(&self, tell: impl Fn(&[u8]) -> Result) -> Result {
-        told(&self.list.lock(), tell)
+        told(&self.list.write(), tell)
     }
 
     /// Calls `f` with the number of each key, and whether it is the one to sign with.
     pub(crate) fn for_each(&self, mut f: impl FnMut(u8, bool) -> Result) -> Result {
-        let list = self.list.lock();
+        let list = self.list.write();
         list.iter()
             .enumerate()
             .try_for_each(|(place, key)| f(key.id, place == 0))
@@ -121,16 +151,31 @@ impl Keys {
         tell: impl Fn(&[u8]) -> Result,
         edit: impl FnOnce(&mut List) -> Result<(), Refused>,
     ) -> Result<(), Refused> {
-        let mut list = self.list.lock();
+        let mut list = self.list.write();
         let mut new = KVec::with_capacity(KEYS_MAX, GFP_KERNEL)?;
         for key in list.iter() {
             new.push(key.clone(), GFP_KERNEL)?;
         }
         edit(&mut new)?;
+        let secrets = KBox::new(secrets(&new, self.own)?, GFP_KERNEL)?;
         told(&new, tell)?;
         *list = new;
+        list.replace(secrets);
         Ok(())
     }
+}
+
+/// What these keys have cookies made with, and what does without any.
+fn secrets(list: &List, own: SipHash) -> Result<Secrets> {
+    let mut secrets = KVec::with_capacity(KEYS_MAX + 1, GFP_KERNEL)?;
+    for key in list {
+        let whole = hmac::Key::new(&key.secret)?.tag(&[cookie::LABEL]);
+        if let Some(secret) = whole.first_chunk() {
+            secrets.push(SipHash::new(secret), GFP_KERNEL)?;
+        }
+    }
+    secrets.push(own, GFP_KERNEL)?;
+    Ok(secrets)
 }
 
 /// The place of a key.

@@ -332,7 +332,9 @@ fn service_add<'a>(request: &Request<'a>) -> Answer<'a> {
     let migrate = migrate(request)?.unwrap_or(Migrate::Adopt);
     state
         .configure(|config, tell| config.add_service(at, mode, migrate, tell))
-        .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
+        .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))?;
+    state.expect_cookies(mode);
+    Ok(())
 }
 
 fn service_set<'a>(request: &Request<'a>) -> Answer<'a> {
@@ -342,7 +344,9 @@ fn service_set<'a>(request: &Request<'a>) -> Answer<'a> {
     state
         .config
         .set_service(at, mode, migrate)
-        .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
+        .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))?;
+    state.expect_cookies(mode.unwrap_or(Mode::Rare));
+    Ok(())
 }
 
 fn service_del<'a>(request: &Request<'a>) -> Answer<'a> {

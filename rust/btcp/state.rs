@@ -14,7 +14,7 @@ use crate::{
     recent::Recent,
     refused::Refused,
     seek::Rate,
-    service::Service,
+    service::{Mode, Service},
     snapshot::Endpoint,
 };
 use carisma_core::tuple::Tuple;
@@ -22,7 +22,6 @@ use carisma_net::{
     link::{kind, Kind, Msg},
     netfilter,
     pernet::{NetRef, PerNet, Slot},
-    siphash::SipHash,
     table::Table,
 };
 use kernel::{
@@ -44,7 +43,7 @@ pub(crate) struct State {
     /// What is configured.
     #[pin]
     pub(crate) config: Config,
-    /// What control connections are signed with.
+    /// What control connections are signed with, and SYN cookies made.
     #[pin]
     keys: Keys,
     /// What happened.
@@ -61,9 +60,7 @@ pub(crate) struct State {
     pub(crate) flows: Table<Flow>,
     /// UTCP is in this namespace: connections can be withheld.
     pub(crate) withholding: Atomic<bool>,
-    /// What SYN cookies are made with.
-    pub(crate) secret: SipHash,
-    /// One was.
+    /// Clients may answer SYN cookies, of this node or of another.
     pub(crate) cookies: Atomic<bool>,
     /// How many connections other nodes were asked about of late.
     pub(crate) seeks: Rate,
@@ -93,6 +90,13 @@ impl State {
     /// Tells UTCP all keys.
     fn tell_keys(&self, steady: &Steady, keys: &[u8]) -> Result {
         steady.tell(&self.net, Msg::record(kind::KEYS, 0, keys))
+    }
+
+    /// A service has got this mode.
+    pub(crate) fn expect_cookies(&self, mode: Mode) {
+        if mode != Mode::Rare {
+            self.cookies.store(true, Relaxed);
+        }
     }
 
     /// Changes the configuration; `change` is given what to tell UTCP by. Process context.
@@ -223,7 +227,6 @@ impl PerNet for State {
                 recent <- Recent::new(),
                 flows <- Table::new(&net),
                 withholding: Atomic::new(false),
-                secret: SipHash::random(),
                 cookies: Atomic::new(false),
                 seeks: Rate::new(),
                 handoffs: Atomic::new(0u64),

@@ -84,3 +84,9 @@ pub fn now_ms() -> u32 {
     // SAFETY: Reads a clock.
     unsafe { bindings::now_ms() }
 }
+
+/// Milliseconds of the time of day, which wraps, and may be set. Any context.
+pub fn wall_ms() -> u32 {
+    // SAFETY: Reads a clock.
+    unsafe { bindings::wall_ms() }
+}

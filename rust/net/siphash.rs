@@ -8,17 +8,27 @@ use crate::{
     bindings,
     random, //
 };
-use carisma_core::cookie::Hash;
+use carisma_core::cookie::{
+    Hash,
+    SECRET_LEN, //
+};
 
-/// A key of this node's own, which nobody knows.
+/// A key.
+#[derive(Clone, Copy)]
 pub struct SipHash(bindings::siphash_key_t);
 
 impl SipHash {
-    /// Draws a key. Any context.
+    /// Draws a key, which nobody knows. Any context.
     pub fn random() -> Self {
-        Self(bindings::siphash_key_t {
-            key: [random::u64(), random::u64()],
-        })
+        Self::new(&random::bytes())
+    }
+
+    /// The key of these bytes, the same on every node.
+    pub fn new(secret: &[u8; SECRET_LEN]) -> Self {
+        let whole = u128::from_le_bytes(*secret);
+        // CAST: Each half.
+        let key = [whole as u64, (whole >> 64) as u64];
+        Self(bindings::siphash_key_t { key })
     }
 }
 

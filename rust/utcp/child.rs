@@ -15,8 +15,7 @@ use super::{
 };
 use carisma_core::tuple::Tuple;
 use carisma_net::{
-    below,
-    connection,
+    below, connection,
     link::{
         kind,
         Msg, //

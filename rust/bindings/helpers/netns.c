@@ -43,6 +43,14 @@ unsigned int carisma_helper_now_ms(void)
 	return (unsigned int)(ktime_get_ns() / NSEC_PER_MSEC);
 }
 
+unsigned int carisma_helper_wall_ms(void)
+{
+	struct timespec64 now;
+
+	ktime_get_coarse_real_ts64(&now);
+	return (u32)now.tv_sec * MSEC_PER_SEC + now.tv_nsec / NSEC_PER_MSEC;
+}
+
 bool carisma_helper_try_module_get(struct module *module)
 {
 	return try_module_get(module);

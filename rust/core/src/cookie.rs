@@ -13,6 +13,9 @@
 //! +------------------+----------+-----------+
 //! ```
 //!
+//! The time is that of day, and the key may be the cluster's: then one node can make a cookie, and
+//! another check it.
+//!
 //! - *options*: MSS (3 bits, an index), window scale (4, of which 15 is none), SACK (1), disguised by
 //!   the code of the connection.
 //! - *connection*: a code over the connection's ends, the time and the options.
@@ -45,6 +48,15 @@ const TICK_SHIFT: u32 = 16;
 /// How many ticks a cookie outlasts the one that it was made in. It so is valid for 131 to 196 s, about
 /// as long as a browser keeps a connection that it has opened ahead.
 const TICKS: u32 = 2;
+
+/// By how many ticks the clock of another node, which made a cookie, may be ahead.
+const AHEAD: u32 = 1;
+
+/// The size of the secret that cookies are made with.
+pub const SECRET_LEN: usize = 16;
+
+/// What distinguishes that secret from others that are made of the same key of the cluster.
+pub const LABEL: &[u8; 16] = b"CARISMA cookie\0\0";
 
 /// A keyed hash of four words, which nobody can guess who has not the key.
 pub trait Hash {
@@ -177,12 +189,13 @@ pub fn check(hash: &impl Hash, tuple: &Tuple, seq: Seq, ack: Seq, now: u32) -> V
     let ends = ends(hash, tuple);
     let cookie = ack.sub(1).0;
     let mut verdict = Verdict::Stranger;
-    for age in 0..=TICKS {
+    let ahead = now.wrapping_add(AHEAD << TICK_SHIFT);
+    for age in 0..=AHEAD.wrapping_add(TICKS) {
         let codes = Codes {
             hash,
             ends,
             // The clock goes round, and so do its ticks.
-            tick: u64::from(now.wrapping_sub(age << TICK_SHIFT) >> TICK_SHIFT),
+            tick: u64::from(ahead.wrapping_sub(age << TICK_SHIFT) >> TICK_SHIFT),
         };
         // CAST: The lowest byte.
         let options = cookie as u8 ^ codes.mask();
@@ -197,9 +210,9 @@ pub fn check(hash: &impl Hash, tuple: &Tuple, seq: Seq, ack: Seq, now: u32) -> V
     verdict
 }
 
-/// The timestamp clock towards a client: one that does not stop between its connections, so that a
-/// TIME_WAIT of its own knows the next from the last (RFC 7323, appendix B), and tells nobody how long
-/// this node has been up.
+/// The timestamp clock towards a client, the same on all nodes with the key: one that does not stop
+/// between its connections, so that a TIME_WAIT of its own knows the next from the last (RFC 7323,
+/// appendix B).
 #[must_use]
 pub fn clock(hash: &impl Hash, tuple: &Tuple, now: u32) -> u32 {
     let between = Tuple {

@@ -30,6 +30,8 @@ impl Front {
         now: u32,
     ) -> Option<Self> {
         let ts = first.options().ok()?.ts;
+        // The clock may have been set, and the client must not see it run backwards.
+        let clock = ts.map_or(clock, |ts| newer(ts.ecr, clock));
         let client = SynFacts {
             isn: first.seq().sub(1),
             // What the SYN said is forgotten; the segment at hand says anew what it may be.
