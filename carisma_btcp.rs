@@ -8,6 +8,8 @@ use kernel::{
     sync::rcu, //
 };
 
+#[path = "rust/btcp/always.rs"]
+mod always;
 #[path = "rust/btcp/back.rs"]
 mod back;
 #[path = "rust/btcp/begin.rs"]
@@ -36,6 +38,8 @@ mod head;
 mod hook;
 #[path = "rust/btcp/icmp.rs"]
 mod icmp;
+#[path = "rust/btcp/inband.rs"]
+mod inband;
 #[path = "rust/btcp/keys.rs"]
 mod keys;
 #[path = "rust/btcp/knobs.rs"]
@@ -72,6 +76,8 @@ mod trace;
 mod tunnel;
 #[path = "rust/btcp/uapi.rs"]
 mod uapi;
+#[path = "rust/btcp/used.rs"]
+mod used;
 
 module! {
     type: Btcp,

@@ -38,6 +38,8 @@ CELLS: Tuple[Cell, ...] = (
     Cell('carisma', Carisma, 'rare', 'nat', 'adopt'),
     Cell('carisma', Carisma, 'frequent', 'direct', 'adopt',
          {'mode': 'frequent', 'forward': 'direct'}),
+    Cell('carisma', Carisma, 'always', 'direct', 'adopt',
+         {'mode': 'always', 'forward': 'direct'}),
     Cell('haproxy', Haproxy),
     Cell('ipvs', Ipvs),
     Cell('server', Server),

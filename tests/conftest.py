@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         '--kernel', choices=('stock', 'debug'), default='stock',
         help='the kernel of the guests')
     parser.addoption(
-        '--mode', choices=('rare', 'frequent'), default='rare',
+        '--mode', choices=('rare', 'frequent', 'always'), default='rare',
         help='the mode of the services')
     parser.addoption(
         '--migrate', choices=('adopt', 'replay'), default='adopt',

@@ -119,6 +119,18 @@ def test_what_is_added_is_listed(node: Node) -> None:
     assert everything(node) == {'service': [], 'node': [], 'rule': []}
 
 
+def test_always_needs_a_key(node: Node) -> None:
+    """Other nodes could not check the cookies without one."""
+    node.ctl('service', 'add', VIP)
+    answer = node.ctl('service', 'set', VIP, '--mode', 'always', check=False)
+    assert answer.rc and 'mode: always needs a key' in answer.err
+    node.put('/tmp/key', '3c' * 32)
+    node.ctl('key', 'set', '1', '--file', '/tmp/key')
+    node.ctl('service', 'set', VIP, '--mode', 'always')
+    [service] = node.ask('service', 'list')
+    assert (service['mode'], service['current']) == ('always', 'always')
+
+
 def test_long_lists_are_whole(node: Node) -> None:
     """Lists that take many messages: each entry once, in order."""
     paths = ['/' + f'{i:03}'.ljust(254, 'x') for i in range(256)]
@@ -150,7 +162,8 @@ REFUSED = {
     ('service-add', 'addr=239.1.2.3 port=80'): (errno.EINVAL, 'addr', 'addr: must be a unicast'),
     ('service-add', 'addr=255.255.255.255 port=80'): (errno.EINVAL, 'addr', 'addr: must be'),
     ('service-add', 'addr=2001:db8::1 port=80'): (errno.EINVAL, 'addr', 'addr: must be'),
-    ('service-add', 'addr=10.0.0.12 port=80 mode=always'): (errno.EINVAL, 'mode', 'mode: must be'),
+    ('service-add', 'addr=10.0.0.12 port=80 mode=always'): (
+        errno.EINVAL, 'mode', "mode: always needs a key of the cluster's"),
     ('service-set', 'addr=10.0.0.12 port=80 mode=1'): (
         errno.ENOENT, 'addr', 'addr, port: no such service'),
     ('service-set', 'addr=10.0.0.11 port=80 mode=9'): (errno.EINVAL, 'mode', 'mode: must be'),

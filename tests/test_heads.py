@@ -135,7 +135,11 @@ def test_server_hears_later(fresh: Cluster, language: str) -> None:
     node.nft('')
     served(sock.response(), language, '1k')
     sock.close()
-    assert node.stats()['held_repeated'] > 0
+    if fresh.spec.mode == 'always' and language != 'en':
+        # The front end repeats it to the back end.
+        assert fresh['en'].stats()['packets_forwarded'] > 1
+    else:
+        assert node.stats()['held_repeated'] > 0
     no_flows(fresh)
 
 

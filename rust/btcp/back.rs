@@ -42,12 +42,16 @@ pub(crate) struct Origin {
     pub(crate) vip_port: u16,
     /// How the connection entered TCP here, or is about to: a `CARISMA_MIGRATION_…`.
     pub(crate) migration: u32,
+    /// It was handed over in band: no record is about it.
+    pub(crate) in_band: bool,
 }
 
 /// A connection that this node serves for a front end.
 pub(crate) struct Live {
     pub(crate) origin: Origin,
     pub(crate) translation: Translation,
+    /// The number of the server's first byte, as the client knows it.
+    pub(crate) first: Seq,
     /// What the front end passed on and TCP has not acknowledged.
     pub(crate) undelivered: Option<KBox<Undelivered>>,
     /// The front end has yet to be told that it is closed, and whether TCP keeps it in TIME_WAIT.
@@ -168,22 +172,25 @@ impl State {
         layout: &Layout,
     ) -> Option<Skb> {
         let header = skb.tcp(layout).and_then(tcp::Header::parse)?;
-        let (translation, origin) = match &mut inner.stage {
+        let (translation, origin, first) = match &mut inner.stage {
             Stage::Replay(replay) => {
                 replay.on_output(&header);
                 return None;
             }
             Stage::Live(live) => {
                 live.on_output(flow, &header);
-                (live.translation, live.origin)
+                (live.translation, live.origin, live.first)
             }
-            Stage::Over(Over::Live(live)) => (live.translation, live.origin),
+            Stage::Over(Over::Live(live)) => (live.translation, live.origin, live.first),
             _ => return Some(skb),
         };
         drop(inner);
         let adopted = translation.is_identity();
         if adopted && origin.theirs(flow) == *flow.key() {
-            return Some(skb);
+            return match origin.in_band {
+                true => self.back_route(flow, &origin, first, skb, layout),
+                false => Some(skb),
+            };
         }
         let partial = skb.checksum_is_partial();
         let translated = skb.headers_mut(layout).is_some_and(|(ip, tcp)| {
@@ -196,7 +203,10 @@ impl State {
             return None;
         }
         self.counters.count(Counter::PacketsTranslatedOut);
-        Some(skb)
+        match origin.in_band {
+            true => self.back_route(flow, &origin, first, skb, layout),
+            false => Some(skb),
+        }
     }
 
     /// The front end takes its request back, or ends by force what it handed over. Process context.
@@ -252,7 +262,7 @@ impl State {
                 self.back_tell(flow, &mut inner);
                 drop(inner);
                 self.counters.down(Gauge::HandedOffIn);
-                lower::release_modules();
+                lower::release_modules(origin.in_band);
             }
             Stage::Replay(mut replay) => {
                 // Not by us, or the flow would be gone: the listener was closed, or out of memory.
@@ -273,6 +283,12 @@ impl State {
             return;
         };
         let origin = live.origin;
+        if origin.in_band {
+            // The front end hears what TCP says.
+            live.untold = None;
+            flow.arm(linger_ms(linger));
+            return;
+        }
         let closed = Body::Closed { linger };
         let told = self.record(origin.node, origin.id, origin.theirs(flow), closed);
         if told.is_ok() {
@@ -338,6 +354,9 @@ impl State {
         let Stage::Live(live) = &mut inner.stage else {
             return;
         };
+        if live.in_band() {
+            return self.back_look(flow, inner);
+        }
         if let Some(since) = live.orphan {
             let patience = self.knobs.peer_timeout_ms();
             let left = patience.saturating_sub(connection::now_ms().wrapping_sub(since));
@@ -390,12 +409,12 @@ impl Origin {
 
     /// Whether the front end has forgotten it.
     pub(crate) fn is_orphan(&self) -> bool {
-        self.id == 0
+        self.id == 0 && !self.in_band
     }
 
     /// Whether a record is about this handoff.
     pub(crate) fn is(&self, node: u32, handoff: &Handoff<'_>) -> bool {
-        self.id == handoff.id && self.node == node
+        !self.in_band && self.id == handoff.id && self.node == node
     }
 }
 

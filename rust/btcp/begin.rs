@@ -8,6 +8,7 @@ use crate::{
     counters::{Counter, Gauge},
     flow::{Flow, FlowRef, Stage},
     front::Deciding,
+    service::{Mode, Service},
     state::State,
     trace::{event, FRONT},
 };
@@ -38,8 +39,11 @@ impl State {
     pub(crate) fn front_begin(&self, key: &Tuple, skb: Skb, layout: &Layout) -> Option<Skb> {
         let mut skb = skb;
         // TCP drops what has a wrong checksum, and counts it.
-        let has_rules = || self.is_service(key, |service| !service.rules.is_empty());
-        if !self.withholding.load(Acquire) || !has_rules() || !skb.checksum_is_right(layout) {
+        let withholds = self.withholding.load(Acquire);
+        let may = |service: &Service| {
+            !service.rules.is_empty() && (withholds || service.current() == Mode::Always)
+        };
+        if !self.is_service(key, may) || !skb.checksum_is_right(layout) {
             return Some(skb);
         }
         let header = skb.tcp(layout).and_then(tcp::Header::parse);
@@ -52,6 +56,9 @@ impl State {
         }
         if self.front_cookie(key, &skb, layout, &front) {
             return None;
+        }
+        if !withholds {
+            return Some(skb);
         }
         let Some(handshake) = self.front_handshake() else {
             self.counters.count(Counter::FlowsRefusedHandshakes);

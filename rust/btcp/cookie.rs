@@ -13,7 +13,7 @@ use crate::{
     front::Deciding,
     leave::{self, Leave, Owed},
     packet,
-    service::Service,
+    service::{Mode, Service},
     state::State,
     trace::{event, FRONT},
 };
@@ -34,7 +34,7 @@ use carisma_net::{
 use kernel::{
     prelude::*,
     sync::{
-        atomic::{Atomic, Relaxed},
+        atomic::{Acquire, Atomic, Relaxed},
         rcu,
     },
     time::{delay::fsleep, Delta},
@@ -100,7 +100,13 @@ impl State {
         layout: &Layout,
         front: &Front,
     ) -> bool {
-        if !self.is_service(key, Service::is_frequent) {
+        let mode = {
+            let rcu = rcu::read_lock();
+            let config = self.config.snapshot(&rcu);
+            let service = config.service(&key.local, key.local_port.get());
+            service.map_or(Mode::Rare, Service::current)
+        };
+        if mode == Mode::Rare {
             return false;
         }
         let Some(mss) = self.front_mss(syn) else {
@@ -115,7 +121,12 @@ impl State {
             ts: front.client().options.ts,
             ecn: false,
         };
-        if may_adopt(&self.net, syn, layout, &adoption).is_err() {
+        // Another node's TCP will have it, and must know the cookie; or this one may.
+        let fits = match mode {
+            Mode::Always => self.keys().are_shared(),
+            _ => may_adopt(&self.net, syn, layout, &adoption).is_ok(),
+        };
+        if !fits {
             self.counters.count(Counter::CookiesUnfit);
             return false;
         }
@@ -146,7 +157,7 @@ impl State {
     /// answer to a cookie.
     pub(crate) fn front_answered(&self, key: &Tuple, skb: Skb) -> Option<Skb> {
         let mut skb = skb;
-        if !self.cookies.load(Relaxed) {
+        if !self.expects_cookies() {
             return Some(skb);
         }
         let Some(layout) = skb.layout() else {
@@ -201,7 +212,7 @@ impl State {
 
     /// What a segment is that may answer a cookie of any node with a key of ours; and the timestamp clock
     /// of that.
-    fn front_verdict(&self, key: &Tuple, header: &tcp::Header<'_>) -> (Verdict, u32) {
+    pub(crate) fn front_verdict(&self, key: &Tuple, header: &tcp::Header<'_>) -> (Verdict, u32) {
         let now = connection::wall_ms();
         let rcu = rcu::read_lock();
         let mut found = (Verdict::Stranger, 0);
@@ -216,7 +227,7 @@ impl State {
     }
 
     /// What a client is told of how long its segments may be; `None` if no route leads to it.
-    fn front_mss(&self, skb: &Skb) -> Option<u16> {
+    pub(crate) fn front_mss(&self, skb: &Skb) -> Option<u16> {
         let mss = advertised_mss(&self.net, skb)?;
         Some(self.tunnel_mss().map_or(mss, |room| room.min(mss)))
     }
@@ -226,7 +237,8 @@ impl State {
         let limit = self.knobs.withheld_max();
         let place = self.bounds.ticket(Pool::Withheld, limit);
         let place = place.ok_or(Counter::WithheldRefusedLimit)?;
-        let deciding = Deciding::of_cookie(front, place);
+        let in_band = self.is_service(key, |service| service.mode == Mode::Always);
+        let deciding = Deciding::of_cookie(front, place, in_band);
         match self.front_insert(key, deciding, self.knobs.head_timeout_ms()) {
             Ok(flow) => {
                 self.trace_flow(event::FLOW_BEGIN, key, FRONT, 0, 0);
@@ -251,14 +263,19 @@ impl State {
         connection::is_live(&self.net, key)
     }
 
+    /// Whether there is nobody who could answer a connection as it is to be.
+    fn is_alone(&self, entering: &Entering) -> bool {
+        matches!(entering.leave, Leave::Answer(_)) && !self.withholding.load(Acquire)
+    }
+
     /// TCP is to adopt a connection: as soon as it has, that leaves us; if it never does, the client
     /// is told that it is lost. `Entering`.
     pub(crate) fn front_enter(&self, flow: &FlowRef, ctx: &PacketContext) {
-        let front = match &flow.inner.lock().stage {
-            Stage::Entering(entering) => entering.deciding.front,
+        let (front, alone) = match &flow.inner.lock().stage {
+            Stage::Entering(it) => (it.deciding.front, self.is_alone(it)),
             _ => return,
         };
-        let has = self.front_adopt(flow.key(), &front, ctx);
+        let has = !alone && self.front_adopt(flow.key(), &front, ctx);
         let mut inner = flow.inner.lock();
         let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
         let Stage::Entering(mut entering) = stage else {
@@ -273,7 +290,8 @@ impl State {
             return;
         }
         entering.tries = entering.tries.saturating_add(1);
-        if entering.tries <= RETRIES {
+        // In always mode there mostly is no server here, and nothing to wait for.
+        if entering.tries <= RETRIES && !entering.deciding.in_band {
             inner.stage = Stage::Entering(entering);
             flow.arm(RETRY_MS);
             return;
@@ -289,8 +307,13 @@ impl State {
 
 /// What TCP here needs to have this connection with its numbers.
 fn adoption_of(key: &Tuple, front: &Front) -> Option<(Build, Adoption)> {
-    let clock = front.ts_now(connection::now_ms());
-    let mut back = Back::new(&front.handshake()?, key.local_port.get(), clock);
+    let mut back = back_of(key, front)?;
     let adoption = back.adopt()?;
     Some((back.bare_ack(), adoption))
+}
+
+/// A connection that a client has begun with a node of the cluster, for TCP here to have with its numbers.
+pub(crate) fn back_of(key: &Tuple, front: &Front) -> Option<Back> {
+    let clock = front.ts_now(connection::now_ms());
+    Some(Back::new(&front.handshake()?, key.local_port.get(), clock))
 }

@@ -145,6 +145,10 @@ counters! {
         PacketsDroppedMalformed = c"packets_dropped_malformed",
         /// A packet was taken out of one of IP in IP, in which another node had sent it through a tunnel.
         PacketsUntunnelled = c"packets_untunnelled",
+        /// Always mode: what had handed a connection over came again when that was over.
+        HandoffsInUsed = c"handoffs_in_used",
+        /// Always mode: a segment of a back end's was passed on by way of the front end; both count it.
+        PacketsRelayed = c"packets_relayed",
         /// A packet of IP in IP from another node was dropped for want of memory, because more packets came
         /// than this node keeps up with, or because it said that a router was congested, which the packet
         /// within does not know of.
@@ -167,6 +171,8 @@ counters! {
         ClosedNotified = c"closed_notified",
         /// A back end told that a connection is closed.
         ClosedHeard = c"closed_heard",
+        /// Always mode: a connection was forgotten, as nothing came of its client for too long.
+        FlowsIdle = c"flows_idle",
         /// A connection ended with a reset, because its peer or this module went away.
         FlowsReset = c"flows_reset",
         /// A record of a peer was malformed, of an unknown kind, or about no flow of ours.

@@ -112,6 +112,19 @@ pub(crate) enum Stage {
     Gone,
 }
 
+impl Stage {
+    /// Whether it is, or is being, handed off in band.
+    pub(crate) fn in_band(&self) -> bool {
+        match self {
+            Self::Deciding(it) | Self::Asked(it) | Self::Committed(it) => it.in_band,
+            Self::Forward(it) | Self::Over(Over::Forward(it)) => it.in_band.is_some(),
+            Self::Replay(it) => it.origin.in_band,
+            Self::Live(it) | Self::Over(Over::Live(it)) => it.origin.in_band,
+            _ => false,
+        }
+    }
+}
+
 /// How long the last segments of a connection may come: as long as a TIME_WAIT answers them
 /// (include/net/tcp.h, TCP_TIMEWAIT_LEN), or as long as one may be on its way.
 pub(crate) const fn linger_ms(time_wait: bool) -> u32 {
@@ -323,7 +336,10 @@ impl State {
         match stage {
             Stage::Over(_) | Stage::Seeking(_) => true,
             Stage::Leaving(_) => !connection::is_live(&self.net, key),
-            Stage::Forward(forward) => !self.is_up(forward.node),
+            Stage::Forward(forward) => match &forward.in_band {
+                Some(in_band) => in_band.closing.is_reset(),
+                None => !self.is_up(forward.node),
+            },
             _ => false,
         }
     }
@@ -458,8 +474,7 @@ impl State {
             Stage::Committed(_) => self.front_break(flow, inner, &ctx),
             Stage::Forward(forward) => {
                 // The back end resets it; this node has no more to do with it either way.
-                let (node, id, tuple) = (forward.node, forward.id, forward.theirs(flow));
-                let _ = self.record(node, id, tuple, Body::Abort);
+                self.front_recall(flow, forward, &ctx);
                 self.front_lose(flow, inner, &ctx);
             }
             Stage::Live(_) => {
@@ -481,7 +496,7 @@ impl State {
                 was,
                 Stage::Committed(_) | Stage::Forward(_) | Stage::Live(_) | Stage::Replay(_)
             ) {
-                lower::release_modules();
+                lower::release_modules(was.in_band());
             }
         });
     }

@@ -4,6 +4,7 @@
 //! forwarding").
 
 use crate::{
+    always::InBand,
     counters::{Counter, Gauge},
     flow::{FlowRef, InnerGuard, Over, Stage},
     front::{is_opening, theirs},
@@ -44,6 +45,8 @@ pub(crate) struct Forward {
     pub(crate) acked: Seq,
     /// Since when its node is out of reach, in milliseconds; `None` if it is not.
     pub(crate) down: Option<u32>,
+    /// It was handed off in band: this node hears of its end by its segments only.
+    pub(crate) in_band: Option<InBand>,
 }
 
 impl State {
@@ -64,6 +67,10 @@ impl State {
         if let Some(header) = skb.tcp(layout).and_then(tcp::Header::parse) {
             if header.has(flag::ACK) && header.ack().gt(forward.acked) {
                 forward.acked = header.ack();
+            }
+            if let Some(in_band) = &mut forward.in_band {
+                // CAST: A packet's length fits.
+                in_band.on_client(flow, &header, layout.payload as u32);
             }
         }
         let forward = *forward;
@@ -104,7 +111,7 @@ impl State {
         }
         skb.hop();
         let sent = match forward.via {
-            Some(via) => self.xmit_via(forward, via, skb, ctx),
+            Some(via) => self.xmit_via(forward.node, via, skb, ctx),
             None => netfilter::xmit(&self.net, skb, ctx),
         };
         self.front_sent(flow, forward, sent, layout, ctx);
@@ -139,28 +146,28 @@ impl State {
         );
         // Without memory the client sends its SYN again.
         if let Ok(skb) = packet::from_client(key, &question, &[]) {
-            let sent = self.xmit_via(forward, via, skb, ctx);
+            let sent = self.xmit_via(forward.node, via, skb, ctx);
             self.front_sent(flow, forward, sent, layout, ctx);
         }
     }
 
-    /// Sends a packet to the back end as it is. Any context.
+    /// Sends a packet to a node as it is. Any context.
     pub(crate) fn xmit_via(
         &self,
-        forward: &Forward,
+        node: u32,
         via: Via,
         skb: Skb,
         ctx: &PacketContext,
     ) -> Result<(), Unsent> {
-        self.with_way(forward, via, |known| {
+        self.with_way(node, via, |known| {
             route::xmit_via(&self.net, skb, via, known, ctx)
         })
     }
 
-    /// Calls `f` with what is known of the way to the back end, which may be no node any more.
-    fn with_way<R>(&self, forward: &Forward, via: Via, f: impl FnOnce(Option<&Way>) -> R) -> R {
+    /// Calls `f` with what is known of the way to a node, which may be none any more.
+    pub(crate) fn with_way<R>(&self, node: u32, via: Via, f: impl FnOnce(Option<&Way>) -> R) -> R {
         let rcu = rcu::read_lock();
-        let node = self.config.snapshot(&rcu).node(forward.node);
+        let node = self.config.snapshot(&rcu).node(node);
         f(node.and_then(|node| node.way(via)))
     }
 
@@ -184,7 +191,8 @@ impl State {
         });
         match forward.via {
             Some(via)
-                if lost && !self.with_way(forward, via, |known| via.is_open(&self.net, known)) =>
+                if lost
+                    && !self.with_way(forward.node, via, |known| via.is_open(&self.net, known)) =>
             {
                 self.front_stuck(flow, ctx);
             }
@@ -208,9 +216,22 @@ impl State {
         let now = connection::now_ms();
         let since = *forward.stuck.get_or_insert(now);
         if now.wrapping_sub(since) >= self.knobs.peer_timeout_ms() {
-            let (node, id, tuple) = (forward.node, forward.id, forward.theirs(flow));
-            let _ = self.record(node, id, tuple, Body::Abort);
+            let forward = *forward;
+            self.front_recall(flow, &forward, ctx);
             self.front_lose(flow, inner, ctx);
+        }
+    }
+
+    /// Has the back end end a connection by force. Any context.
+    pub(crate) fn front_recall(&self, flow: &FlowRef, forward: &Forward, ctx: &PacketContext) {
+        match forward.in_band {
+            Some(in_band) => {
+                self.front_hand_reset(flow.key(), forward.node, in_band.closing.next(), ctx)
+            }
+            None => {
+                let (node, id, tuple) = (forward.node, forward.id, forward.theirs(flow));
+                let _ = self.record(node, id, tuple, Body::Abort);
+            }
         }
     }
 
@@ -232,6 +253,9 @@ impl State {
         let Stage::Forward(forward) = inner.stage else {
             return;
         };
+        if let Some(in_band) = forward.in_band {
+            return self.front_idle(flow, inner, &in_band);
+        }
         if self.is_up(forward.node) {
             self.front_check(flow, &forward);
             return;
@@ -264,7 +288,7 @@ impl State {
         );
         self.counters.count(Counter::ClosedHeard);
         self.counters.down(Gauge::HandedOffOut);
-        lower::release_modules();
+        lower::release_modules(forward.in_band.is_some());
     }
 
     /// Ends a connection whose back end is gone, and tells the client so. Any context.
@@ -285,7 +309,7 @@ impl State {
         self.end(flow, inner);
         self.counters.count(Counter::FlowsReset);
         self.counters.down(Gauge::HandedOffOut);
-        lower::release_modules();
+        lower::release_modules(forward.in_band.is_some());
         Some(forward)
     }
 }

@@ -55,6 +55,8 @@ pub(crate) struct Deciding {
     pub(crate) commit: Commit,
     /// Its handshake was BTCP's: TCP has no socket.
     pub(crate) cookie: bool,
+    /// It is handed off in band.
+    pub(crate) in_band: bool,
 }
 
 impl State {
@@ -228,6 +230,9 @@ impl State {
     /// This node's TCP forgets the connection, of which it has seen no payload, and UTCP its
     /// socket.
     pub(crate) fn front_discard(&self, flow: &FlowRef, deciding: &Deciding, ctx: &PacketContext) {
+        if deciding.cookie {
+            return;
+        }
         self.to_tcp(flow, &deciding.front.reset(), &[], ctx);
         let _ = lower::put(&self.net, kind::CONN_DISCARD, flow.key());
     }
@@ -297,12 +302,14 @@ impl Deciding {
             via: None,
             commit: Commit::default(),
             cookie: false,
+            in_band: false,
         }
     }
 
     /// A connection whose client has answered a cookie, and takes this place.
-    pub(crate) fn of_cookie(front: Front, withheld: Ticket) -> Self {
+    pub(crate) fn of_cookie(front: Front, withheld: Ticket, in_band: bool) -> Self {
         Self {
+            in_band,
             handshake: None,
             withheld: Some(withheld),
             cookie: true,

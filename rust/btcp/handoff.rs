@@ -8,6 +8,7 @@
 //! the next node, or here, whenever it is certain that the node that was asked will not serve it.
 
 use crate::{
+    always::{self, InBand},
     bounds::Pool,
     counters::{Counter, Gauge},
     early::Early,
@@ -48,26 +49,36 @@ impl State {
             return;
         };
         let otherwise = loop {
+            let in_band = deciding.in_band;
             let target = &mut deciding.target;
             let candidate = {
                 let rcu = rcu::read_lock();
-                target.next(self.config.snapshot(&rcu))
+                target.next(self.config.snapshot(&rcu), in_band)
             };
             let node = match candidate {
                 Candidate::Node(node) => node,
                 Candidate::Here => break Otherwise::Local,
                 Candidate::None => break target.otherwise(),
             };
-            match self.front_ask(flow, deciding, node) {
+            let asked = match in_band {
+                true => self.front_hand(flow, deciding, node),
+                false => self.front_ask(flow, deciding, node),
+            };
+            match asked {
                 Ok(()) => {
                     // From here on all that comes waits for whoever will get it.
                     let mut early = core::mem::replace(&mut deciding.early, Early::new());
                     inner.stage = match core::mem::replace(&mut inner.stage, Stage::Gone) {
+                        Stage::Deciding(it) | Stage::Asked(it) if in_band => Stage::Committed(it),
                         Stage::Deciding(deciding) => Stage::Asked(deciding),
                         stage => stage,
                     };
                     while let Some(skb) = early.pop() {
                         self.park(&mut inner, skb);
+                    }
+                    drop(inner);
+                    if in_band {
+                        self.front_hand_bytes(flow, ctx);
                     }
                     return;
                 }
@@ -100,13 +111,8 @@ impl State {
             self.counters.count(Counter::HandoffsRefusedRoute);
             return Err(None);
         }
-        if deciding.asked.is_none() {
-            let limit = self.knobs.handoffs_max();
-            deciding.asked = self.bounds.ticket(Pool::Asked, limit);
-            if deciding.asked.is_none() {
-                self.counters.count(Counter::HandoffsRefusedLimit);
-                return Err(None);
-            }
+        if !self.front_ticket(deciding) {
+            return Err(None);
         }
         deciding.front.ask();
         deciding.id = self.next_handoff();
@@ -128,9 +134,21 @@ impl State {
         Ok(())
     }
 
+    /// Takes a place among the handoffs that are under way, if there is one.
+    pub(crate) fn front_ticket(&self, deciding: &mut Deciding) -> bool {
+        if deciding.asked.is_none() {
+            let limit = self.knobs.handoffs_max();
+            deciding.asked = self.bounds.ticket(Pool::Asked, limit);
+        }
+        if deciding.asked.is_none() {
+            self.counters.count(Counter::HandoffsRefusedLimit);
+        }
+        deciding.asked.is_some()
+    }
+
     /// Chooses how what the client sends is to get to a node; `false` if no route leads there in that
     /// way.
-    fn front_route(&self, flow: &FlowRef, deciding: &mut Deciding, node: u32) -> bool {
+    pub(crate) fn front_route(&self, flow: &FlowRef, deciding: &mut Deciding, node: u32) -> bool {
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
         let own = config.local_node().and_then(|node| v4_of(&node.at.addr));
@@ -241,7 +259,7 @@ impl State {
         }
     }
 
-    fn count_reject(&self, reason: Reason) {
+    pub(crate) fn count_reject(&self, reason: Reason) {
         match reason {
             Reason::Mismatch => self.counters.count(Counter::HandoffsRejectedOptions),
             Reason::NoAddress => self.counters.count(Counter::HandoffsRejectedAddress),
@@ -257,10 +275,10 @@ impl State {
             inner.stage = stage;
             return;
         };
-        let sent = lower::hold_modules()
+        let sent = lower::hold_modules(false)
             && self
                 .front_data(flow, &deciding)
-                .inspect_err(|_| lower::release_modules())
+                .inspect_err(|_| lower::release_modules(false))
                 .is_ok();
         if sent {
             deciding.commit = Commit::new(connection::now_ms());
@@ -291,7 +309,12 @@ impl State {
     }
 
     /// The back end has the request: what comes from the client is forwarded.
-    fn front_taken(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, ctx: &PacketContext) {
+    pub(crate) fn front_taken(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        ctx: &PacketContext,
+    ) {
         let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
         let Stage::Committed(deciding) = stage else {
             inner.stage = stage;
@@ -307,6 +330,9 @@ impl State {
             stuck: None,
             acked,
             down: None,
+            in_band: deciding
+                .in_band
+                .then(|| InBand::new(flow, deciding.front.next())),
         });
         inner.draining = true;
         drop(inner);
@@ -324,11 +350,16 @@ impl State {
     }
 
     /// The back end will not serve what it was given: another may.
-    fn front_uncommit(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, ctx: &PacketContext) {
+    pub(crate) fn front_uncommit(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        ctx: &PacketContext,
+    ) {
         let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
         inner.stage = match stage {
             Stage::Committed(deciding) => {
-                lower::release_modules();
+                lower::release_modules(deciding.in_band);
                 Stage::Asked(deciding)
             }
             stage => stage,
@@ -355,11 +386,14 @@ impl State {
         self.counters.count(Counter::FlowsReset);
         self.forget(flow);
         // The back end may have it after all.
-        self.front_abort(flow, &deciding);
+        match deciding.in_band {
+            true => self.front_hand_reset(flow.key(), node, deciding.front.next(), ctx),
+            false => self.front_abort(flow, &deciding),
+        }
         self.front_discard(flow, &deciding, ctx);
         let (acked, _, _) = deciding.front.newest();
         self.reset_client(flow, acked, ctx);
-        lower::release_modules();
+        lower::release_modules(deciding.in_band);
     }
 
     /// Resets the client's end, with the newest number that it is known to have acknowledged. If it has
@@ -402,6 +436,11 @@ impl State {
             Stage::Committed(deciding) => {
                 let patience = self.knobs.peer_timeout_ms();
                 match deciding.commit.on_timer(connection::now_ms(), patience) {
+                    Outcome::Repeat if deciding.in_band => {
+                        flow.arm(always::REPEAT_MS);
+                        drop(inner);
+                        self.front_hand_bytes(flow, ctx);
+                    }
                     Outcome::Repeat => {
                         // While the peer is down it cannot be; it is repeated when it is back.
                         let _ = self.front_data(flow, deciding);
@@ -434,10 +473,11 @@ impl State {
 }
 
 impl Stage {
-    /// Front end: the node that the connection was offered or given to, and the number of the
-    /// handoff.
+    /// Front end: the node that the connection was offered or given to by the control connection, and
+    /// the number of the handoff.
     pub(crate) fn sent(&self) -> Option<(u32, u64)> {
         match self {
+            _ if self.in_band() => None,
             Self::Asked(it) | Self::Committed(it) => Some((it.node, it.id)),
             Self::Forward(it) => Some((it.node, it.id)),
             _ => None,

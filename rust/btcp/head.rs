@@ -8,7 +8,7 @@ use crate::{
     flow::{FlowRef, Inner, InnerGuard, Stage},
     front::Deciding,
     leave::Leave,
-    service::{Candidate, Otherwise, Target},
+    service::{Candidate, Mode, Otherwise, Target},
     state::State,
     trace::event,
 };
@@ -220,6 +220,7 @@ impl State {
         let service = config.service(&key.local, key.local_port.get());
         let target = service.map_or(Target::HERE, |service| service.route(config, head));
         let here = target.is_here(config);
+        let in_band = service.is_some_and(|service| service.mode == Mode::Always);
         if let Some(service) = service {
             service.on_request(!here);
         }
@@ -233,7 +234,7 @@ impl State {
             Counter::RequestsLocalOptions
         } else {
             let mut candidates = target;
-            match candidates.next(config) {
+            match candidates.next(config, in_band) {
                 Candidate::Node(..) => return Decision::Remote(target),
                 Candidate::Here | Candidate::None => Counter::RequestsLocalPeerDown,
             }

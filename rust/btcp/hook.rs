@@ -64,6 +64,11 @@ impl Hooks for State {
                 let ctx = PacketContext::enter();
                 self.front_input(&flow, inner, skb, &layout, &ctx)
             }
+            Stage::Committed(ref deciding) if deciding.in_band => {
+                let ctx = PacketContext::enter();
+                self.front_awaited(&flow, inner, skb, &layout, &ctx);
+                None
+            }
             // Whoever will get it, TCP here must not see it now.
             Stage::Committed(_) | Stage::Entering(_) | Stage::Seeking(_) => {
                 let mut inner = inner;

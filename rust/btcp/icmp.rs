@@ -128,7 +128,7 @@ impl State {
         skb.hop();
         let ctx = PacketContext::enter();
         let sent = match forward.via {
-            Some(via) => self.xmit_via(forward, via, skb, &ctx),
+            Some(via) => self.xmit_via(forward.node, via, skb, &ctx),
             None => netfilter::xmit(&self.net, skb, &ctx),
         };
         self.counters.count(match sent {

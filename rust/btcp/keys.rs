@@ -82,6 +82,12 @@ impl Keys {
         self.list.read(rcu)
     }
 
+    /// Whether other nodes know the cookies of this one. Any context.
+    pub(crate) fn are_shared(&self) -> bool {
+        // The last one is this node's own.
+        self.cookies(&rcu::read_lock()).len() > 1
+    }
+
     /// Adds a key, to sign with or only to check. Process context, as all of these. `tell` is told of
     /// the keys as they then are; if it fails nothing changes.
     pub(crate) fn set(

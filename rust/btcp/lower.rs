@@ -106,13 +106,14 @@ pub(crate) fn send(net: &Net, node: u32, record: &[u8]) -> Result {
         .map(drop)
 }
 
-/// Keeps both modules from being unloaded; `false` if one of them is going.
-pub(crate) fn hold_modules() -> bool {
+/// Keeps the modules from being unloaded that a connection needs; `false` if one of them is going. One
+/// that was handed off in band needs only this.
+pub(crate) fn hold_modules(in_band: bool) -> bool {
     let this = this_module::<crate::LocalModule>();
     if !link::module_get(this) {
         return false;
     }
-    let held = UPPER.get();
+    let held = in_band || UPPER.get();
     if !held {
         link::module_put(this);
     }
@@ -120,8 +121,10 @@ pub(crate) fn hold_modules() -> bool {
 }
 
 /// Undoes a [`hold_modules`].
-pub(crate) fn release_modules() {
-    UPPER.put_module();
+pub(crate) fn release_modules(in_band: bool) {
+    if !in_band {
+        UPPER.put_module();
+    }
     link::module_put(this_module::<crate::LocalModule>());
 }
 
@@ -293,6 +296,8 @@ impl State {
         self.flows.for_each(|flow| {
             let mut inner = flow.inner.lock();
             match &mut inner.stage {
+                // What was handed off in band needs nothing of the other module.
+                stage if stage.in_band() => {}
                 Stage::Live(live) if live.origin.node == index => self.back_orphan(flow, live),
                 Stage::Forward(forward) if forward.node == index => {
                     self.front_lose(flow, inner, &ctx);

@@ -111,7 +111,8 @@ type Answer<'a> = Result<(), Refusal<'a>>;
 
 const ADDR: &CStr = c"addr: must be a unicast IPv4 address, 4 bytes";
 const PORT: &CStr = c"port: must be 1 to 65535";
-const MODE: &CStr = c"mode: must be 0 (rare), 1 (frequent) or 3 (auto)";
+const MODE_KEY: &CStr = c"mode: always needs a key of the cluster's, set one first";
+const MODE: &CStr = c"mode: must be 0 (rare), 1 (frequent), 2 (always) or 3 (auto)";
 const MIGRATE: &CStr = c"migrate: must be 0 (adopt) or 1 (replay)";
 const NAME: &CStr =
     c"name: must be 1 to 15 letters, digits, '.', '-' and '_', the first a letter or digit";
@@ -306,8 +307,19 @@ fn mode<'a>(request: &Request<'a>) -> Result<Option<Mode>, Refusal<'a>> {
         None => Ok(None),
         Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_RARE => Ok(Some(Mode::Rare)),
         Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_FREQUENT => Ok(Some(Mode::Frequent)),
+        Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_ALWAYS => Ok(Some(Mode::Always)),
         Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_AUTO => Ok(Some(Mode::Auto)),
         Some(attr) => Err(invalid(attr, MODE)),
+    }
+}
+
+/// Whether a service can have this mode now.
+fn check_mode<'a>(state: &State, request: &Request<'a>, mode: Mode) -> Result<(), Refusal<'a>> {
+    match request.attr(CARISMA_A_SERVICE_MODE) {
+        Some(attr) if mode == Mode::Always && !state.keys().are_shared() => {
+            Err(invalid(attr, MODE_KEY))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -329,24 +341,24 @@ fn service_add<'a>(request: &Request<'a>) -> Answer<'a> {
     let state = state(request.net())?;
     let at = service(request, CARISMA_A_SERVICE_ADDR, CARISMA_A_SERVICE_PORT)?;
     let mode = mode(request)?.unwrap_or(Mode::Rare);
+    check_mode(state, request, mode)?;
+    state.expect_cookies(mode)?;
     let migrate = migrate(request)?.unwrap_or(Migrate::Adopt);
     state
         .configure(|config, tell| config.add_service(at, mode, migrate, tell))
-        .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))?;
-    state.expect_cookies(mode);
-    Ok(())
+        .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
 }
 
 fn service_set<'a>(request: &Request<'a>) -> Answer<'a> {
     let state = state(request.net())?;
     let at = service(request, CARISMA_A_SERVICE_ADDR, CARISMA_A_SERVICE_PORT)?;
     let (mode, migrate) = (mode(request)?, migrate(request)?);
+    check_mode(state, request, mode.unwrap_or(Mode::Rare))?;
+    state.expect_cookies(mode.unwrap_or(Mode::Rare))?;
     state
         .config
         .set_service(at, mode, migrate)
-        .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))?;
-    state.expect_cookies(mode.unwrap_or(Mode::Rare));
-    Ok(())
+        .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
 }
 
 fn service_del<'a>(request: &Request<'a>) -> Answer<'a> {
@@ -558,17 +570,14 @@ fn service_get(dump: &mut Dump<'_>) -> Result {
         |message, service| {
             put_addr(message, CARISMA_A_SERVICE_ADDR, &service.at.addr)?;
             message.put_u16(CARISMA_A_SERVICE_PORT, service.at.port)?;
-            let mode = match service.mode {
+            let number = |mode| match mode {
                 Mode::Rare => carisma_mode_CARISMA_MODE_RARE,
                 Mode::Frequent => carisma_mode_CARISMA_MODE_FREQUENT,
+                Mode::Always => carisma_mode_CARISMA_MODE_ALWAYS,
                 Mode::Auto => carisma_mode_CARISMA_MODE_AUTO,
             };
-            message.put_u32(CARISMA_A_SERVICE_MODE, mode)?;
-            let current = match service.is_frequent() {
-                false => carisma_mode_CARISMA_MODE_RARE,
-                true => carisma_mode_CARISMA_MODE_FREQUENT,
-            };
-            message.put_u32(CARISMA_A_SERVICE_CURRENT, current)?;
+            message.put_u32(CARISMA_A_SERVICE_MODE, number(service.mode))?;
+            message.put_u32(CARISMA_A_SERVICE_CURRENT, number(service.current()))?;
             message.put_u32(CARISMA_A_SERVICE_REMOTE, service.share().percent())?;
             let migrate = match service.migrate {
                 Migrate::Adopt => carisma_migrate_CARISMA_MIGRATE_ADOPT,

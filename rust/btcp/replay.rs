@@ -6,10 +6,11 @@
 //! `Replay` (REQ came; ACCEPT is sent when TCP has a socket) → `Live` (DATA came).
 
 use crate::{
-    back::{Live, Origin, RETRY_MS},
+    back::{Live, Origin, Undelivered, RETRY_MS},
     bounds::{Pool, Ticket},
     counters::{Counter, Gauge},
     flow::{Flow, FlowRef, InnerGuard, Over, Stage},
+    inband::LOOK_MS,
     lower, packet,
     snapshot::Endpoint,
     state::State,
@@ -90,7 +91,26 @@ impl State {
         req: &Req<'_>,
     ) -> Result<FlowRef, Reason> {
         let key = &handoff.tuple;
-        let port = key.local_port.get();
+        let vip = v4_of(&req.vip).ok_or(Reason::NoService)?;
+        let origin = Origin {
+            id: handoff.id,
+            node,
+            vip,
+            vip_port: req.vip_port,
+            migration: carisma_migration_CARISMA_MIGRATION_REPLAY,
+            in_band: false,
+        };
+        let back = Back::new(&req.handshake, key.local_port.get(), req.ts_now);
+        self.back_replace(key)?;
+        self.back_begin(key, |tickets| Replay::new(back, origin, req.rtt, tickets))
+    }
+
+    /// Makes the flow of what `make` makes, if there is nothing against it. Any context.
+    pub(crate) fn back_begin(
+        &self,
+        key: &Tuple,
+        make: impl FnOnce((Ticket, Ticket)) -> Replay,
+    ) -> Result<FlowRef, Reason> {
         if self.config.is_draining() {
             return Err(Reason::Draining);
         }
@@ -98,42 +118,27 @@ impl State {
             let rcu = rcu::read_lock();
             let at = Endpoint {
                 addr: key.local,
-                port,
+                port: key.local_port.get(),
             };
             if !self.config.snapshot(&rcu).is_served(at) {
                 return Err(Reason::NoService);
             }
         }
-        let vip = v4_of(&req.vip).ok_or(Reason::NoService)?;
         // What is injected, and forwarded, would be routed on.
         if !v4_of(&key.local).is_some_and(|addr| route::is_local(&self.net, addr)) {
             return Err(Reason::NoAddress);
         }
-        self.back_replace(key)?;
         if connection::is_live(&self.net, key) {
             return Err(Reason::InUse);
         }
         let tickets = self.back_tickets().ok_or(Reason::NoRoom)?;
-        if !lower::hold_modules() {
+        let replay = make(tickets);
+        let in_band = replay.origin.in_band;
+        if !lower::hold_modules(in_band) {
             return Err(Reason::Draining);
         }
-        let replay = Replay {
-            back: Back::new(&req.handshake, port, req.ts_now),
-            origin: Origin {
-                id: handoff.id,
-                node,
-                vip,
-                vip_port: req.vip_port,
-                migration: carisma_migration_CARISMA_MIGRATION_REPLAY,
-            },
-            rtt: req.rtt,
-            tries: 0,
-            failed: None,
-            offered: false,
-            _tickets: tickets,
-        };
         self.back_insert(key, replay)
-            .inspect_err(|_| lower::release_modules())
+            .inspect_err(|_| lower::release_modules(in_band))
     }
 
     /// What a replay takes of what there may be.
@@ -193,7 +198,7 @@ impl State {
     }
 
     /// Has TCP adopt the connection. If it does not, the replay is as it was, and the reason noted.
-    fn back_adopt(&self, flow: &FlowRef, ctx: &PacketContext) {
+    pub(crate) fn back_adopt(&self, flow: &FlowRef, ctx: &PacketContext) {
         let mut inner = flow.inner.lock();
         let Stage::Replay(replay) = &mut inner.stage else {
             return;
@@ -205,12 +210,18 @@ impl State {
         let (build, origin) = (replay.back.bare_ack(), replay.origin);
         drop(inner);
         self.trace_replay(flow, &origin, c"adopt");
+        // What was handed over in band is the server's at once.
+        let withheld = match origin.in_band {
+            true => Withheld::Maybe,
+            false => Withheld::Must,
+        };
         let outcome = packet::from_client(flow.key(), &build, &[])
             .map_err(|_| Obstacle::Other)
-            .and_then(|ack| adopt::<Self>(&self.net, ack, &adoption, Withheld::Must, ctx));
+            .and_then(|ack| adopt::<Self>(&self.net, ack, &adoption, withheld, ctx));
 
         let mut inner = flow.inner.lock();
         if let Stage::Replay(replay) = &mut inner.stage {
+            self.back_see(flow, replay);
             replay.origin.migration = match outcome {
                 Ok(()) if replay.back.phase() != Phase::Adopt => {
                     carisma_migration_CARISMA_MIGRATION_ADOPTED
@@ -232,13 +243,14 @@ impl State {
 
     /// Takes a replay as far as it goes: TCP mostly answers before the injection of a segment
     /// returns.
-    fn back_advance(&self, flow: &FlowRef, ctx: &PacketContext) {
+    pub(crate) fn back_advance(&self, flow: &FlowRef, ctx: &PacketContext) {
         let mut last = None;
         loop {
             let mut inner = flow.inner.lock();
             let Stage::Replay(replay) = &mut inner.stage else {
                 return;
             };
+            self.back_see(flow, replay);
             let phase = replay.back.phase();
             let step = match replay.failed {
                 Some(reason) => Step::Fail(reason),
@@ -269,6 +281,15 @@ impl State {
                 Step::Offer => {
                     replay.offered = true;
                     self.trace_replay(flow, &origin, c"offer");
+                    if origin.in_band {
+                        // The front end has committed itself.
+                        replay.back.settle();
+                        let (seq, ack) = (replay.back.first(), replay.back.first_sent());
+                        self.back_note(flow.key(), seq, ack);
+                        self.back_live(flow, inner, None);
+                        self.drain(flow, ctx);
+                        return;
+                    }
                     // If it cannot be told, the front end's time runs out, and so does ours.
                     let _ = self.record(origin.node, origin.id, origin.theirs(flow), Body::Accept);
                     return;
@@ -278,6 +299,15 @@ impl State {
                     return;
                 }
             }
+        }
+    }
+
+    /// Looks whether TCP has a connection that was handed over in band: without UTCP nobody says so.
+    fn back_see(&self, flow: &FlowRef, replay: &mut Replay) {
+        let may_have = matches!(replay.back.phase(), Phase::Adopt | Phase::Ack);
+        if replay.origin.in_band && may_have && connection::expects(&self.net, flow.key()).is_some()
+        {
+            replay.back.on_child();
         }
     }
 
@@ -305,18 +335,20 @@ impl State {
                 Some(_) => Counter::HandoffsInRefused,
                 None => Counter::HandoffsInAborted,
             });
-            if let Some(reason) = reason {
-                let _ = self.record(
-                    origin.node,
-                    origin.id,
-                    origin.theirs(flow),
-                    Body::Reject(reason),
-                );
+            match reason {
+                Some(reason) if origin.in_band => {
+                    self.back_refuse(origin.node, flow.key(), reason, ctx);
+                }
+                Some(reason) => {
+                    let reject = Body::Reject(reason);
+                    let _ = self.record(origin.node, origin.id, origin.theirs(flow), reject);
+                }
+                None => {}
             }
             self.to_tcp(flow, &replay.back.reset(), &[], ctx);
             let _ = lower::put(&self.net, kind::CONN_DISCARD, flow.key());
             self.counters.down(Gauge::HandedOffIn);
-            lower::release_modules();
+            lower::release_modules(origin.in_band);
         }
     }
 
@@ -335,64 +367,74 @@ impl State {
                 return;
             }
         }
-        let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
-        let mut replay = match stage {
-            Stage::Replay(replay) if replay.origin.is(node, handoff) => {
-                if replay.failed.is_some() {
-                    // Its socket is gone: the front end is told so, and no server has seen anything.
-                    inner.stage = Stage::Replay(replay);
-                    drop(inner);
-                    self.back_advance(&flow, &ctx);
-                    return;
-                }
-                replay
-            }
-            other => {
-                inner.stage = other;
+        let replay = match &mut inner.stage {
+            Stage::Replay(replay) if replay.origin.is(node, handoff) => replay,
+            _ => {
                 drop(inner);
                 self.back_unknown(node, handoff, data);
                 return;
             }
         };
+        if replay.failed.is_some() {
+            // Its socket is gone: the front end is told so, and no server has seen anything.
+            drop(inner);
+            self.back_advance(&flow, &ctx);
+            return;
+        }
         if data.seq != replay.back.first() || !replay.back.commit(data.ack, data.window, data.tsval)
         {
-            inner.stage = Stage::Replay(replay);
             self.counters.count(Counter::RecordsBad);
             return;
         }
-        let back = replay.back;
+        let (back, origin) = (replay.back, replay.origin);
         let Some(undelivered) = self.back_keep(&flow, back, data.bytes) else {
             // What TCP does not take at once would be lost: no server has seen anything.
-            inner.stage = Stage::Replay(replay);
             self.back_fail(&flow, inner, Some(Reason::NoRoom), &ctx);
             return;
         };
+        self.back_taken(&flow, &origin);
+        self.back_live(&flow, inner, Some(undelivered));
+        self.stream_to_tcp(&flow, data.bytes, |offset| back.segment(offset), &ctx);
+        self.drain(&flow, &ctx);
+    }
+
+    /// The server gets a connection, of which these bytes are still to be given to TCP. `Replay`; what is
+    /// parked is to be drained next.
+    fn back_live(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        undelivered: Option<KBox<Undelivered>>,
+    ) {
+        let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
+        let Stage::Replay(replay) = stage else {
+            inner.stage = stage;
+            return;
+        };
+        let (back, origin) = (replay.back, replay.origin);
+        flow.arm(match undelivered {
+            Some(_) => RETRY_MS,
+            None => LOOK_MS,
+        });
         inner.stage = Stage::Live(Live {
-            origin: replay.origin,
+            origin,
             translation: back.translation(),
-            undelivered: Some(undelivered),
+            first: back.first_sent(),
+            undelivered,
             untold: None,
             orphan: None,
         });
         inner.draining = true;
-        flow.arm(RETRY_MS);
-        let origin = replay.origin;
-        self.back_taken(&flow, &origin);
         drop(inner);
-        self.trace_flow(
-            event::FLOW_HANDED_OFF,
-            flow.key(),
-            BACK,
-            origin.node,
-            origin.id,
-        );
+        // Its places are free for the next one.
+        drop(replay);
+        let (node, id) = (origin.node, origin.id);
+        self.trace_flow(event::FLOW_HANDED_OFF, flow.key(), BACK, node, id);
         self.counters.count(Counter::HandoffsIn);
         if origin.migration == carisma_migration_CARISMA_MIGRATION_ADOPTED {
             self.counters.count(Counter::HandoffsInAdopted);
         }
         let _ = lower::put(&self.net, kind::CONN_RES, flow.key());
-        self.stream_to_tcp(&flow, data.bytes, |offset| back.segment(offset), &ctx);
-        self.drain(&flow, &ctx);
     }
 
     /// Tells the front end that DATA has come. If that cannot be told, the front end asks by
@@ -437,6 +479,19 @@ impl State {
 }
 
 impl Replay {
+    /// One that is about to begin, and takes these places.
+    pub(crate) fn new(back: Back, origin: Origin, rtt: u16, tickets: (Ticket, Ticket)) -> Self {
+        Self {
+            back,
+            origin,
+            rtt,
+            tries: 0,
+            failed: None,
+            offered: false,
+            _tickets: tickets,
+        }
+    }
+
     /// Whether the front end was told that TCP has the connection.
     pub(crate) fn is_offered(&self) -> bool {
         self.offered

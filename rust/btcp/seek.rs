@@ -190,7 +190,7 @@ impl State {
             Body::Own { addr, port } => self.front_way_to(flow.key(), node, addr, *port),
             _ => None,
         };
-        if let Some((to, via)) = way.filter(|_| lower::hold_modules()) {
+        if let Some((to, via)) = way.filter(|_| lower::hold_modules(false)) {
             flow.disarm();
             inner.stage = Stage::Forward(Forward {
                 id,
@@ -200,6 +200,7 @@ impl State {
                 stuck: None,
                 acked,
                 down: None,
+                in_band: None,
             });
             inner.draining = true;
             drop(inner);
@@ -255,7 +256,7 @@ impl State {
     /// The flow of a connection that this node serves, by its client and where that connected to.
     fn back_find(&self, key: &Tuple) -> Option<FlowRef> {
         let is_it = |flow: &FlowRef| match &flow.inner.lock().stage {
-            Stage::Live(live) => live.origin.theirs(flow) == *key,
+            Stage::Live(live) => !live.origin.in_band && live.origin.theirs(flow) == *key,
             _ => false,
         };
         let own = {

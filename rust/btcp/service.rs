@@ -39,7 +39,9 @@ pub(crate) enum Mode {
     Rare,
     /// BTCP does, and keeps nothing of it.
     Frequent,
-    /// One of these, by how many requests other nodes serve.
+    /// The same, and every connection is handed off, in band.
+    Always,
+    /// Rare or frequent, by how many requests other nodes serve.
     Auto,
 }
 
@@ -128,13 +130,16 @@ impl Target {
         self.passed = self.passed.saturating_sub(1);
     }
 
-    /// The next node that something can be handed to. Any context.
-    pub(crate) fn next(&mut self, config: &Snapshot) -> Candidate {
+    /// The next node that something can be handed to. In band that is also one of which nothing was ever
+    /// heard, as it may have no UTCP. Any context.
+    pub(crate) fn next(&mut self, config: &Snapshot, in_band: bool) -> Candidate {
         while let Some(&index) = self.nodes.get(self.passed) {
             self.passed = self.passed.saturating_add(1);
             match config.node(index) {
                 Some(node) if node.local => return Candidate::Here,
-                Some(node) if node.is_up() => return Candidate::Node(index),
+                Some(node) if node.is_up() || (in_band && node.epoch() == 0) => {
+                    return Candidate::Node(index)
+                }
                 _ => {}
             }
         }
@@ -254,12 +259,12 @@ impl Service {
         }
     }
 
-    /// Whether BTCP takes the handshakes of its clients. Any context.
-    pub(crate) fn is_frequent(&self) -> bool {
+    /// The mode that it is in now, which is not `Auto`. Any context.
+    pub(crate) fn current(&self) -> Mode {
         match self.mode {
-            Mode::Rare => false,
-            Mode::Frequent => true,
-            Mode::Auto => self.share().is_frequent(),
+            Mode::Auto if self.share().is_frequent() => Mode::Frequent,
+            Mode::Auto => Mode::Rare,
+            mode => mode,
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
     seek::Rate,
     service::{Mode, Service},
     snapshot::Endpoint,
+    used::Used,
 };
 use carisma_core::tuple::Tuple;
 use carisma_net::{
@@ -29,7 +30,8 @@ use kernel::{
     sync::{
         atomic::{Atomic, Relaxed},
         rcu,
-        Arc, //
+        Arc,
+        SetOnce, //
     },
 };
 
@@ -60,8 +62,10 @@ pub(crate) struct State {
     pub(crate) flows: Table<Flow>,
     /// UTCP is in this namespace: connections can be withheld.
     pub(crate) withholding: Atomic<bool>,
+    /// What was handed over in band of late, once a service is in always mode.
+    used: SetOnce<Used>,
     /// Clients may answer SYN cookies, of this node or of another.
-    pub(crate) cookies: Atomic<bool>,
+    cookies: Atomic<bool>,
     /// How many connections other nodes were asked about of late.
     pub(crate) seeks: Rate,
     /// How many handoffs were begun.
@@ -92,11 +96,26 @@ impl State {
         steady.tell(&self.net, Msg::record(kind::KEYS, 0, keys))
     }
 
-    /// A service has got this mode.
-    pub(crate) fn expect_cookies(&self, mode: Mode) {
+    /// A service is about to get this mode. Process context. Errors: `ENOMEM`.
+    pub(crate) fn expect_cookies(&self, mode: Mode) -> Result {
+        if mode == Mode::Always && self.used.as_ref().is_none() {
+            // If another one was faster, its table is as good.
+            self.used.populate(Used::new()?);
+        }
         if mode != Mode::Rare {
             self.cookies.store(true, Relaxed);
         }
+        Ok(())
+    }
+
+    /// What was handed over in band of late, if anything may be. Any context.
+    pub(crate) fn used(&self) -> Option<&Used> {
+        self.used.as_ref()
+    }
+
+    /// Whether clients may answer cookies. Any context.
+    pub(crate) fn expects_cookies(&self) -> bool {
+        self.cookies.load(Relaxed)
     }
 
     /// Changes the configuration; `change` is given what to tell UTCP by. Process context.
@@ -113,7 +132,8 @@ impl State {
         &self,
         change: impl FnOnce(&Config, &dyn Fn(Event<'_>) -> Result) -> Result<(), Refused>,
     ) -> Result<(), Refused> {
-        self.config.keep_retired(|retired| self.used(retired))?;
+        self.config
+            .keep_retired(|retired| self.endpoints_used(retired))?;
         self.configure(change)?;
         self.give_up(|key| {
             let rcu = rcu::read_lock();
@@ -123,7 +143,7 @@ impl State {
     }
 
     /// Those of the endpoints at which there are connections.
-    fn used(&self, endpoints: &[Endpoint]) -> Result<KVec<Endpoint>> {
+    fn endpoints_used(&self, endpoints: &[Endpoint]) -> Result<KVec<Endpoint>> {
         let mut used = KVec::with_capacity(endpoints.len(), GFP_KERNEL)?;
         self.flows.for_each(|flow| {
             let at = local_of(flow.key());
@@ -227,6 +247,7 @@ impl PerNet for State {
                 recent <- Recent::new(),
                 flows <- Table::new(&net),
                 withholding: Atomic::new(false),
+                used: SetOnce::new(),
                 cookies: Atomic::new(false),
                 seeks: Rate::new(),
                 handoffs: Atomic::new(0u64),

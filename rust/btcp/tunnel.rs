@@ -6,13 +6,14 @@
 //! segment to a service, or an ICMP error about one. That comes in once more, by the same device, as
 //! though the client were a neighbour; it then passes every rule that other packets of clients do.
 //! All else of IP in IP is left alone, so that tunnels of other purposes go on between the same nodes.
+//! In always mode connections come that way, too, and back comes what tells of their end.
 //!
 //! Who can send from a node's address can so send from any, to services; as he can who is a neighbour.
 
 use crate::{counters::Counter, node::Node, state::State};
 use carisma_core::{
     translate,
-    tuple::{v4_mapped, v4_of},
+    tuple::{v4_mapped, v4_of, Tuple},
 };
 use carisma_net::{
     netfilter::PacketContext,
@@ -25,22 +26,34 @@ use kernel::sync::rcu;
 /// The shortest headers of a segment, which its MSS does not count (RFC 9293, section 3.7.1).
 const HEADERS: u16 = 40;
 
+/// What came through a tunnel.
+enum Within {
+    /// From this node, a segment of a client's on this connection.
+    Clients(u32, Tuple),
+    /// From this node, a segment of its TCP's on this connection, to be passed on to the client.
+    Servers(u32, Tuple),
+    /// An ICMP error about such a segment.
+    Other,
+}
+
 impl State {
     /// A packet that comes in, and is neither a TCP segment nor an ICMP error about one.
     pub(crate) fn tunnel_input(&self, mut skb: Skb) -> Option<Skb> {
         if let Some(outer) = Outer::of(&skb) {
-            if !self.tunnel_is_ours(&outer, &mut skb) {
+            let Some(within) = self.tunnel_within(&outer, &mut skb) else {
                 return Some(skb);
-            }
+            };
             let ctx = PacketContext::enter();
-            self.counters.count(match outer.receive(skb, &ctx) {
-                Ok(()) => Counter::PacketsUntunnelled,
+            self.counters.count(match outer.strip(skb) {
+                Ok(skb) => self.tunnel_take(within, skb, &ctx),
                 Err(_) => Counter::PacketsDroppedTunnel,
             });
             return None;
         }
         if let Some(error) = tunnel::too_big(&mut skb) {
-            if self.tunnel_is(error.from, error.to, |_, node| node.forwarding.may_tunnel()) {
+            let may =
+                |_: &Node, node: &Node| node.forwarding.may_tunnel() || self.expects_cookies();
+            if self.tunnel_peer(error.from, error.to, may).is_some() {
                 // Nobody else would: this kind of packet has no owner here.
                 tunnel::update_pmtu(&self.net, &mut skb, &error);
             }
@@ -48,30 +61,73 @@ impl State {
         Some(skb)
     }
 
-    /// Whether a node may have sent this to us on behalf of a client.
-    fn tunnel_is_ours(&self, outer: &Outer, skb: &mut Skb) -> bool {
-        if !self.tunnel_is(outer.to, outer.from, |local, _| {
-            local.forwarding.may_tunnel()
-        }) {
-            return false;
-        }
-        let to = match outer.ends(skb) {
-            Some(ends) => Some((ends.destination, ends.destination_port)),
-            None => outer.icmp_error(skb).map(|error| error.source()),
+    /// What a node may have sent us through a tunnel.
+    fn tunnel_within(&self, outer: &Outer, skb: &mut Skb) -> Option<Within> {
+        let peer = |always: bool| {
+            let may = |local: &Node, _: &Node| always || local.forwarding.may_tunnel();
+            self.tunnel_peer(outer.to, outer.from, may)
         };
-        to.is_some_and(|(addr, port)| self.is_endpoint(addr, port))
+        let Some(ends) = outer.ends(skb) else {
+            let (addr, port) = outer.icmp_error(skb)?.source();
+            let ours = self.is_endpoint(addr, port);
+            return peer(false).filter(|_| ours).map(|_| Within::Other);
+        };
+        let (from, from_port) = (ends.source, ends.source_port);
+        let (to, to_port) = (ends.destination, ends.destination_port);
+        if self.is_endpoint(to, to_port) {
+            let key = Tuple::v4(from, from_port, to, to_port);
+            return Some(Within::Clients(peer(self.is_always(&key))?, key));
+        }
+        if self.is_endpoint(from, from_port) {
+            let key = Tuple::v4(to, to_port, from, from_port);
+            let flow = self.flows.lookup(&key);
+            let in_band = match flow {
+                Some(flow) => flow.inner.lock().stage.in_band(),
+                None => self.is_always(&key),
+            };
+            return peer(in_band)
+                .filter(|_| in_band)
+                .map(|node| Within::Servers(node, key));
+        }
+        None
     }
 
-    /// Whether these addresses are this node's and another's of the cluster, between which `may` allows a
-    /// tunnel.
-    fn tunnel_is(&self, own: [u8; 4], other: [u8; 4], may: impl Fn(&Node, &Node) -> bool) -> bool {
+    /// Takes what came through a tunnel, and says what is to be counted.
+    fn tunnel_take(&self, within: Within, mut skb: Skb, ctx: &PacketContext) -> Counter {
+        match within {
+            Within::Servers(node, key) => {
+                if let Some(layout) = skb.layout() {
+                    self.front_relayed(node, &key, skb, &layout, ctx);
+                }
+                return Counter::PacketsUntunnelled;
+            }
+            Within::Clients(node, key) if self.expects_cookies() => {
+                if !self.back_handed(node, &key, &mut skb, ctx) {
+                    return Counter::PacketsUntunnelled;
+                }
+            }
+            Within::Clients(..) | Within::Other => {}
+        }
+        match tunnel::receive(skb, ctx) {
+            Ok(()) => Counter::PacketsUntunnelled,
+            Err(_) => Counter::PacketsDroppedTunnel,
+        }
+    }
+
+    /// The node whose address is `other`, if `own` is this one's, and `may` allows a tunnel between them.
+    fn tunnel_peer(
+        &self,
+        own: [u8; 4],
+        other: [u8; 4],
+        may: impl Fn(&Node, &Node) -> bool,
+    ) -> Option<u32> {
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
         let (own, other) = (v4_mapped(own), v4_mapped(other));
-        config.local_node().is_some_and(|local| {
-            let is_it = |node: &Node| !node.local && node.at.addr == other && may(local, node);
-            local.at.addr == own && config.nodes().any(is_it)
-        })
+        let local = config.local_node().filter(|local| local.at.addr == own)?;
+        let is_it = |node: &&Node| !node.local && node.at.addr == other && may(local, node);
+        let found = config.nodes().find(is_it);
+        found.map(|node| node.index)
     }
 
     /// The longest segment of a client's that every tunnel from here takes; `None` if there is none.

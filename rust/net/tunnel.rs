@@ -49,13 +49,20 @@ impl Outer {
         icmp::Error::parse(skb.icmp_at(self.len)?)
     }
 
-    /// Takes it off the packet that it is of, and has what was in that come in anew. Softirq, at
-    /// PRE_ROUTING. Errors: `ENOMEM`; `EINVAL` if congestion was noted of what does not know of that
-    /// (RFC 6040); `ENOBUFS` when too much comes in.
-    pub fn receive(self, skb: Skb, _context: &PacketContext) -> Result {
-        // SAFETY: The packet is ours and is given up; its outer header is of that length.
-        to_result(unsafe { bindings::tunnel_receive(skb.into_raw(), self.len) })
+    /// Takes it off the packet that it is of. Softirq, at PRE_ROUTING. Errors: `ENOMEM`; `EINVAL` if
+    /// congestion was noted of what does not know of that (RFC 6040).
+    pub fn strip(self, skb: Skb) -> Result<Skb> {
+        // SAFETY: The packet is ours; its outer header is of that length.
+        to_result(unsafe { bindings::tunnel_strip(skb.as_ptr(), self.len) })?;
+        Ok(skb)
     }
+}
+
+/// Has what [`Outer::strip`] found come in anew. Softirq, at PRE_ROUTING. Errors: `ENOBUFS` when too much
+/// comes in.
+pub fn receive(skb: Skb, _context: &PacketContext) -> Result {
+    // SAFETY: The packet is ours and is given up.
+    to_result(unsafe { bindings::tunnel_receive(skb.into_raw()) })
 }
 
 /// What an ICMP error says of the room in a tunnel that leads from this node elsewhere; `None` for

@@ -145,30 +145,30 @@ bool carisma_helper_skb_peek_tunnel(const struct sk_buff *skb, __be32 *from, __b
 }
 
 /*
- * Take the outer header, of "len" bytes, off a packet that came in, and have what was in it come in by
- * the same device. Consumes the skb.
+ * Take the outer header, of "len" bytes, off a packet that came in. On an error it has been changed, and
+ * is of no use any more.
  */
-int carisma_helper_tunnel_receive(struct sk_buff *skb, unsigned int len)
+int carisma_helper_tunnel_strip(struct sk_buff *skb, unsigned int len)
 {
 	struct iphdr outer = *ip_hdr(skb);
-	int err = -ENOMEM;
+	int err;
 
 	/* The link header is moved, of which a tap may have the packet still. */
 	if (!pskb_may_pull(skb, len + sizeof(struct iphdr)) || skb_unclone(skb, GFP_ATOMIC))
-		goto drop;
+		return -ENOMEM;
 	err = iptunnel_pull_header(skb, len, htons(ETH_P_IP), false);
 	if (err)
-		goto drop;
+		return err;
 	skb_reset_network_header(skb);
 	skb_mac_header_rebuild(skb);
 	/* RFC 6040, section 4.2. */
-	err = -EINVAL;
-	if (IP_ECN_decapsulate(&outer, skb) > 1)
-		goto drop;
+	return IP_ECN_decapsulate(&outer, skb) > 1 ? -EINVAL : 0;
+}
+
+/* Have what was in a tunnel come in by the same device. Consumes the skb. */
+int carisma_helper_tunnel_receive(struct sk_buff *skb)
+{
 	return netif_rx(skb) == NET_RX_SUCCESS ? 0 : -ENOBUFS;
-drop:
-	kfree_skb(skb);
-	return err;
 }
 
 /*

@@ -208,6 +208,18 @@ impl Back {
         true
     }
 
+    /// The front end has committed itself when it handed the connection over: whether TCP has it.
+    pub fn settle(&mut self) -> bool {
+        let (acked, window, ts) = (self.acked, self.window, self.ts);
+        self.commit(acked, window, ts)
+    }
+
+    /// The number of the server's first byte, as the client knows it.
+    #[must_use]
+    pub fn first_sent(&self) -> Seq {
+        self.known.isn.add(1)
+    }
+
     /// How later segments are translated.
     #[must_use]
     pub fn translation(&self) -> Translation {

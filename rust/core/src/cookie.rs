@@ -210,6 +210,13 @@ pub fn check(hash: &impl Hash, tuple: &Tuple, seq: Seq, ack: Seq, now: u32) -> V
     verdict
 }
 
+/// A word that stands for one segment that answers a cookie.
+#[must_use]
+pub fn fingerprint(hash: &impl Hash, tuple: &Tuple, seq: Seq, ack: Seq) -> u64 {
+    let numbers = (u64::from(seq.0) << 32) | u64::from(ack.0);
+    hash.hash([ends(hash, tuple), numbers, 0, 4])
+}
+
 /// The timestamp clock towards a client, the same on all nodes with the key: one that does not stop
 /// between its connections, so that a TIME_WAIT of its own knows the next from the last (RFC 7323,
 /// appendix B).

@@ -28,6 +28,7 @@ pub mod csum;
 pub mod front;
 pub mod http;
 pub mod icmp;
+pub mod inband;
 pub mod ipv4;
 pub mod path;
 pub mod rule;

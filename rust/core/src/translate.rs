@@ -386,5 +386,15 @@ pub fn clear_ecn(tcp: &mut [u8], partial: bool) -> Result<(), Malformed> {
     Ok(())
 }
 
+/// Takes the FIN off the segment at the beginning of `tcp`. `partial` as for [`Translation::inbound`]. On
+/// an error nothing has been changed.
+pub fn clear_fin(tcp: &mut [u8], partial: bool) -> Result<(), Malformed> {
+    let mut edit = Edit::new(tcp)?;
+    let clear = u16::from_be_bytes([0, flag::FIN]);
+    edit.map16(12, |word| word & !clear);
+    edit.finish(partial);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests;

@@ -112,7 +112,7 @@ pub enum Service {
         at: SocketAddr,
 
         /// As for "add"; without it, as it is
-        #[arg(long, value_parser = ["rare", "frequent", "auto"], required_unless_present = "migrate")]
+        #[arg(long, value_parser = uapi::mode::NAMES.to_vec(), required_unless_present = "migrate")]
         mode: Option<String>,
 
         /// As for "add"; without it, as it is
@@ -140,7 +140,9 @@ pub enum Mode {
     Rare,
     /// It is taken below TCP, by SYN cookies; for services most of whose requests other nodes serve
     Frequent,
-    /// The one of these that suits what was requested last
+    /// As frequent, and every connection is handed off, in band, by a node that needs no server
+    Always,
+    /// Rare or frequent, whichever suits what was requested last
     Auto,
 }
 
@@ -390,7 +392,7 @@ mod tests {
             );
         }
         assert_eq!(
-            parse("service add 10.0.0.100:80 --mode always").err(),
+            parse("service add 10.0.0.100:80 --mode never").err(),
             Some(ErrorKind::InvalidValue)
         );
     }

@@ -78,6 +78,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
             let mode = match mode {
                 Mode::Rare => uapi::mode::RARE,
                 Mode::Frequent => uapi::mode::FREQUENT,
+                Mode::Always => uapi::mode::ALWAYS,
                 Mode::Auto => uapi::mode::AUTO,
             };
             let mode = Attr::u32(uapi::service::MODE, mode.into());

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The front end's side of *always* mode (paper, section 6): every connection is handed off, in band,
+//! and this node needs neither a server nor UTCP.
+//!
+//! `Deciding` → `Committed` → `Forward`. The node that is to serve a request is sent what is held of the
+//! client's stream, as the client's own segments, through a tunnel by which it learns who the front end
+//! is. They answer a cookie of the cluster's, and so prove themselves. They are repeated until that node
+//! relays an acknowledgement of all of it, or the client acknowledges what it was answered; the client's
+//! other segments wait so long. Of the end this node hears by what is relayed ([`Closing`]).
+
+use crate::{
+    counters::Counter,
+    flow::{FlowRef, InnerGuard, Over, Stage},
+    front::Deciding,
+    lower, packet,
+    state::State,
+};
+use carisma_core::{
+    commit::{Commit, Outcome},
+    inband::{Closing, Left, REFUSED},
+    seq::Seq,
+    tcp::{self, flag, Build},
+    tuple::{v4_of, Tuple},
+    wire::Reason,
+};
+use carisma_net::{
+    connection,
+    netfilter::{self, PacketContext},
+    route::Via,
+    skb::{Layout, Skb},
+};
+use kernel::sync::rcu;
+
+/// How often a node is sent a request again that it has not acknowledged.
+pub(crate) const REPEAT_MS: u32 = 200;
+
+/// The headers of such a segment: IPv4, TCP, timestamps.
+const HEADERS: u16 = 52;
+
+/// What the front end knows of a connection that was handed off in band.
+#[derive(Clone, Copy)]
+pub(crate) struct InBand {
+    pub(crate) closing: Closing,
+    /// When something of the connection was seen last, in milliseconds.
+    heard: u32,
+}
+
+impl InBand {
+    /// One whose client has sent everything up to `next`. It is forgotten when it has been idle for long.
+    /// The flow's lock is held.
+    pub(crate) fn new(flow: &FlowRef, next: Seq) -> Self {
+        let it = Self {
+            closing: Closing::new(next),
+            heard: connection::now_ms(),
+        };
+        it.arm(flow);
+        it
+    }
+
+    /// A segment of the client's with `payload` bytes. The flow's lock is held.
+    pub(crate) fn on_client(&mut self, flow: &FlowRef, header: &tcp::Header<'_>, payload: u32) {
+        self.heard = connection::now_ms();
+        if self.closing.on_client(header, payload) {
+            self.arm(flow);
+        }
+    }
+
+    /// A segment that the back end relays. The flow's lock is held.
+    fn on_server(&mut self, flow: &FlowRef, header: &tcp::Header<'_>) {
+        self.heard = connection::now_ms();
+        if self.closing.on_server(header) {
+            self.arm(flow);
+        }
+    }
+
+    /// Has the flow looked at when there may be nothing left of it.
+    fn arm(&self, flow: &FlowRef) {
+        flow.arm(match self.closing.left() {
+            Left::Idle(ms) => ms,
+            // At once, but not under its lock.
+            Left::Over { .. } => 1,
+        });
+    }
+}
+
+impl State {
+    /// Gives a connection to a node, as soon as [`State::front_hand_bytes`] follows. An error may have a
+    /// counter for what is in the way of it. The flow's lock is held.
+    pub(crate) fn front_hand(
+        &self,
+        flow: &FlowRef,
+        deciding: &mut Deciding,
+        node: u32,
+    ) -> Result<(), Option<Counter>> {
+        // What names the node is not what the client sent.
+        let open = self.front_route(flow, deciding, node) && deciding.via.is_some();
+        if !open || self.tunnel_to(node).is_none() {
+            self.counters.count(Counter::HandoffsRefusedRoute);
+            return Err(None);
+        }
+        if !self.front_ticket(deciding) || !lower::hold_modules(true) {
+            return Err(None);
+        }
+        deciding.front.ask();
+        (deciding.id, deciding.node) = (0, node);
+        deciding.commit = Commit::new(connection::now_ms());
+        self.counters.count(Counter::HandoffsStarted);
+        flow.arm(REPEAT_MS);
+        Ok(())
+    }
+
+    /// Sends a node what is held of the stream of a connection that it was given. No lock of a flow is
+    /// held.
+    pub(crate) fn front_hand_bytes(&self, flow: &FlowRef, ctx: &PacketContext) {
+        let mut offset = 0;
+        loop {
+            let (node, via, room, made) = {
+                let inner = flow.inner.lock();
+                let Stage::Committed(deciding) = &inner.stage else {
+                    return;
+                };
+                let node = deciding.node;
+                let Some(via) = self.tunnel_to(node) else {
+                    return;
+                };
+                let room = self.with_way(node, via, |known| via.mtu(&self.net, known));
+                let room = usize::from(room.unwrap_or(0).saturating_sub(HEADERS));
+                let room = room.clamp(1, packet::SEGMENT);
+                let rest = deciding.bytes.get(offset..).unwrap_or(&[]);
+                let Some(chunk) = rest.chunks(room).next() else {
+                    return;
+                };
+                // CAST: Less than is held at most.
+                let segment = deciding.front.segment(offset as u32);
+                (
+                    node,
+                    via,
+                    room,
+                    packet::from_client(flow.key(), &segment, chunk),
+                )
+            };
+            // What is lost here is sent once more.
+            if let Ok(skb) = made {
+                self.counters
+                    .count(match self.xmit_via(node, via, skb, ctx) {
+                        Ok(()) => Counter::PacketsForwarded,
+                        Err(_) => Counter::PacketsDroppedUnroutable,
+                    });
+            }
+            offset = offset.saturating_add(room);
+        }
+    }
+
+    /// Has a node reset a connection that it was given, whose client has sent everything up to `next`. Any
+    /// context.
+    pub(crate) fn front_hand_reset(&self, key: &Tuple, node: u32, next: Seq, ctx: &PacketContext) {
+        let reset = Build::rst(key.client_port.get(), key.local_port.get(), next);
+        if let (Some(via), Ok(skb)) = (self.tunnel_to(node), packet::from_client(key, &reset, &[]))
+        {
+            // If it is lost, the client's answers to the server do the same.
+            let _ = self.xmit_via(node, via, skb, ctx);
+        }
+    }
+
+    /// A segment of the client's on a connection that was given to a node, which has not said that it
+    /// has it. It waits, and may say so itself. `Committed`.
+    pub(crate) fn front_awaited(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        skb: Skb,
+        layout: &Layout,
+        ctx: &PacketContext,
+    ) {
+        let Stage::Committed(deciding) = &inner.stage else {
+            return;
+        };
+        let (before, _, _) = deciding.front.newest();
+        let answered = skb
+            .tcp(layout)
+            .and_then(tcp::Header::parse)
+            .is_some_and(|header| header.has(flag::ACK) && header.ack().gt(before));
+        self.park(&mut inner, skb);
+        if answered {
+            self.front_taken(flow, inner, ctx);
+        }
+    }
+
+    /// A segment of TCP's at a back end, which that has sent here to be passed on to the client. If the
+    /// connection is over here, TCP there is told so: it has not got the client's last acknowledgement.
+    pub(crate) fn front_relayed(
+        &self,
+        node: u32,
+        key: &Tuple,
+        mut skb: Skb,
+        layout: &Layout,
+        ctx: &PacketContext,
+    ) {
+        if !skb.checksum_is_right(layout) {
+            self.counters.count(Counter::PacketsDroppedMalformed);
+            return;
+        }
+        let flow = self.flows.lookup(key);
+        let header = skb.tcp(layout).and_then(tcp::Header::parse);
+        let (Some(flow), Some(header)) = (flow.as_ref(), header) else {
+            self.counters.count(Counter::PacketsDroppedStale);
+            if let Some(header) = header.filter(|header| !header.has(flag::RST)) {
+                self.front_hand_reset(key, node, header.ack(), ctx);
+            }
+            return;
+        };
+        let mut inner = flow.inner.lock();
+        if let Stage::Committed(deciding) = &inner.stage {
+            if deciding.in_band && deciding.node == node {
+                if header.flags() & REFUSED == REFUSED {
+                    let reason = Reason::of(header.window());
+                    self.count_reject(reason);
+                    return match deciding.commit.on_reject(reason, connection::now_ms()) {
+                        Outcome::Elsewhere => self.front_uncommit(flow, inner, ctx),
+                        _ => self.front_break(flow, inner, ctx),
+                    };
+                }
+                let acknowledges = header.has(flag::ACK) && header.ack().ge(deciding.front.next());
+                if acknowledges || header.has(flag::RST) {
+                    self.front_taken(flow, inner, ctx);
+                    inner = flow.inner.lock();
+                }
+            }
+        }
+        let ours = match &mut inner.stage {
+            Stage::Forward(forward) if forward.node == node => match &mut forward.in_band {
+                // It has forgotten the connection.
+                Some(_) if header.flags() & REFUSED == REFUSED => {
+                    return self.front_lose(flow, inner, ctx);
+                }
+                Some(in_band) => {
+                    in_band.on_server(flow, &header);
+                    true
+                }
+                None => false,
+            },
+            Stage::Over(Over::Forward(forward)) => {
+                forward.node == node && forward.in_band.is_some()
+            }
+            _ => false,
+        };
+        drop(inner);
+        if !ours || header.flags() & REFUSED == REFUSED {
+            self.counters.count(Counter::PacketsDroppedStale);
+            return;
+        }
+        self.counters
+            .count(match netfilter::xmit(&self.net, skb, ctx) {
+                Ok(()) => Counter::PacketsRelayed,
+                Err(_) => Counter::PacketsDroppedUnroutable,
+            });
+    }
+
+    /// The timer of a connection that was handed off in band has run out. Softirq.
+    pub(crate) fn front_idle(&self, flow: &FlowRef, inner: InnerGuard<'_>, in_band: &InBand) {
+        match in_band.closing.left() {
+            Left::Over { time_wait } => self.front_closed(flow, inner, time_wait),
+            Left::Idle(patience) => {
+                let idle = connection::now_ms().wrapping_sub(in_band.heard);
+                if idle < patience {
+                    flow.arm(patience.wrapping_sub(idle));
+                } else {
+                    self.counters.count(Counter::FlowsIdle);
+                    self.front_closed(flow, inner, false);
+                }
+            }
+        }
+    }
+
+    /// The tunnel to a node. Any context.
+    pub(crate) fn tunnel_to(&self, node: u32) -> Option<Via> {
+        let rcu = rcu::read_lock();
+        let config = self.config.snapshot(&rcu);
+        let own = v4_of(&config.local_node()?.at.addr)?;
+        Some(Via::Tunnel(own, v4_of(&config.node(node)?.at.addr)?))
+    }
+}

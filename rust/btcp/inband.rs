@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The back end's side of *always* mode: connections that are handed over by their clients' own segments
+//! ([`crate::always`]), with or without UTCP.
+//!
+//! A segment that came by a tunnel from a node, and belongs to no connection here, hands one over if it
+//! answers a cookie of the cluster's: nobody else can make one. TCP adopts the connection, or is given it
+//! by a replay, before it gets the segment. What TCP sends goes straight to the client, but for FIN and
+//! RST, and acknowledgements of the request: these go by way of the front end, which so hears of them.
+
+use crate::{
+    back::{Live, Origin},
+    bounds::Ticket,
+    cookie::back_of,
+    counters::Counter,
+    flow::{FlowRef, InnerGuard, Stage},
+    packet,
+    replay::Replay,
+    service::{Migrate, Mode},
+    state::State,
+    uapi::carisma_migration_CARISMA_MIGRATION_REPLAY,
+};
+use carisma_core::{
+    cookie::{self, Verdict},
+    front::Front,
+    inband::{Route, REFUSED},
+    seq::Seq,
+    tcp::{self, flag, Build},
+    translate,
+    tuple::{v4_of, Tuple},
+    wire::Reason,
+};
+use carisma_net::{
+    connection,
+    netfilter::PacketContext,
+    skb::{Layout, Skb},
+};
+use kernel::sync::rcu;
+
+/// How often it is looked whether TCP still has a connection: nobody else says so without UTCP.
+pub(crate) const LOOK_MS: u32 = 10_000;
+/// The same when it has said that it is about to end.
+const LOOK_SOON_MS: u32 = 1_000;
+
+impl State {
+    /// A segment of a client's that a node has sent here by a tunnel: whether TCP is to get it. Softirq, at
+    /// PRE_ROUTING; no lock is held.
+    pub(crate) fn back_handed(
+        &self,
+        node: u32,
+        key: &Tuple,
+        skb: &mut Skb,
+        ctx: &PacketContext,
+    ) -> bool {
+        let is_over = |flow: &FlowRef| matches!(flow.inner.lock().stage, Stage::Over(_));
+        let before = self.flows.lookup(key);
+        if before.as_ref().is_some_and(|flow| !is_over(flow)) || connection::is_live(&self.net, key)
+        {
+            return true;
+        }
+        let Some(layout) = skb.layout() else {
+            return true;
+        };
+        let Some(header) = skb.tcp(&layout).and_then(tcp::Header::parse) else {
+            return true;
+        };
+        if header.flags() & (flag::ACK | flag::SYN | flag::RST) != flag::ACK {
+            return true;
+        }
+        let (said, clock) = match self.front_verdict(key, &header) {
+            (Verdict::First(said), clock) => (said, clock),
+            // What comes before it will be sent again, and is to come first.
+            (Verdict::Early, _) => return false,
+            (Verdict::Stranger, _) if self.is_always(key) => {
+                self.counters.count(Counter::HandoffsInUnknown);
+                self.back_refuse(node, key, Reason::Unknown, ctx);
+                return false;
+            }
+            (Verdict::Stranger, _) => return true,
+        };
+        let print = self.back_print(key, header.seq(), header.ack());
+        let front = self
+            .front_mss(skb)
+            .and_then(|mss| Front::of_cookie(&header, &said, mss, clock, connection::now_ms()));
+        let Some(front) = front.filter(|_| skb.checksum_is_right(&layout)) else {
+            self.counters.count(Counter::PacketsDroppedMalformed);
+            return false;
+        };
+        if self.used().is_some_and(|used| used.has(print)) {
+            // A reset would end the connection, should it go on elsewhere.
+            self.counters.count(Counter::HandoffsInUsed);
+            return false;
+        }
+        if let Some(before) = before {
+            let inner = before.inner.lock();
+            if matches!(inner.stage, Stage::Over(_)) {
+                self.end(&before, inner);
+            }
+        }
+        match self.back_open(node, key, &front) {
+            Ok(flow) => {
+                if !self.is_service(key, |service| service.migrate == Migrate::Replay) {
+                    self.back_adopt(&flow, ctx);
+                }
+                self.back_advance(&flow, ctx);
+                // If that came to nothing, the front end has been told, and the client must not be.
+                let inner = flow.inner.lock();
+                !matches!(inner.stage, Stage::Gone)
+            }
+            // Another CPU was faster with a copy of it.
+            Err(Reason::InUse) => true,
+            Err(reason) => {
+                self.counters.count(Counter::HandoffsInRefused);
+                self.back_refuse(node, key, reason, ctx);
+                false
+            }
+        }
+    }
+
+    /// Whether connections to a service may be handed over in band.
+    pub(crate) fn is_always(&self, key: &Tuple) -> bool {
+        self.is_service(key, |service| service.mode == Mode::Always)
+    }
+
+    /// What of a connection is remembered when it is over.
+    fn back_print(&self, key: &Tuple, seq: Seq, ack: Seq) -> u64 {
+        let rcu = rcu::read_lock();
+        let own = self.keys().cookies(&rcu).last();
+        own.map_or(0, |own| cookie::fingerprint(own, key, seq, ack))
+    }
+
+    /// A connection was handed over whose first numbers are these.
+    pub(crate) fn back_note(&self, key: &Tuple, seq: Seq, ack: Seq) {
+        if let Some(used) = self.used() {
+            used.note(self.back_print(key, seq, ack), connection::now_ms());
+        }
+    }
+
+    /// The flow of a connection that was handed over in band, if there is nothing against it.
+    fn back_open(&self, node: u32, key: &Tuple, front: &Front) -> Result<FlowRef, Reason> {
+        let vip = v4_of(&key.local).filter(|_| self.is_always(key));
+        let vip = vip.ok_or(Reason::NoService)?;
+        let back = back_of(key, front).ok_or(Reason::Mismatch)?;
+        let origin = Origin {
+            id: 0,
+            node,
+            vip,
+            vip_port: key.local_port.get(),
+            migration: carisma_migration_CARISMA_MIGRATION_REPLAY,
+            in_band: true,
+        };
+        self.back_begin(key, |tickets: (Ticket, Ticket)| {
+            Replay::new(back, origin, front.rtt(), tickets)
+        })
+    }
+
+    /// Tells a front end that this node does not take a connection, of which no server has seen anything.
+    pub(crate) fn back_refuse(&self, node: u32, key: &Tuple, reason: Reason, ctx: &PacketContext) {
+        let refused = Build {
+            flags: REFUSED,
+            window: reason.number(),
+            ..Build::rst(key.local_port.get(), key.client_port.get(), Seq(0))
+        };
+        if let Ok(skb) = packet::to_client(key, &refused) {
+            self.back_relay(node, skb, ctx);
+        }
+    }
+
+    /// Has a front end pass something on. If it is lost, TCP or the front end asks for it again.
+    fn back_relay(&self, node: u32, skb: Skb, ctx: &PacketContext) {
+        let sent = self
+            .tunnel_to(node)
+            .map(|via| self.xmit_via(node, via, skb, ctx));
+        self.counters.count(match sent {
+            Some(Ok(())) => Counter::PacketsRelayed,
+            _ => Counter::PacketsDroppedUnroutable,
+        });
+    }
+
+    /// A segment of TCP's, in the client's numbers, on a connection that was handed over in band: what of
+    /// it goes straight to the client. No lock of a flow is held.
+    pub(crate) fn back_route(
+        &self,
+        flow: &FlowRef,
+        origin: &Origin,
+        first: Seq,
+        mut skb: Skb,
+        layout: &Layout,
+    ) -> Option<Skb> {
+        let header = skb.tcp(layout).and_then(tcp::Header::parse)?;
+        let route = Route::of(&header, layout.payload, first);
+        if route == Route::Direct {
+            return Some(skb);
+        }
+        if header.flags() & (flag::FIN | flag::RST) != 0 {
+            let inner = flow.inner.lock();
+            if let Stage::Live(_) = inner.stage {
+                flow.arm(LOOK_SOON_MS);
+            }
+        }
+        let ctx = PacketContext::enter();
+        if route == Route::Relayed {
+            self.back_relay(origin.node, skb, &ctx);
+            return None;
+        }
+        // CAST: A packet's length fits.
+        let seq = header.seq().add(layout.payload as u32);
+        let ts = header.options().ok().and_then(|options| options.ts);
+        let (source, dest) = (header.source(), header.dest());
+        let fin = Build {
+            flags: flag::FIN | flag::ACK,
+            ..Build::ack(source, dest, seq, header.ack(), header.window(), ts)
+        };
+        let partial = skb.checksum_is_partial();
+        let cut = skb
+            .headers_mut(layout)
+            .is_some_and(|(_, tcp)| translate::clear_fin(tcp, partial).is_ok());
+        if !cut {
+            self.counters.count(Counter::PacketsDroppedMalformed);
+            return None;
+        }
+        let key = origin.theirs(flow);
+        if let Ok(fin) = packet::to_client(&key, &fin) {
+            self.back_relay(origin.node, fin, &ctx);
+        }
+        Some(skb)
+    }
+
+    /// It is time to look whether TCP still has a connection. Softirq; `Live`.
+    pub(crate) fn back_look(&self, flow: &FlowRef, inner: InnerGuard<'_>) {
+        if connection::is_live(&self.net, flow.key()) {
+            flow.arm(LOOK_MS);
+            return;
+        }
+        drop(inner);
+        // It may be in TIME_WAIT.
+        self.back_closed(flow, true);
+    }
+}
+
+impl Live {
+    /// Whether it was handed over in band.
+    pub(crate) fn in_band(&self) -> bool {
+        self.origin.in_band
+    }
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Connections that are handed off in band, in *always* mode (paper, section 6): by the client's own
+//! segments, without a control connection. Of their end the front end hears by what the back end
+//! relays: segments without payload that say so. Data goes straight to the client.
+
+use crate::{
+    seq::Seq,
+    tcp::{
+        flag,
+        Header, //
+    },
+};
+
+/// What a back end says by a segment that no TCP makes: it does not take the connection, and no
+/// server has seen any of it. The window is the number of a [`crate::wire::Reason`].
+pub const REFUSED: u8 = flag::SYN | flag::RST;
+
+/// How long nothing may come from a client until its connection is forgotten, in milliseconds.
+const IDLE_MS: u32 = 900_000;
+
+/// The same, if both ends have said that they will send no more: as long as a TIME_WAIT lasts.
+const ENDING_MS: u32 = 60_000;
+
+/// The same, if the client has reset it: a reset that its TCP did not believe is followed by other
+/// segments (RFC 5961, section 3).
+const RESET_MS: u32 = 10_000;
+
+/// How a segment of the back end's TCP gets to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Straight.
+    Direct,
+    /// By way of the front end.
+    Relayed,
+    /// Its payload straight, and its FIN by way of the front end.
+    Split,
+}
+
+impl Route {
+    /// The route of a segment with `payload` bytes. `first` is the number of the server's first
+    /// byte: while nothing has been sent the front end may not know that the request has come, so
+    /// that acknowledgements are for it, too.
+    #[must_use]
+    pub fn of(header: &Header<'_>, payload: usize, first: Seq) -> Self {
+        match (header.has(flag::FIN), payload) {
+            (true, 1..) => Self::Split,
+            (true, 0) => Self::Relayed,
+            (false, 0) if header.has(flag::RST) || header.seq() == first => Self::Relayed,
+            _ => Self::Direct,
+        }
+    }
+}
+
+/// How much is left of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// It goes on; it is forgotten when nothing has come of the client for so many milliseconds.
+    Idle(u32),
+    /// It is over, and maybe one end keeps it in TIME_WAIT.
+    Over {
+        /// It is the back end's.
+        time_wait: bool,
+    },
+}
+
+/// What a front end has seen of a connection's end.
+#[derive(Clone, Copy, Debug)]
+pub struct Closing {
+    /// The number behind what the client has sent.
+    next: Seq,
+    /// The number behind each end's FIN.
+    client: Option<Seq>,
+    server: Option<Seq>,
+    /// The back end had the client's FIN before it sent its own: it keeps no TIME_WAIT.
+    passive: bool,
+    /// The client has acknowledged the server's FIN.
+    acked: bool,
+    /// The client's newest segment was a reset.
+    reset: bool,
+    /// The server has reset it.
+    dead: bool,
+}
+
+impl Closing {
+    /// The end is not in sight; `next` is the number behind what the client has sent.
+    #[must_use]
+    pub fn new(next: Seq) -> Self {
+        Self {
+            next,
+            client: None,
+            server: None,
+            passive: false,
+            acked: false,
+            reset: false,
+            dead: false,
+        }
+    }
+
+    /// A segment of the client's with `payload` bytes. Whether that changes what is [`left`](Self::left).
+    pub fn on_client(&mut self, header: &Header<'_>, payload: u32) -> bool {
+        let before = self.left();
+        self.reset = header.has(flag::RST);
+        let end = header.seq().add(header.seq_len(payload));
+        if end.gt(self.next) && !self.reset {
+            self.next = end;
+        }
+        if header.flags() & (flag::FIN | flag::RST) == flag::FIN {
+            self.client = Some(end);
+        }
+        if header.has(flag::ACK) && self.server.is_some_and(|fin| header.ack().ge(fin)) {
+            self.acked = true;
+        }
+        self.left() != before
+    }
+
+    /// A segment of the server's, which has no payload. Whether that changes what is left.
+    pub fn on_server(&mut self, header: &Header<'_>) -> bool {
+        let before = self.left();
+        if header.has(flag::RST) {
+            self.dead = true;
+        } else if header.has(flag::FIN) && self.server.is_none() {
+            self.server = Some(header.seq().add(1));
+            self.passive = self.client.is_some_and(|fin| header.ack().ge(fin));
+        }
+        self.left() != before
+    }
+
+    /// How much is left.
+    #[must_use]
+    pub fn left(&self) -> Left {
+        match (self.client, self.server) {
+            _ if self.dead => Left::Over { time_wait: false },
+            (Some(_), Some(_)) if self.acked => Left::Over {
+                time_wait: !self.passive,
+            },
+            _ if self.reset => Left::Idle(RESET_MS),
+            (Some(_), Some(_)) => Left::Idle(ENDING_MS),
+            _ => Left::Idle(IDLE_MS),
+        }
+    }
+
+    /// The number behind what the client has sent, as far as it was seen.
+    #[must_use]
+    pub fn next(&self) -> Seq {
+        self.next
+    }
+
+    /// Whether the client may begin a new connection in the place of this one.
+    #[must_use]
+    pub fn is_reset(&self) -> bool {
+        self.reset
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tcp::Build;
+
+    fn with<R>(flags: u8, seq: u32, ack: u32, f: impl FnOnce(&Header<'_>) -> R) -> R {
+        let build = Build {
+            flags,
+            ..Build::ack(40000, 80, Seq(seq), Seq(ack), 500, None)
+        };
+        let (mut out, any) = ([0; 60], [0; 16]);
+        let len = build.write(&mut out, &any, &any, &[]).unwrap();
+        f(&Header::parse(&out[..len]).unwrap())
+    }
+
+    const ACK: u8 = flag::ACK;
+    const FIN: u8 = flag::FIN | flag::ACK;
+    const RST: u8 = flag::RST;
+
+    /// What is left after segments: of the client's if they have payload, or `None`; else the server's.
+    fn after(segments: &[(bool, u8, u32, u32)]) -> Left {
+        let mut closing = Closing::new(Seq(101));
+        for &(client, flags, seq, ack) in segments {
+            with(flags, seq, ack, |header| match client {
+                true => closing.on_client(header, 0),
+                false => closing.on_server(header),
+            });
+        }
+        closing.left()
+    }
+
+    #[test]
+    fn payload_goes_straight_and_ends_by_the_front_end() {
+        let route = |flags, seq, payload| with(flags, seq, 1, |h| Route::of(h, payload, Seq(501)));
+        assert_eq!(route(ACK, 501, 10), Route::Direct);
+        assert_eq!(route(ACK, 501, 0), Route::Relayed);
+        assert_eq!(route(ACK, 601, 0), Route::Direct);
+        assert_eq!(route(FIN, 601, 0), Route::Relayed);
+        assert_eq!(route(FIN, 601, 10), Route::Split);
+        assert_eq!(route(RST, 601, 0), Route::Relayed);
+        assert_eq!(route(RST | ACK, 601, 0), Route::Relayed);
+    }
+
+    #[test]
+    fn it_is_over_when_both_ends_have_heard() {
+        let (client, server) = (true, false);
+        assert_eq!(after(&[(client, ACK, 101, 501)]), Left::Idle(IDLE_MS));
+        // Who closes first keeps it in TIME_WAIT.
+        let first = [(client, FIN, 101, 501), (server, FIN, 501, 102)];
+        assert_eq!(after(&first), Left::Idle(ENDING_MS));
+        let both = [&first[..], &[(client, ACK, 102, 502)]].concat();
+        assert_eq!(after(&both), Left::Over { time_wait: false });
+        let first = [
+            (server, FIN, 501, 101),
+            (client, ACK, 101, 502),
+            (client, FIN, 101, 502),
+        ];
+        assert_eq!(after(&first[..2]), Left::Idle(IDLE_MS));
+        assert_eq!(after(&first), Left::Over { time_wait: true });
+        // Repeated ones change nothing.
+        let again = [
+            &first[..1],
+            &first[..1],
+            &[(server, FIN, 501, 102)],
+            &first[1..],
+        ]
+        .concat();
+        assert_eq!(after(&again), Left::Over { time_wait: true });
+        // Half closed it goes on.
+        assert_eq!(after(&[(client, FIN, 101, 501)]), Left::Idle(IDLE_MS));
+    }
+
+    #[test]
+    fn a_client_s_reset_may_not_be_believed() {
+        let (client, server) = (true, false);
+        let reset = [(client, RST, 300, 0)];
+        assert_eq!(after(&reset), Left::Idle(RESET_MS));
+        let on = [&reset[..], &[(client, ACK, 101, 501)]].concat();
+        assert_eq!(after(&on), Left::Idle(IDLE_MS));
+        let dead = [&on[..], &[(server, RST, 501, 0)]].concat();
+        assert_eq!(after(&dead), Left::Over { time_wait: false });
+    }
+}

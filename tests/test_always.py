@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Always mode: every connection is handed off in band, by its client's own
+segments, and what ends it comes back by way of the front end."""
+
+import dataclasses
+import itertools
+import struct
+import time
+from typing import Dict, Iterator
+
+import pytest
+from scapy.layers.inet import IP, TCP
+
+from checks import gone, hand_off, no_flows, request, served, unbroken
+from conftest import Lab
+from harness.cluster import SITE
+from harness.kernel import MODULES
+from harness.load import Load
+from harness.node import Node
+from harness.running import Cluster, wait_for
+from harness.sockets import SocketError
+from test_elsewhere import ask, rule, times_served
+from test_tunnel import send
+
+WAYS = {
+    # Forwarding, and the modules that are loaded.
+    'direct': ('direct', MODULES),
+    'tunnel': ('tunnel', MODULES),
+    'alone': ('direct', MODULES[:1]),
+}
+
+
+@pytest.fixture(scope='module', params=tuple(WAYS))
+def way(request: pytest.FixtureRequest) -> str:
+    """Tests of one way after the other, as each needs a site of its own."""
+    return request.param
+
+
+@pytest.fixture
+def always(lab: Lab, way: str) -> Iterator[Cluster]:
+    """A site whose services are all in always mode, with one of the modules or
+    with both."""
+    forward, modules = WAYS[way]
+    site = lab.site(dataclasses.replace(SITE, forward=forward, mode='always'))
+    if modules == MODULES:
+        lab.enable(site)
+        yield site
+        return
+    site.end()
+    lab.once = True
+    for kernel in site.kernels:
+        kernel.load(*modules)
+    for node in site.nodes:
+        node.configure()
+    yield site
+
+
+def counted(node: Node, before: Dict[str, int]) -> Dict[str, int]:
+    """What a node has counted since then."""
+    return {name: value - before[name] for name, value in node.stats().items()
+            if value != before[name]}
+
+
+def test_handed_off(always: Cluster) -> None:
+    """By one segment: the connection is the back end's TCP's, with the client's
+    numbers, and both nodes forget it when it is over."""
+    front, back = always['en'], always['fr']
+    before = front.stats(), back.stats()
+    with always.client.capture() as capture:
+        sock = hand_off(always)
+        [ahead] = front.flows()
+        [behind] = back.flows()
+        assert (ahead['state'], ahead['node']) == ('handed-off', 'fr')
+        assert (behind['state'], behind['node']) == ('handed-off', 'en')
+        assert behind['migration'] == 'adopted'
+        sock.send(request('/fr/128k'))
+        served(sock.response(), 'fr', '128k')
+        sock.close()
+        no_flows(always, timeout=30)
+    unbroken(capture.connection(sock.port))
+    gone(back, f'sport = :80 and dport = :{sock.port}')
+    ahead, behind = (counted(node, then) for node, then in zip((front, back), before))
+    assert ahead['cookies_answered'] == ahead['handoffs_accepted'] == 1, ahead
+    assert behind['handoffs_in'] == behind['handoffs_in_adopted'] == 1, behind
+    # The acknowledgement of the request, if there was one, and the server's FIN.
+    assert ahead['packets_relayed'] == behind['packets_relayed'] in (1, 2)
+    assert not ahead.get('packets_dropped_stale'), ahead
+
+
+def test_bodies(always: Cluster) -> None:
+    """Whole answers, on connections that are kept, by every way there is."""
+    names = ('empty', '1k', '2m', '128k', '1k')
+    for front, back in itertools.product(('en', 'fr'), ('fr', 'de')):
+        answers = always.client.curl.fetch(
+            [always.url(front, f'/{back}/{name}') for name in names])
+        for answer, name in zip(answers, names):
+            served(answer, back, name)
+        assert len({answer.port for answer in answers}) == 1, 'reconnected'
+    no_flows(always, timeout=30)
+
+
+def test_head_in_pieces(always: Cluster) -> None:
+    """What the front end has acknowledged comes to the back end whole."""
+    head = request('/fr/1k', x='y' * 4000)
+    with always.client.capture() as capture:
+        sock = always.client.connect(always['en'].vip)
+        for at in range(0, len(head), 1000):
+            sock.send(head[at:at + 1000])
+            time.sleep(0.1)
+        served(sock.response(), 'fr', '1k')
+        sock.close()
+        no_flows(always, timeout=30)
+    unbroken(capture.connection(sock.port))
+
+
+def test_under_load(always: Cluster) -> None:
+    """Many connections that end in all ways, and nothing is left of any."""
+    load = Load(always.client, always['en'].service, ['/fr/1k', '/de/128k'], threads=8,
+                count=200)
+    told = load.end(120)
+    assert sum(told.values()) == 200, told
+    assert all(' 200 ' in f' {what} ' for what in told), told
+    no_flows(always, timeout=30)
+
+
+# Losses and ends.
+
+
+# Every third packet between nodes is lost: what hands a connection over, or says
+# that it has come or is over.
+EVERY_THIRD = '''
+table ip lose {
+    chain in {
+        type filter hook prerouting priority -450
+        ip protocol 4 numgen inc mod 3 == 0 counter drop
+    }
+}
+'''
+
+
+def test_losses(always: Cluster) -> None:
+    """What is lost between the nodes is sent again, and nothing is served twice."""
+    for name in ('en', 'fr'):
+        always[name].nft(EVERY_THIRD)
+    with always.client.capture() as capture:
+        ports = []
+        for number in range(6):
+            sock = always.client.connect(always['en'].vip)
+            sock.send(request(f'/fr/1k?{number}'))
+            served(sock.response(), 'fr', '1k')
+            ports.append(sock.port)
+            sock.close()
+        no_flows(always, timeout=60)
+    for port in ports:
+        unbroken(capture.connection(port))
+    for number in range(6):
+        assert times_served(always, f'/fr/1k?{number}') == ['fr']
+
+
+def test_server_hears_late(always: Cluster) -> None:
+    """The front end repeats what it has acknowledged until it is told that the back
+    end has it, or the client is answered."""
+    back = always['fr']
+    back.nft('table ip lose { chain in { type filter hook prerouting priority -450; '
+             'ip protocol 4 drop; }; }')
+    before = always['en'].stats()['packets_forwarded']
+    sock = always.client.connect(always['en'].vip)
+    sock.send(request('/fr/1k'))
+    wait_for(lambda: always['en'].stats()['packets_forwarded'] >= before + 3,
+             'it is repeated')
+    [flow] = always.live_flows()['en']
+    assert (flow['state'], flow['node']) == ('requested', 'fr')
+    # What the client sends meanwhile waits.
+    sock.send(request('/fr/128k'))
+    back.run('nft flush ruleset')
+    served(sock.response(), 'fr', '1k')
+    served(sock.response(), 'fr', '128k')
+    sock.close()
+    no_flows(always, timeout=30)
+
+
+def test_the_next_node(always: Cluster) -> None:
+    """A node on which nobody listens says so, and the next one gets the request; if
+    there is none, the client hears of it."""
+    front = always['en']
+    before = front.stats()
+    always['fr'].nginx.stop()
+    try:
+        rule(front, '/fr/', 'fr', 'de')
+        served(ask(always), 'de', '1k')
+        after = counted(front, before)
+        assert (after['handoffs_started'], after['handoffs_rejected']) == (2, 1)
+        rule(front, '/fr/', 'fr', otherwise='unavailable')
+        sock = always.client.connect(front.vip)
+        sock.send(request('/fr/1k'))
+        if 'carisma_utcp' in always.kernels[0].loaded():
+            assert sock.response().status == 503
+        else:
+            with pytest.raises(SocketError, match='ConnectionResetError'):
+                sock.receive()
+    finally:
+        always['fr'].nginx.start()
+        rule(front, '/fr/', 'fr')
+    no_flows(always, timeout=30)
+
+
+def test_resets(always: Cluster) -> None:
+    """A reset of either end ends it at both nodes."""
+    back = always['fr']
+    sock = hand_off(always)
+    sock.reset()
+    gone(back, f'sport = :80 and dport = :{sock.port}')
+    no_flows(always, timeout=30)
+    sock = hand_off(always)
+    back.run(f'ss -K "sport = :80 and dport = :{sock.port}"')
+    with pytest.raises(SocketError, match='ConnectionResetError'):
+        sock.receive()
+    no_flows(always, timeout=30)
+
+
+def test_mode_changes(always: Cluster) -> None:
+    """Connections go on as they began."""
+    front = always['en']
+    sock = hand_off(always)
+    try:
+        for node in (front, always['fr']):
+            node.ctl('service', 'set', front.service, '--mode', 'rare')
+        sock.send(request('/fr/128k'))
+        served(sock.response(), 'fr', '128k')
+        sock.close()
+        no_flows(always, timeout=30)
+    finally:
+        for node in (front, always['fr']):
+            node.ctl('service', 'set', front.service, '--mode', 'always')
+
+
+def test_drain(always: Cluster) -> None:
+    """By force, at the front end or at the back end, both ends hear of it."""
+    for name in ('en', 'fr'):
+        sock = hand_off(always)
+        always[name].ctl('drain', '--force')
+        with pytest.raises(SocketError, match='ConnectionResetError'):
+            sock.receive()
+        gone(always['fr'], f'sport = :80 and dport = :{sock.port}')
+        no_flows(always, timeout=30)
+        always[name].ctl('resume')
+
+
+# Who may hand over.
+
+
+FORGED = '/fr/128k?forged'
+
+
+def handover(always: Cluster, port: int, seq: int, ack: int, path: str) -> IP:
+    """What a front end sends that hands over a connection with these numbers and
+    this request."""
+    client, front, back = always.client, always['en'], always['fr']
+    return (IP(src=front.address, dst=back.address, proto=4)
+            / IP(src=client.address, dst=front.vip)
+            / TCP(sport=port, dport=80, flags='A', seq=seq, ack=ack, window=512)
+            / request(path))
+
+
+def test_forged(always: Cluster) -> None:
+    """Nobody who has not the key can hand over a connection, nor can anybody who is
+    no node."""
+    client, front, back = always.client, always['en'], always['fr']
+    before, already = back.stats(), times_served(always, FORGED)
+    guesses = [handover(always, 4000 + i, 1000 * i, struct.unpack('<I', bytes(
+        (7 * i % 256, 11 * i % 256, 13 * i % 256, 17 * i % 256)))[0], FORGED)
+        for i in range(1, 200)]
+    send(client, back, *guesses)
+    wait_for(lambda: counted(back, before).get('packets_untunnelled') == len(guesses),
+             'they have come')
+    # The numbers of a real one, from an address that is no node's.
+    with client.capture() as capture:
+        sock = client.connect(front.vip)
+    first = capture.connection(sock.port).of_server()[0]
+    packet = handover(always, sock.port, first.ack, first.seq + 1, FORGED)
+    packet.src = client.address
+    send(client, back, packet)
+    after = counted(back, before)
+    assert 'handoffs_in' not in after and 'handoffs_in_adopted' not in after, after
+    assert times_served(always, FORGED) == already
+    assert 'fr' not in always.live_flows()
+    # And that is how it is done.
+    packet.src = front.address
+    send(client, back, packet)
+    wait_for(lambda: counted(back, before).get('handoffs_in') == 1, 'one is taken')
+    sock.reset()
+
+
+def test_copied(always: Cluster) -> None:
+    """What has handed a connection over does not do so again, and ends none."""
+    client, front, back = always.client, always['en'], always['fr']
+    with client.capture() as capture:
+        socks = [hand_off(always), hand_off(always)]
+    socks[0].close()
+    wait_for(lambda: len(always.live_flows()['fr']) == 1, 'one of both is over', 30)
+    before, already = back.stats(), times_served(always, '/fr/1k')
+    for sock in socks:
+        first = capture.connection(sock.port).of_server()[0]
+        send(client, back, handover(always, sock.port, first.ack, first.seq + 1, '/fr/1k'))
+    wait_for(lambda: counted(back, before).get('packets_untunnelled') == 2, 'they have come')
+    after = counted(back, before)
+    assert after['handoffs_in_used'] == 1 and 'handoffs_in' not in after, after
+    socks[1].send(request('/fr/1k'))
+    served(socks[1].response(), 'fr', '1k')
+    socks[1].close()
+    assert len(times_served(always, '/fr/1k')) == len(already) + 1
+    served(ask(always), 'fr', '1k')
+    assert front.stats()['handoffs_rejected'] == 0
+    no_flows(always, timeout=30)
+
+
+def test_expired(always: Cluster) -> None:
+    """A cookie is good for three minutes and a bit."""
+    back, guest = always['fr'], always.kernels[0].guest
+    before = back.stats()
+    sock = always.client.connect(always['en'].vip)
+    guest.run('date -s @$(($(date +%s) + 300))')
+    try:
+        sock.send(request('/fr/1k?late'))
+        served(sock.response(), 'en', '1k')
+    finally:
+        guest.run('date -s @$(($(date +%s) - 300))')
+    sock.close()
+    after = counted(back, before)
+    assert after['handoffs_in_unknown'] == 1 and 'handoffs_in' not in after, after
+    no_flows(always, timeout=30)
+    served(ask(always), 'fr', '1k')
