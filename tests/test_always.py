@@ -11,12 +11,13 @@ from typing import Dict, Iterator
 import pytest
 from scapy.layers.inet import IP, TCP
 
-from checks import gone, hand_off, no_flows, request, served, unbroken
+from checks import gone, hand_off, mac_of, no_flows, request, served, unbroken
 from conftest import Lab
 from harness.cluster import SITE
 from harness.kernel import MODULES
 from harness.load import Load
 from harness.node import Node
+from harness.paths import INSIDE
 from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
 from test_elsewhere import ask, rule, times_served
@@ -244,6 +245,32 @@ def test_drain(always: Cluster) -> None:
         gone(always['fr'], f'sport = :80 and dport = :{sock.port}')
         no_flows(always, timeout=30)
         always[name].ctl('resume')
+
+
+def test_syn_flood(always: Cluster) -> None:
+    """Nothing is kept of connections that only begin, and those that are meant are
+    handed off while they do."""
+    front, client = always['en'], always.client
+    before = front.stats()
+    # What answers strangers is lost there.
+    front.run(f'ip route add 198.18.0.0/15 via {client.address}')
+    flood = client.popen(
+        ['python3', '-S', f'{INSIDE}/flood.py', 'eth0', mac_of(client), mac_of(front),
+         front.vip, '80'], stdin=True)
+    assert flood.readline(60) == b'begun\n'
+    wait_for(lambda: counted(front, before).get('cookies_sent', 0) > 1000, 'it is answered')
+    for _ in range(20):
+        served(ask(always), 'fr', '1k')
+    flows = front.flows()
+    flood.write(b'', close=True)
+    sent = int(flood.readline(30))
+    front.run(f'ip route del 198.18.0.0/15 via {client.address}')
+    after = counted(front, before)
+    assert after['cookies_sent'] > 1000 and sent > 1000
+    assert after['handoffs_accepted'] == 20
+    strangers = [flow for flow in flows if not flow['client'].startswith(client.address)]
+    assert not strangers and 'handshakes' not in after, strangers
+    no_flows(always, timeout=30)
 
 
 # Who may hand over.
