@@ -221,8 +221,8 @@ def test_far_client(fresh: Cluster, way: str) -> None:
     with fresh.client.capture() as capture:
         sock = fresh.client.connect(fresh['en'].vip)
         time.sleep(3)
-        sock.send(request(f'/{name}/2m'))
-        served(sock.response(), name, '2m')
+        sock.send(request(f'/{name}/128k'))
+        served(sock.response(), name, '128k')
         if way == 'adopted':
             assert migration(fresh['fr'], sock) == 'adopted'
         [state] = [line for line in fresh[name].run(
