@@ -37,7 +37,7 @@ enum carisma_msg_kind {
 	 *
 	 * CONN_IND: TCP made a child for the tuple. Softirq, with the child's lock held. Answers 0
 	 * to let it pass; else it is to be withheld from accept(), and the answer less 1 is the
-	 * round trip to the client in milliseconds, or 0 if TCP knows that itself.
+	 * round trip to the client in milliseconds, or 0 if it is not known.
 	 * DISCON_IND: a socket on a service's port went to CLOSE; value is 1 if a TIME_WAIT takes
 	 * its place. Any context, with the socket's lock held.
 	 * RECORD_IND: a whole record of the peer "node" (len bytes at data). Process context.

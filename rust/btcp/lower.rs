@@ -183,12 +183,14 @@ impl link::Put for Lower {
 
 impl State {
     /// TCP has made a socket. If UTCP is to withhold it, the answer is how long a round trip to the
-    /// client takes, in milliseconds; 0 if TCP knows better. Softirq, with the socket's lock held.
+    /// client takes, in milliseconds; 0 if it is not known. Softirq, with the socket's lock held.
     fn on_child(&self, tuple: &Tuple) -> Option<u16> {
         let flow = self.flows.lookup(tuple)?;
         let mut inner = flow.inner.lock();
         match &mut inner.stage {
-            Stage::Deciding(deciding) => self.front_child(&flow, deciding).then_some(0),
+            Stage::Deciding(deciding) => self
+                .front_child(&flow, deciding)
+                .then(|| deciding.front.rtt()),
             Stage::Replay(replay) => replay.on_child(),
             Stage::Entering(entering) => Some(entering.rtt()),
             _ => None,

@@ -293,8 +293,9 @@ impl Held {
         unsafe { Sock::from_raw(bindings::reqsk_listener(self.0.as_ptr())) }
     }
 
-    /// Has TCP believe that a round trip to the client takes so many milliseconds, if that is not 0: what
-    /// it would measure by a replayed handshake is none, and an adopted one has none.
+    /// Has TCP believe that a round trip to the client takes so many milliseconds, if that is not 0. By
+    /// itself it knows at best what the timestamps of the handshake tell, which a replayed or adopted one
+    /// does not tell.
     ///
     /// Only within the [`Gate::child`] that made it.
     pub fn set_rtt(&self, rtt: u32) {

@@ -76,19 +76,15 @@ struct sock *carisma_helper_reqsk_child(const struct request_sock *req)
 }
 
 /*
- * Let TCP know the round trip to the client. It is about to measure it for a child of a handshake that it
- * saw (tcp_check_req()), by when it sent the SYN-ACK; for others it does not, and so gets what would be
- * the outcome of that (tcp_rtt_estimator()). The child is locked.
+ * Let TCP know the round trip to the client, as tcp_rtt_estimator() and tcp_set_rto() would for a first
+ * sample. It does not measure it by the handshake of a child that is withheld (tcp_check_req()), but by
+ * the handshake's timestamps, if there are any, and if it knows nothing yet. The child is locked.
  */
-void carisma_helper_reqsk_set_rtt(struct request_sock *req, u32 rtt_us)
+void carisma_helper_reqsk_set_rtt(const struct request_sock *req, u32 rtt_us)
 {
 	struct sock *sk = req->sk;
 	struct tcp_sock *tp = tcp_sk(sk);
 
-	if (!req->syncookie) {
-		tcp_rsk(req)->snt_synack = tcp_clock_us() - rtt_us;
-		return;
-	}
 	tp->srtt_us = rtt_us << 3;
 	tp->mdev_us = rtt_us << 1;
 	tp->rttvar_us = max(tp->mdev_us, tcp_rto_min_us(sk));
