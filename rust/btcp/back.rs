@@ -354,7 +354,7 @@ impl State {
         let Stage::Live(live) = &mut inner.stage else {
             return;
         };
-        if live.in_band() {
+        if live.origin.in_band {
             return self.back_look(flow, inner);
         }
         if let Some(since) = live.orphan {

@@ -237,7 +237,7 @@ impl State {
         let limit = self.knobs.withheld_max();
         let place = self.bounds.ticket(Pool::Withheld, limit);
         let place = place.ok_or(Counter::WithheldRefusedLimit)?;
-        let in_band = self.is_service(key, |service| service.mode == Mode::Always);
+        let in_band = self.is_always(key);
         let deciding = Deciding::of_cookie(front, place, in_band);
         match self.front_insert(key, deciding, self.knobs.head_timeout_ms()) {
             Ok(flow) => {

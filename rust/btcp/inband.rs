@@ -9,7 +9,7 @@
 //! RST, and acknowledgements of the request: these go by way of the front end, which so hears of them.
 
 use crate::{
-    back::{Live, Origin},
+    back::Origin,
     bounds::Ticket,
     cookie::back_of,
     counters::Counter,
@@ -235,12 +235,5 @@ impl State {
         drop(inner);
         // It may be in TIME_WAIT.
         self.back_closed(flow, true);
-    }
-}
-
-impl Live {
-    /// Whether it was handed over in band.
-    pub(crate) fn in_band(&self) -> bool {
-        self.origin.in_band
     }
 }
