@@ -22,10 +22,20 @@ struct carisma_node {
 	struct carisma_tuple	key;
 };
 
-/* The addresses, ports and flags of a TCP segment, for the first compare of the hooks. */
+/* What the first look at a packet says of it. */
+enum carisma_seen {
+	CARISMA_SEEN_OTHER,
+	CARISMA_SEEN_TCP,
+	CARISMA_SEEN_EXTENSIONS,	/* headers of IPv6 extensions stand before whatever it is */
+};
+
+/*
+ * The addresses (IPv4 as v4-mapped), ports and flags of a TCP segment, for the first compare of the
+ * hooks.
+ */
 struct carisma_peek {
-	__be32	saddr;
-	__be32	daddr;
+	__u8	saddr[16];
+	__u8	daddr[16];
 	__be16	sport;
 	__be16	dport;
 	__u8	flags;

@@ -7,8 +7,10 @@
 #include <linux/capability.h>
 #include <linux/etherdevice.h>
 #include <linux/icmp.h>
+#include <linux/icmpv6.h>
 #include <linux/inetdevice.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/kobject.h>
 #include <linux/kthread.h>
 #include <linux/net.h>
@@ -34,12 +36,16 @@
 #include <net/dst_cache.h>
 #include <net/genetlink.h>
 #include <net/inet_common.h>
+#include <net/inet6_hashtables.h>
 #include <net/inet_hashtables.h>
 #include <net/inet_timewait_sock.h>
 #include <net/ip.h>
+#include <net/ip6_route.h>
+#include <net/ipv6.h>
 #include <net/mptcp.h>
 #include <net/net_namespace.h>
 #include <net/netfilter/ipv4/nf_defrag_ipv4.h>
+#include <net/netfilter/ipv6/nf_defrag_ipv6.h>
 #include <net/netns/generic.h>
 #include <net/request_sock.h>
 #include <net/route.h>

@@ -7,14 +7,16 @@
 
 #include "bindings_helper.h"
 
+#include "helpers/addr.c" /* before what has to do with addresses */
 #include "helpers/crypto.c"
 #include "helpers/genl.c"
 #include "helpers/ksock.c"
 #include "helpers/listener.c"
 #include "helpers/netns.c"
 #include "helpers/percpu.c"
-#include "helpers/xmit.c"
-#include "helpers/skb.c" /* behind xmit.c */
+#include "helpers/route.c"
+#include "helpers/xmit.c" /* behind route.c */
+#include "helpers/skb.c" /* behind route.c */
 #include "helpers/adopt.c" /* behind skb.c */
 #include "helpers/sock.c"
 #include "helpers/table.c"

@@ -21,7 +21,7 @@ use carisma_core::{
     inband::{Closing, Left, REFUSED},
     seq::Seq,
     tcp::{self, flag, Build},
-    tuple::{v4_of, Tuple},
+    tuple::Tuple,
     wire::Reason,
 };
 use carisma_net::{
@@ -277,7 +277,7 @@ impl State {
     pub(crate) fn tunnel_to(&self, node: u32) -> Option<Via> {
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
-        let own = v4_of(&config.local_node()?.at.addr)?;
-        Some(Via::Tunnel(own, v4_of(&config.node(node)?.at.addr)?))
+        let own = config.local_node()?.at.addr;
+        Some(Via::Tunnel(own, config.node(node)?.at.addr))
     }
 }

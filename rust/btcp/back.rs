@@ -38,7 +38,7 @@ const DELIVERIES: u8 = 50;
 pub(crate) struct Origin {
     pub(crate) id: u64,
     pub(crate) node: u32,
-    pub(crate) vip: [u8; 4],
+    pub(crate) vip: Addr,
     pub(crate) vip_port: u16,
     /// How the connection entered TCP here, or is about to: a `CARISMA_MIGRATION_…`.
     pub(crate) migration: u32,
@@ -195,7 +195,7 @@ impl State {
         let partial = skb.checksum_is_partial();
         let translated = skb.headers_mut(layout).is_some_and(|(ip, tcp)| {
             (adopted || translation.outbound(tcp, partial).is_ok())
-                && translate::rewrite_addr(ip, tcp, End::Source, origin.vip, partial).is_ok()
+                && translate::rewrite_addr(ip, tcp, End::Source, &origin.vip, partial).is_ok()
                 && translate::rewrite_port(tcp, End::Source, origin.vip_port, partial).is_ok()
         });
         if !translated {
@@ -391,13 +391,13 @@ impl Origin {
     /// The connection as the front end's TCP knows it.
     pub(crate) fn theirs(&self, flow: &FlowRef) -> Tuple {
         flow.key()
-            .with_local(carisma_core::tuple::v4_mapped(self.vip), self.vip_port)
+            .with_local(self.vip, self.vip_port)
     }
 
     /// What the client connected to.
     pub(crate) fn vip(&self) -> Endpoint {
         Endpoint {
-            addr: carisma_core::tuple::v4_mapped(self.vip),
+            addr: self.vip,
             port: self.vip_port,
         }
     }

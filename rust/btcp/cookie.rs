@@ -109,7 +109,7 @@ impl State {
         if mode == Mode::Rare {
             return false;
         }
-        let Some(mss) = self.front_mss(syn) else {
+        let Some(mss) = self.front_mss(key, syn) else {
             return false;
         };
         let said = Said::of(front.client());
@@ -180,7 +180,7 @@ impl State {
         };
         let now = connection::now_ms();
         let front = self
-            .front_mss(&skb)
+            .front_mss(key, &skb)
             .and_then(|mss| Front::of_cookie(&header, &said, mss, clock, now));
         let Some(front) = front else {
             self.counters.count(Counter::PacketsDroppedMalformed);
@@ -227,9 +227,10 @@ impl State {
     }
 
     /// What a client is told of how long its segments may be; `None` if no route leads to it.
-    pub(crate) fn front_mss(&self, skb: &Skb) -> Option<u16> {
+    pub(crate) fn front_mss(&self, key: &Tuple, skb: &Skb) -> Option<u16> {
         let mss = advertised_mss(&self.net, skb)?;
-        Some(self.tunnel_mss().map_or(mss, |room| room.min(mss)))
+        let room = self.tunnel_mss(&key.local);
+        Some(room.map_or(mss, |room| room.min(mss)))
     }
 
     /// The flow of a connection whose client has answered a cookie.

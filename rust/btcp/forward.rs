@@ -16,7 +16,7 @@ use carisma_core::{
     seq::Seq,
     tcp::{self, flag, Build},
     translate::{self, End},
-    tuple::Tuple,
+    tuple::{Addr, Tuple},
     wire::Body,
 };
 use carisma_net::{
@@ -36,7 +36,7 @@ pub(crate) struct Forward {
     pub(crate) id: u64,
     pub(crate) node: u32,
     /// What its segments' destination is when the back end's TCP gets them.
-    pub(crate) to: ([u8; 4], u16),
+    pub(crate) to: (Addr, u16),
     /// How they get there, if they are sent as they are; they are rewritten otherwise.
     pub(crate) via: Option<Via>,
     /// Since when, in milliseconds, there has been no such way to it.
@@ -102,7 +102,7 @@ impl State {
             return;
         };
         let rewritten = forward.via.is_some()
-            || translate::rewrite_addr(ip, tcp, End::Destination, addr, partial)
+            || translate::rewrite_addr(ip, tcp, End::Destination, &addr, partial)
                 .and_then(|()| translate::rewrite_port(tcp, End::Destination, port, partial))
                 .is_ok();
         if !rewritten {

@@ -19,7 +19,7 @@ use carisma_core::{
     http::Scan,
     seq::Seq,
     tcp::{self, flag},
-    tuple::Tuple,
+    tuple::{Addr, Tuple},
 };
 use carisma_net::{
     connection,
@@ -49,7 +49,7 @@ pub(crate) struct Deciding {
     pub(crate) id: u64,
     pub(crate) node: u32,
     /// Where that node takes forwarded segments, and by whom: see [`Forward`](crate::forward::Forward).
-    pub(crate) to: ([u8; 4], u16),
+    pub(crate) to: (Addr, u16),
     pub(crate) via: Option<Via>,
     /// When that node was given the request.
     pub(crate) commit: Commit,
@@ -298,7 +298,7 @@ impl Deciding {
             asked: None,
             id: 0,
             node: 0,
-            to: ([0; 4], 0),
+            to: (Addr::default(), 0),
             via: None,
             commit: Commit::default(),
             cookie: false,
@@ -340,8 +340,8 @@ fn front_next_early(flow: &FlowRef) -> Option<Skb> {
 }
 
 /// The connection as the back end's TCP knows it.
-pub(crate) fn theirs(key: &Tuple, addr: [u8; 4], port: u16) -> Tuple {
-    key.with_local(carisma_core::tuple::v4_mapped(addr), port)
+pub(crate) fn theirs(key: &Tuple, addr: Addr, port: u16) -> Tuple {
+    key.with_local(addr, port)
 }
 
 /// Whether a segment with these flags opens a connection.

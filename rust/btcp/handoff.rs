@@ -26,7 +26,6 @@ use carisma_core::{
     front::Phase,
     seq::Seq,
     tcp::Build,
-    tuple::v4_of,
     wire::{Body, Data, Handoff, Reason, Req},
 };
 use carisma_net::{
@@ -151,20 +150,21 @@ impl State {
     pub(crate) fn front_route(&self, flow: &FlowRef, deciding: &mut Deciding, node: u32) -> bool {
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
-        let own = config.local_node().and_then(|node| v4_of(&node.at.addr));
-        let (Some(node), Some(own)) = (config.node(node), own) else {
+        let (Some(node), Some(local)) = (config.node(node), config.local_node()) else {
             return false;
         };
-        let via = node.via(&self.net, own);
+        let (vip, port) = (flow.key().local, flow.key().local_port.get());
+        let via = node.via(&self.net, local.at.addr, &vip);
         let to = match via {
-            Some(_) => flow.key().local,
+            Some(_) => vip,
             None => node.at.addr,
         };
-        let Some(to) = v4_of(&to) else {
-            return false;
-        };
-        (deciding.to, deciding.via) = ((to, flow.key().local_port.get()), via);
-        via.is_none_or(|via| via.is_open(&self.net, node.way(via)))
+        (deciding.to, deciding.via) = ((to, port), via);
+        match via {
+            // What is rewritten stays of its family.
+            None => theirs(flow.key(), to, port).is_valid(),
+            Some(via) => via.takes(&vip) && via.is_open(&self.net, node.way(via)),
+        }
     }
 
     /// Whether a node that lacks the address of the service is to be asked once more, as the segments

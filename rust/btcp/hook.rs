@@ -9,7 +9,7 @@ use crate::{
 };
 use carisma_core::{
     tcp::{self, flag},
-    tuple::{v4_mapped, Tuple},
+    tuple::{Addr, Tuple},
 };
 use carisma_net::{
     netfilter::{Hooks, PacketContext},
@@ -19,11 +19,11 @@ use kernel::sync::rcu;
 
 impl State {
     /// Whether connections to this address and port may be ours.
-    pub(crate) fn is_endpoint(&self, addr: [u8; 4], port: u16) -> bool {
+    pub(crate) fn is_endpoint(&self, addr: &Addr, port: u16) -> bool {
         let rcu = rcu::read_lock();
         self.config
             .snapshot(&rcu)
-            .is_endpoint(&v4_mapped(addr), port)
+            .is_endpoint(addr, port)
     }
 }
 
@@ -33,10 +33,10 @@ impl Hooks for State {
         let Some(ends) = skb.ends() else {
             return self.icmp_input(skb);
         };
-        if !self.is_endpoint(ends.destination, ends.destination_port) {
+        if !self.is_endpoint(&ends.destination, ends.destination_port) {
             return Some(skb);
         }
-        let key = Tuple::v4(
+        let key = Tuple::new(
             ends.source,
             ends.source_port,
             ends.destination,
@@ -92,10 +92,10 @@ impl Hooks for State {
         let Some(ends) = skb.ends() else {
             return self.icmp_output(skb);
         };
-        if !self.is_endpoint(ends.source, ends.source_port) {
+        if !self.is_endpoint(&ends.source, ends.source_port) {
             return Some(skb);
         }
-        let key = Tuple::v4(
+        let key = Tuple::new(
             ends.destination,
             ends.destination_port,
             ends.source,
@@ -117,7 +117,7 @@ impl Hooks for State {
                 if self.front_output(&mut inner, &header) {
                     drop(inner);
                     match opens {
-                        true => self.tunnel_clamp(skb, &layout),
+                        true => self.tunnel_clamp(flow.key(), skb, &layout),
                         false => Some(skb),
                     }
                 } else {

@@ -19,8 +19,9 @@ use crate::{
 };
 use carisma_core::{
     icmp::{End, Error, TooBig},
+    ip,
     translate,
-    tuple::{v4_mapped, v4_of, Tuple},
+    tuple::Tuple,
 };
 use carisma_net::{
     netfilter::{self, PacketContext},
@@ -91,11 +92,11 @@ impl State {
     /// The connection that an error is about, by the address that it quotes.
     fn icmp_flow(&self, error: &Error) -> Option<FlowRef> {
         let ((addr, port), (client, client_port)) = (error.source(), error.destination());
-        if !self.is_endpoint(addr, port) {
+        if !self.is_endpoint(&addr, port) {
             return None;
         }
         self.flows
-            .lookup(&Tuple::v4(client, client_port, addr, port))
+            .lookup(&Tuple::new(client, client_port, addr, port))
     }
 
     /// The connection that an error is about, if that quotes the address of a front end, and this
@@ -105,12 +106,12 @@ impl State {
         let own = {
             let rcu = rcu::read_lock();
             let snapshot = self.config.snapshot(&rcu);
-            let own = v4_of(&snapshot.local_node()?.at.addr)?;
-            snapshot.is_endpoint(&v4_mapped(own), port).then_some(own)?
+            let own = snapshot.local_node()?.at.addr;
+            snapshot.is_endpoint(&own, port).then_some(own)?
         };
         let flow = self
             .flows
-            .lookup(&Tuple::v4(client, client_port, own, port))?;
+            .lookup(&Tuple::new(client, client_port, own, port))?;
         let is_it = match &flow.inner.lock().stage {
             Stage::Live(live) | Stage::Over(Over::Live(live)) => {
                 (live.origin.vip, live.origin.vip_port) == (addr, port)
@@ -145,7 +146,7 @@ impl State {
         flow: &FlowRef,
         seq_delta: u32,
     ) -> Option<Skb> {
-        let own = own_end(flow)?;
+        let own = own_end(flow);
         if !self.icmp_rewrite(&mut skb, error, own, seq_delta) {
             return None;
         }
@@ -187,26 +188,27 @@ impl State {
 
 /// The error about a segment that was already made one to the back end.
 fn too_big(key: &Tuple, skb: &Skb, layout: &Layout, mtu: u16) -> Option<Skb> {
-    let (src, dst) = (v4_of(&key.local)?, v4_of(&key.client)?);
-    let len = skb.size().min(TooBig::QUOTE_MAX);
-    let mut error = Skb::new(TooBig::QUOTE_AT.checked_add(len)?).ok()?;
+    let (src, dst) = (key.local, key.client);
+    let len = skb.size().min(TooBig::quote_max(&src));
+    let at = TooBig::quote_at(&src);
+    let mut error = Skb::new(at.checked_add(len)?).ok()?;
     let bytes = error.bytes_mut();
-    let quote = bytes.get_mut(TooBig::QUOTE_AT..)?;
+    let quote = bytes.get_mut(at..)?;
     if !skb.copy(0, quote) {
         return None;
     }
-    let (ip, tcp) = quote.split_at_mut_checked(layout.ip)?;
+    let (header, tcp) = quote.split_at_mut_checked(layout.ip)?;
     let partial = skb.checksum_is_partial();
     let end = translate::End::Destination;
-    translate::rewrite_addr(ip, tcp, end, src, partial).ok()?;
+    translate::rewrite_addr(header, tcp, end, &src, partial).ok()?;
     translate::rewrite_port(tcp, end, key.local_port.get(), partial).ok()?;
     TooBig { src, dst, mtu }.write(bytes)?;
-    error.set_transport(carisma_core::ipv4::HEADER_LEN);
+    error.set_transport(ip::header_len(&src));
     Some(error)
 }
 
 /// This node's end of a connection, as its TCP knows it.
-fn own_end(flow: &FlowRef) -> Option<End> {
+fn own_end(flow: &FlowRef) -> End {
     let key = flow.key();
-    Some((v4_of(&key.local)?, key.local_port.get()))
+    (key.local, key.local_port.get())
 }

@@ -27,7 +27,7 @@ use carisma_core::{
     seq::Seq,
     tcp::{self, flag, Build},
     translate,
-    tuple::{v4_of, Tuple},
+    tuple::Tuple,
     wire::Reason,
 };
 use carisma_net::{
@@ -80,7 +80,7 @@ impl State {
         };
         let print = self.back_print(key, header.seq(), header.ack());
         let front = self
-            .front_mss(skb)
+            .front_mss(key, skb)
             .and_then(|mss| Front::of_cookie(&header, &said, mss, clock, connection::now_ms()));
         let Some(front) = front.filter(|_| skb.checksum_is_right(&layout)) else {
             self.counters.count(Counter::PacketsDroppedMalformed);
@@ -138,13 +138,14 @@ impl State {
 
     /// The flow of a connection that was handed over in band, if there is nothing against it.
     fn back_open(&self, node: u32, key: &Tuple, front: &Front) -> Result<FlowRef, Reason> {
-        let vip = v4_of(&key.local).filter(|_| self.is_always(key));
-        let vip = vip.ok_or(Reason::NoService)?;
+        if !self.is_always(key) {
+            return Err(Reason::NoService);
+        }
         let back = back_of(key, front).ok_or(Reason::Mismatch)?;
         let origin = Origin {
             id: 0,
             node,
-            vip,
+            vip: key.local,
             vip_port: key.local_port.get(),
             migration: carisma_migration_CARISMA_MIGRATION_REPLAY,
             in_band: true,

@@ -41,7 +41,8 @@ use super::{
 use carisma_core::{
     auth::SECRET_LEN,
     http,
-    rule, //
+    rule,
+    tuple, //
 };
 use carisma_net::{
     genl::{
@@ -109,7 +110,8 @@ pub(crate) fn register() -> Result<Registration> {
 /// What a request is answered with.
 type Answer<'a> = Result<(), Refusal<'a>>;
 
-const ADDR: &CStr = c"addr: must be a unicast IPv4 address, 4 bytes";
+const ADDR: &CStr =
+    c"addr: must be a unicast address, 4 bytes for IPv4 or 16 for IPv6, and not link-local";
 const PORT: &CStr = c"port: must be 1 to 65535";
 const MODE_KEY: &CStr = c"mode: always needs a key of the cluster's, set one first";
 const MODE: &CStr = c"mode: must be 0 (rare), 1 (frequent), 2 (always) or 3 (auto)";
@@ -157,7 +159,7 @@ fn refused<'a>(request: &Request<'a>, suspects: &[u32]) -> impl Fn(Refused) -> R
     }
 }
 
-/// An address of a request: 4 bytes, or 16 that stand for 4.
+/// An address of a request: 4 bytes, or 16, which may stand for 4.
 fn addr<'a>(request: &Request<'a>, number: u32) -> Result<[u8; 16], Refusal<'a>> {
     const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
@@ -168,7 +170,10 @@ fn addr<'a>(request: &Request<'a>, number: u32) -> Result<[u8; 16], Refusal<'a>>
         // This network, multicast, reserved and broadcast.
         [0 | 224.., _, _, _] => Err(invalid(attr, ADDR)),
         [a, b, c, d] => Ok([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]),
-        _ => Err(invalid(attr, ADDR)),
+        _ => match bytes.try_into() {
+            Ok(addr) if tuple::is_global(&addr) => Ok(addr),
+            _ => Err(invalid(attr, ADDR)),
+        },
     }
 }
 

@@ -5,7 +5,7 @@
 use crate::snapshot::Endpoint;
 use carisma_core::{
     auth::Trouble,
-    tuple::v4_of, //
+    tuple::Addr, //
 };
 use carisma_net::{
     connection,
@@ -90,9 +90,9 @@ impl Node {
         local: bool,
         forwarding: Forwarding,
     ) -> Result<Self> {
-        let way = |wanted: bool, tunnel| match v4_of(&at.addr).filter(|_| wanted && !local) {
-            Some(addr) => Way::new(addr, tunnel).map(Some),
-            None => Ok(None),
+        let way = |wanted: bool, tunnel| match wanted && !local {
+            true => Way::new(at.addr, tunnel).map(Some),
+            false => Ok(None),
         };
         let may_be_neighbour = matches!(forwarding, Forwarding::Direct | Forwarding::Auto);
         Ok(Self {
@@ -110,26 +110,26 @@ impl Node {
         })
     }
 
-    /// How segments that do not name it get to it, from this node's address `own`; `None` if they are
-    /// to name it. Any context.
-    pub(crate) fn via(&self, net: &Net, own: [u8; 4]) -> Option<Via> {
-        let addr = v4_of(&self.at.addr)?;
+    /// How segments to the address `vip` get to it, from this node's address `own`; `None` if they are to
+    /// name it. Any context.
+    pub(crate) fn via(&self, net: &Net, own: Addr, vip: &Addr) -> Option<Via> {
+        let addr = self.at.addr;
         match self.forwarding {
             Forwarding::Nat => None,
             Forwarding::Direct => Some(Via::Neighbour(addr)),
             Forwarding::Tunnel => Some(Via::Tunnel(own, addr)),
             Forwarding::Auto if self.is_lacking() => None,
-            Forwarding::Auto => self.via_unchanged(net, own),
+            Forwarding::Auto => self.via_unchanged(net, own, vip),
         }
     }
 
-    /// How segments get to it that cannot name it, whatever is configured; `None` if no route leads there.
-    /// Any context.
-    pub(crate) fn via_unchanged(&self, net: &Net, own: [u8; 4]) -> Option<Via> {
-        let addr = v4_of(&self.at.addr)?;
+    /// How segments to the address `vip` get to it that cannot name it, whatever is configured; `None` if
+    /// no route leads there. Any context.
+    pub(crate) fn via_unchanged(&self, net: &Net, own: Addr, vip: &Addr) -> Option<Via> {
+        let addr = self.at.addr;
         [Via::Neighbour(addr), Via::Tunnel(own, addr)]
             .into_iter()
-            .find(|via| via.is_open(net, self.way(*via)))
+            .find(|via| via.takes(vip) && via.is_open(net, self.way(*via)))
     }
 
     /// What is known of the way to it.

@@ -20,7 +20,7 @@ use crate::{
 use carisma_core::{
     back::{Back, Phase},
     tcp::{self, flag},
-    tuple::{v4_of, Tuple},
+    tuple::Tuple,
     wire::{Body, Data, Handoff, Reason, Req},
 };
 use carisma_net::{
@@ -91,11 +91,10 @@ impl State {
         req: &Req<'_>,
     ) -> Result<FlowRef, Reason> {
         let key = &handoff.tuple;
-        let vip = v4_of(&req.vip).ok_or(Reason::NoService)?;
         let origin = Origin {
             id: handoff.id,
             node,
-            vip,
+            vip: req.vip,
             vip_port: req.vip_port,
             migration: carisma_migration_CARISMA_MIGRATION_REPLAY,
             in_band: false,
@@ -125,7 +124,7 @@ impl State {
             }
         }
         // What is injected, and forwarded, would be routed on.
-        if !v4_of(&key.local).is_some_and(|addr| route::is_local(&self.net, addr)) {
+        if !route::is_local(&self.net, &key.local) {
             return Err(Reason::NoAddress);
         }
         if connection::is_live(&self.net, key) {

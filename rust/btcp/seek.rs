@@ -26,7 +26,7 @@ use crate::{
 use carisma_core::{
     seq::Seq,
     tcp::{self, flag, Build},
-    tuple::{v4_of, Addr, Tuple},
+    tuple::{Addr, Tuple},
     wire::{Body, Handoff, Reason},
 };
 use carisma_net::{
@@ -57,7 +57,7 @@ pub(crate) struct Seeking {
 }
 
 /// What the destination of segments is, and how they get there.
-type Way = (([u8; 4], u16), Option<Via>);
+type Way = ((Addr, u16), Option<Via>);
 
 /// How many events there were in this second.
 pub(crate) struct Rate {
@@ -215,16 +215,16 @@ impl State {
 
     /// How segments get to a node whose TCP has a connection at this address.
     fn front_way_to(&self, key: &Tuple, node: u32, addr: &Addr, port: u16) -> Option<Way> {
-        let to = (v4_of(addr)?, port);
+        let to = (*addr, port);
         if (*addr, port) != (key.local, key.local_port.get()) {
             return Some((to, None));
         }
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
-        let own = v4_of(&config.local_node()?.at.addr)?;
+        let own = config.local_node()?.at.addr;
         let node = config.node(node)?;
-        let via = node.via(&self.net, own);
-        let via = via.or_else(|| node.via_unchanged(&self.net, own))?;
+        let via = node.via(&self.net, own, addr).filter(|via| via.takes(addr));
+        let via = via.or_else(|| node.via_unchanged(&self.net, own, addr))?;
         Some((to, Some(via)))
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tunnels (RFC 2003) from front ends to back ends that are no neighbours: this node as either end.
+//! Tunnels (RFC 2003, RFC 2473) from front ends to back ends that are no neighbours: this node as either end.
 //!
 //! A node takes out of a packet of IP in IP what another node of the cluster may have put into it: a
 //! segment to a service, or an ICMP error about one. That comes in once more, by the same device, as
@@ -12,8 +12,10 @@
 
 use crate::{counters::Counter, node::Node, state::State};
 use carisma_core::{
+    ip,
+    tcp::HEADER_LEN,
     translate,
-    tuple::{v4_mapped, v4_of, Tuple},
+    tuple::{Addr, Tuple},
 };
 use carisma_net::{
     netfilter::PacketContext,
@@ -22,9 +24,6 @@ use carisma_net::{
     tunnel::{self, Outer},
 };
 use kernel::sync::rcu;
-
-/// The shortest headers of a segment, which its MSS does not count (RFC 9293, section 3.7.1).
-const HEADERS: u16 = 40;
 
 /// What came through a tunnel.
 enum Within {
@@ -69,17 +68,17 @@ impl State {
         };
         let Some(ends) = outer.ends(skb) else {
             let (addr, port) = outer.icmp_error(skb)?.source();
-            let ours = self.is_endpoint(addr, port);
+            let ours = self.is_endpoint(&addr, port);
             return peer(false).filter(|_| ours).map(|_| Within::Other);
         };
         let (from, from_port) = (ends.source, ends.source_port);
         let (to, to_port) = (ends.destination, ends.destination_port);
-        if self.is_endpoint(to, to_port) {
-            let key = Tuple::v4(from, from_port, to, to_port);
+        if self.is_endpoint(&to, to_port) {
+            let key = Tuple::new(from, from_port, to, to_port);
             return Some(Within::Clients(peer(self.is_always(&key))?, key));
         }
-        if self.is_endpoint(from, from_port) {
-            let key = Tuple::v4(to, to_port, from, from_port);
+        if self.is_endpoint(&from, from_port) {
+            let key = Tuple::new(to, to_port, from, from_port);
             let flow = self.flows.lookup(&key);
             let in_band = match flow {
                 Some(flow) => flow.inner.lock().stage.in_band(),
@@ -117,39 +116,46 @@ impl State {
     /// The node whose address is `other`, if `own` is this one's, and `may` allows a tunnel between them.
     fn tunnel_peer(
         &self,
-        own: [u8; 4],
-        other: [u8; 4],
+        own: Addr,
+        other: Addr,
         may: impl Fn(&Node, &Node) -> bool,
     ) -> Option<u32> {
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
-        let (own, other) = (v4_mapped(own), v4_mapped(other));
         let local = config.local_node().filter(|local| local.at.addr == own)?;
         let is_it = |node: &&Node| !node.local && node.at.addr == other && may(local, node);
         let found = config.nodes().find(is_it);
         found.map(|node| node.index)
     }
 
-    /// The longest segment of a client's that every tunnel from here takes; `None` if there is none.
-    pub(crate) fn tunnel_mss(&self) -> Option<u16> {
+    /// The longest segment of a client's to this address that every tunnel from here takes; `None` if
+    /// there is none.
+    pub(crate) fn tunnel_mss(&self, vip: &Addr) -> Option<u16> {
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
-        let own = v4_of(&config.local_node()?.at.addr)?;
+        let own = config.local_node()?.at.addr;
         let mtus = config
             .nodes()
             .filter(|node| !node.local && node.forwarding.may_tunnel())
             .filter_map(|node| {
-                let via @ Via::Tunnel(..) = node.via(&self.net, own)? else {
+                let via @ Via::Tunnel(..) = node.via(&self.net, own, vip)? else {
                     return None;
                 };
                 via.mtu(&self.net, node.way(via))
             });
-        Some(mtus.min()?.saturating_sub(HEADERS))
+        // The shortest headers, which an MSS does not count (RFC 9293, section 3.7.1). CAST: Small numbers.
+        let headers = (ip::header_len(vip) + HEADER_LEN) as u16;
+        Some(mtus.min()?.saturating_sub(headers))
     }
 
     /// Lets a SYN-ACK of TCP's ask for segments that fit into the tunnels.
-    pub(crate) fn tunnel_clamp(&self, mut skb: Skb, layout: &Layout) -> Option<Skb> {
-        if let Some(mss) = self.tunnel_mss() {
+    pub(crate) fn tunnel_clamp(
+        &self,
+        key: &Tuple,
+        mut skb: Skb,
+        layout: &Layout,
+    ) -> Option<Skb> {
+        if let Some(mss) = self.tunnel_mss(&key.local) {
             let partial = skb.checksum_is_partial();
             // Without memory it is sent once more.
             let (_, tcp) = skb.headers_mut(layout)?;

@@ -78,7 +78,7 @@ pub fn adopt<H: Hooks>(
     _context: &PacketContext,
 ) -> Result<(), Obstacle> {
     let it = raw(adoption, withheld);
-    let Ok((own, okfn)) = way_on::<H>() else {
+    let Ok((own, okfn)) = way_on::<H>(&ack) else {
         return Err(Obstacle::Other);
     };
     // SAFETY: The namespace is valid. The packet is ours, linear, and is given up, in the context that
@@ -91,13 +91,15 @@ pub fn adopt<H: Hooks>(
 pub fn may_adopt(
     net: &Net,
     syn: &Skb,
-    _layout: &Layout,
+    layout: &Layout,
     adoption: &Adoption,
 ) -> Result<(), Obstacle> {
     let it = raw(adoption, Withheld::Must);
+    // CAST: A small number.
+    let ip = layout.ip as u32;
     // SAFETY: The namespace is valid, and so is the packet, whose headers are linear, as there is a
     // layout of it; a hook holds the RCU lock.
-    outcome(unsafe { bindings::may_adopt(net.as_ptr(), syn.as_ptr(), &raw const it) })
+    outcome(unsafe { bindings::may_adopt(net.as_ptr(), syn.as_ptr(), ip, &raw const it) })
 }
 
 /// What this node would say that it takes in a segment from the sender of `skb`; `None` if no route

@@ -11,49 +11,32 @@ use crate::{
 };
 use carisma_core::{
     seq::Seq,
-    tuple::{v4_of, Tuple},
+    tuple::Tuple, //
 };
 use kernel::{
     error::to_result,
     prelude::*, //
 };
 
-/// The arguments that name an IPv4 connection to C.
-fn ends(tuple: &Tuple) -> Option<(u32, u16, u32, u16)> {
-    Some((
-        u32::from_ne_bytes(v4_of(&tuple.client)?),
-        tuple.client_port.get().to_be(),
-        u32::from_ne_bytes(v4_of(&tuple.local)?),
-        tuple.local_port.get().to_be(),
-    ))
+/// A tuple, for C, which is the same to it ([`crate::link`]).
+fn raw(tuple: &Tuple) -> *const bindings::carisma_tuple {
+    core::ptr::from_ref(tuple).cast()
 }
 
 /// Whether there is a socket with this connection, in whichever state but TIME_WAIT. Softirq or
 /// process context.
 pub fn is_live(net: &Net, tuple: &Tuple) -> bool {
-    // SAFETY: The namespace is valid.
-    ends(tuple).is_some_and(|(client, client_port, local, local_port)| unsafe {
-        bindings::connection_is_live(net.as_ptr(), client, client_port, local, local_port)
-    })
+    // SAFETY: The namespace is valid, and so is the tuple.
+    unsafe { bindings::connection_is_live(net.as_ptr(), raw(tuple)) }
 }
 
 /// The number that the socket with this connection expects next of the client; `None` if there is
 /// none that could take it. A socket that a process owns at the moment may have more than that in
 /// its backlog. Softirq or process context.
 pub fn expects(net: &Net, tuple: &Tuple) -> Option<Seq> {
-    let (client, client_port, local, local_port) = ends(tuple)?;
     let mut seq = 0;
-    // SAFETY: The namespace is valid; the helper fills `seq` in when it says `true`.
-    let found = unsafe {
-        bindings::connection_expects(
-            net.as_ptr(),
-            client,
-            client_port,
-            local,
-            local_port,
-            &mut seq,
-        )
-    };
+    // SAFETY: The namespace is valid, and so is the tuple; the helper fills `seq` in when it says `true`.
+    let found = unsafe { bindings::connection_expects(net.as_ptr(), raw(tuple), &mut seq) };
     found.then_some(Seq(seq))
 }
 
@@ -61,22 +44,15 @@ pub fn expects(net: &Net, tuple: &Tuple) -> Option<Seq> {
 /// although the listener waits for data (TCP_DEFER_ACCEPT): who calls this has got them. Softirq
 /// context, or process context with softirqs off.
 pub fn undefer(net: &Net, tuple: &Tuple) {
-    if let Some((client, client_port, local, local_port)) = ends(tuple) {
-        // SAFETY: The namespace is valid.
-        unsafe {
-            bindings::connection_undefer(net.as_ptr(), client, client_port, local, local_port);
-        }
-    }
+    // SAFETY: The namespace is valid, and so is the tuple.
+    unsafe { bindings::connection_undefer(net.as_ptr(), raw(tuple)) };
 }
 
 /// Ends the socket with this connection: a reset to the client, ECONNABORTED to the server. Process
 /// context, may sleep. Errors: `ENOENT`.
 pub fn abort(net: &Net, tuple: &Tuple) -> Result {
-    let (client, client_port, local, local_port) = ends(tuple).ok_or(ENOENT)?;
-    // SAFETY: The namespace is valid.
-    to_result(unsafe {
-        bindings::connection_abort(net.as_ptr(), client, client_port, local, local_port)
-    })
+    // SAFETY: The namespace is valid, and so is the tuple.
+    to_result(unsafe { bindings::connection_abort(net.as_ptr(), raw(tuple)) })
 }
 
 /// Milliseconds of a clock that does not stop and wraps. Any context.

@@ -20,8 +20,8 @@ use kernel::{
     types::{NotThreadSafe, Opaque},
 };
 
-/// What is hooked: IPv4 segments on their way in, before conntrack has seen them, and on their way
-/// out, after filter and NAT.
+/// What is hooked: segments on their way in, before conntrack has seen them, and on their way out,
+/// after filter and NAT.
 ///
 /// Both are called with the RCU lock held; `input` in softirq, `output` in softirq or process
 /// context, perhaps with a socket's lock held. A packet that is returned goes on; one that is kept
@@ -33,22 +33,35 @@ pub trait Hooks: Sync {
     fn output(&self, skb: Skb) -> Option<Skb>;
 }
 
-/// Behind defragmentation (-400), in front of the raw table (-300) and conntrack (-200).
+/// Behind defragmentation (-400), in front of the raw table (-300) and conntrack (-200). IPv6 has the
+/// same numbers.
 const INPUT_PRIORITY: c_int = bindings::nf_ip_hook_priorities_NF_IP_PRI_CONNTRACK_DEFRAG + 50;
 /// Behind everything.
 const OUTPUT_PRIORITY: c_int = bindings::nf_ip_hook_priorities_NF_IP_PRI_LAST - 1;
 
 /// The way on from PRE_ROUTING, which is not exported: every packet brings it along. It is the same
-/// function for all.
-static OKFN: Atomic<usize> = Atomic::new(0);
+/// function for all of a family.
+static OKFN_V4: Atomic<usize> = Atomic::new(0);
+static OKFN_V6: Atomic<usize> = Atomic::new(0);
+
+/// That of this family.
+fn okfn_of(v6: bool) -> &'static Atomic<usize> {
+    match v6 {
+        false => &OKFN_V4,
+        true => &OKFN_V6,
+    }
+}
+
+/// How many hooks there are: on the way in and on the way out, for each family.
+const HOOKS: usize = 4;
 
 /// Registered hooks of one namespace.
 ///
 /// # Invariants
 ///
-/// While `registered` is set, the two operations are registered in `net`.
+/// While `registered` is set, the operations are registered in `net`.
 pub struct Registration {
-    ops: Pin<KBox<Opaque<[bindings::nf_hook_ops; 2]>>>,
+    ops: Pin<KBox<Opaque<[bindings::nf_hook_ops; HOOKS]>>>,
     registered: Atomic<bool>,
 }
 
@@ -60,42 +73,38 @@ unsafe impl Sync for Registration {}
 impl Registration {
     /// Prepares the hooks. Process context.
     pub fn new<H: Hooks>() -> Result<Self> {
-        let op = |hook, hooknum, priority| bindings::nf_hook_ops {
+        let op = |pf, hook, hooknum, priority| bindings::nf_hook_ops {
             hook,
             // CAST: Small constants.
-            pf: bindings::NFPROTO_IPV4 as u8,
+            pf: pf as u8,
             hooknum,
             priority,
             ..Default::default()
         };
+        let input = |pf| {
+            let hooknum = bindings::nf_inet_hooks_NF_INET_PRE_ROUTING;
+            op(pf, Some(input::<H>), hooknum, INPUT_PRIORITY)
+        };
+        let output = |pf| {
+            let hooknum = bindings::nf_inet_hooks_NF_INET_LOCAL_OUT;
+            op(pf, Some(output::<H>), hooknum, OUTPUT_PRIORITY)
+        };
+        let (v4, v6) = (bindings::NFPROTO_IPV4, bindings::NFPROTO_IPV6);
+        let ops = [input(v4), output(v4), input(v6), output(v6)];
         Ok(Self {
-            ops: KBox::pin(
-                Opaque::new([
-                    op(
-                        Some(input::<H>),
-                        bindings::nf_inet_hooks_NF_INET_PRE_ROUTING,
-                        INPUT_PRIORITY,
-                    ),
-                    op(
-                        Some(output::<H>),
-                        bindings::nf_inet_hooks_NF_INET_LOCAL_OUT,
-                        OUTPUT_PRIORITY,
-                    ),
-                ]),
-                GFP_KERNEL,
-            )?,
+            ops: KBox::pin(Opaque::new(ops), GFP_KERNEL)?,
             registered: Atomic::new(false),
         })
     }
 
-    /// Has `hooks` called from now on. IPv4 packets are put together from their fragments before.
+    /// Has `hooks` called from now on. Packets are put together from their fragments before.
     /// Process context.
     ///
     /// # Safety
     ///
     /// `hooks` must stay where it is until a grace period after [`Registration::unregister`].
     pub unsafe fn register<H: Hooks>(&self, net: &Net, hooks: *const H) -> Result {
-        for op in 0..2 {
+        for op in 0..HOOKS {
             // SAFETY: Nobody reads the operations before they are registered.
             unsafe {
                 (*self.ops.get().cast::<bindings::nf_hook_ops>().add(op)).priv_ =
@@ -104,12 +113,20 @@ impl Registration {
         }
         // SAFETY: The namespace is valid; the operations stay where they are, in their box.
         unsafe {
-            to_result(bindings::nf_defrag_ipv4_enable(net.as_ptr()))?;
-            let done = bindings::nf_register_net_hooks(net.as_ptr(), self.ops.get().cast(), 2);
-            if done != 0 {
-                bindings::nf_defrag_ipv4_disable(net.as_ptr());
-                return Err(Error::from_errno(done));
-            }
+            let net = net.as_ptr();
+            to_result(bindings::nf_defrag_ipv4_enable(net))?;
+            to_result(bindings::nf_defrag_ipv6_enable(net))
+                .inspect_err(|_| bindings::nf_defrag_ipv4_disable(net))?;
+            to_result(bindings::nf_register_net_hooks(
+                net,
+                self.ops.get().cast(),
+                // CAST: A small constant.
+                HOOKS as u32,
+            ))
+            .inspect_err(|_| {
+                bindings::nf_defrag_ipv6_disable(net);
+                bindings::nf_defrag_ipv4_disable(net);
+            })?;
         }
         // INVARIANT: They are registered.
         self.registered.store(true, Release);
@@ -122,7 +139,10 @@ impl Registration {
         if self.registered.xchg(false, kernel::sync::atomic::Full) {
             // SAFETY: They were registered in this namespace.
             unsafe {
-                bindings::nf_unregister_net_hooks(net.as_ptr(), self.ops.get().cast(), 2);
+                // CAST: A small constant.
+                let hooks = HOOKS as u32;
+                bindings::nf_unregister_net_hooks(net.as_ptr(), self.ops.get().cast(), hooks);
+                bindings::nf_defrag_ipv6_disable(net.as_ptr());
                 bindings::nf_defrag_ipv4_disable(net.as_ptr());
             }
         }
@@ -141,9 +161,10 @@ unsafe extern "C" fn input<H: Hooks>(
     // SAFETY: The state is valid, and so are the hooks while they are registered. The packet is
     // ours.
     unsafe {
-        if OKFN.load(Relaxed) == 0 {
+        let known = okfn_of(u32::from((*state).pf) == bindings::NFPROTO_IPV6);
+        if known.load(Relaxed) == 0 {
             if let Some(okfn) = (*state).okfn {
-                OKFN.store(okfn as usize, Release);
+                known.store(okfn as usize, Release);
             }
         }
         verdict(skb, |skb| (*hooks.cast::<H>()).input(skb))
@@ -202,15 +223,15 @@ impl Drop for PacketContext {
     }
 }
 
-/// Gives a whole IPv4 packet to this node's TCP, as though it came in just now, behind `H`'s own
+/// Gives a whole packet to this node's TCP, as though it came in just now, behind `H`'s own
 /// hook.
 ///
 /// TCP has handled it when this returns, unless the socket was owned by a process just then or a
 /// rule queued it to user space. Callers hold neither a socket's lock nor one that hooks take.
-/// Errors: `ENOTCONN` before the first packet ever has passed the hook, `ENODEV`, `ENETUNREACH` and
+/// Errors: `ENOTCONN` before the first packet of the family ever has passed the hook, `ENODEV`, `ENETUNREACH` and
 /// the like when nothing leads to the packet's source.
 pub fn inject<H: Hooks>(net: &Net, skb: Skb, _context: &PacketContext) -> Result {
-    let (own, okfn) = way_on::<H>()?;
+    let (own, okfn) = way_on::<H>(&skb)?;
     // SAFETY: The packet is ours and is given up, in the context that the helper asks for.
     to_result(unsafe { bindings::inject(net.as_ptr(), skb.into_raw(), own, okfn) })
 }
@@ -219,10 +240,10 @@ pub fn inject<H: Hooks>(net: &Net, skb: Skb, _context: &PacketContext) -> Result
 type Okfn =
     unsafe extern "C" fn(*mut bindings::net, *mut bindings::sock, *mut bindings::sk_buff) -> c_int;
 
-/// `H`'s own hook at PRE_ROUTING, and the way on from there. Errors: `ENOTCONN` before the first packet
-/// ever has passed the hook.
-pub(crate) fn way_on<H: Hooks>() -> Result<(bindings::nf_hookfn, Option<Okfn>)> {
-    let okfn = OKFN.load(Acquire);
+/// `H`'s own hook at PRE_ROUTING, and the way on from there of a packet like this. Errors: `ENOTCONN`
+/// before the first one of the family ever has passed the hook.
+pub(crate) fn way_on<H: Hooks>(skb: &Skb) -> Result<(bindings::nf_hookfn, Option<Okfn>)> {
+    let okfn = okfn_of(skb.is_v6()).load(Acquire);
     if okfn == 0 {
         return Err(ENOTCONN);
     }
@@ -235,12 +256,12 @@ pub(crate) fn way_on<H: Hooks>() -> Result<(bindings::nf_hookfn, Option<Okfn>)> 
 pub enum Unsent {
     /// No route leads there, or what it leads through took no packet.
     Lost,
-    /// It is too big for the route, and may not be taken apart (RFC 791, Don't Fragment): the
-    /// packet, and how big it may be.
+    /// It is too big for the route, and may not be taken apart (RFC 791, Don't Fragment; RFC 8200,
+    /// section 4.5): the packet, and how big it may be.
     TooBig(Skb, u16),
 }
 
-/// Sends a whole IPv4 packet to where its header says.
+/// Sends a whole packet to where its header says.
 pub fn xmit(net: &Net, skb: Skb, _context: &PacketContext) -> Result<(), Unsent> {
     let mut mtu = 0;
     let raw = skb.into_raw();

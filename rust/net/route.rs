@@ -15,6 +15,7 @@ use crate::{
     pernet::Net,
     skb::Skb, //
 };
+use carisma_core::tuple::{v4_of, Addr};
 use kernel::{
     error::to_result,
     prelude::*,
@@ -22,18 +23,19 @@ use kernel::{
 };
 
 /// Whether packets to this address are this node's own. Any context.
-pub fn is_local(net: &Net, addr: [u8; 4]) -> bool {
-    // SAFETY: The namespace is valid.
-    unsafe { bindings::is_local(net.as_ptr(), u32::from_ne_bytes(addr)) }
+pub fn is_local(net: &Net, addr: &Addr) -> bool {
+    let _context = PacketContext::enter();
+    // SAFETY: The namespace is valid, and so is the address, in the context that the helper asks for.
+    unsafe { bindings::is_local(net.as_ptr(), addr.as_ptr()) }
 }
 
 /// How a packet gets to a node whose header does not name it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Via {
     /// As it is, to the MAC address of the node at this address, which is reached without a gateway.
-    Neighbour([u8; 4]),
-    /// In a packet (RFC 2003) from the first of these addresses, which is this node's, to the second.
-    Tunnel([u8; 4], [u8; 4]),
+    Neighbour(Addr),
+    /// In a packet (RFC 2003, RFC 2473) from the first of these addresses, which is this node's, to the second.
+    Tunnel(Addr, Addr),
 }
 
 impl Via {
@@ -47,7 +49,7 @@ impl Via {
         // initialised, if there is one, and of this address.
         unsafe {
             let cache = Way::cache(known, self);
-            bindings::is_on_link(net.as_ptr(), u32::from_ne_bytes(addr), cache)
+            bindings::is_on_link(net.as_ptr(), addr.as_ptr(), cache)
         }
     }
 
@@ -57,17 +59,27 @@ impl Via {
         let Self::Tunnel(from, to) = self else {
             return None;
         };
-        let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
         let _context = PacketContext::enter();
         // SAFETY: The namespace is valid, the context the one that the helper asks for. The cache is
         // initialised, if there is one, and of this address.
-        let mtu = unsafe { bindings::tunnel_mtu(net.as_ptr(), from, to, Way::cache(known, self)) };
+        let mtu = unsafe {
+            let cache = Way::cache(known, self);
+            bindings::tunnel_mtu(net.as_ptr(), from.as_ptr(), to.as_ptr(), cache)
+        };
         // One of loopback's, of 64 KiB, is no limit.
         (mtu != 0).then(|| u16::try_from(mtu).unwrap_or(u16::MAX))
     }
 
+    /// Whether a packet to `addr` can go there in that way: a neighbour is one of its own family.
+    pub fn takes(self, addr: &Addr) -> bool {
+        match self {
+            Self::Neighbour(to) => v4_of(&to).is_some() == v4_of(addr).is_some(),
+            Self::Tunnel(..) => true,
+        }
+    }
+
     /// The node that it leads to.
-    fn to(self) -> [u8; 4] {
+    fn to(self) -> Addr {
         match self {
             Self::Neighbour(to) | Self::Tunnel(_, to) => to,
         }
@@ -80,7 +92,7 @@ impl Via {
 ///
 /// The cache is initialised, and has routes of a tunnel to `addr` only, or to the neighbour there.
 pub struct Way {
-    addr: [u8; 4],
+    addr: Addr,
     tunnel: bool,
     cache: Opaque<bindings::dst_cache>,
 }
@@ -93,7 +105,7 @@ unsafe impl Sync for Way {}
 impl Way {
     /// The way to a neighbour or, if that is to be one, of a tunnel; no route is known yet. Process
     /// context. Errors: `ENOMEM`.
-    pub fn new(addr: [u8; 4], tunnel: bool) -> Result<Self> {
+    pub fn new(addr: Addr, tunnel: bool) -> Result<Self> {
         let cache = Opaque::new(bindings::dst_cache::default());
         // SAFETY: The cache is ours; it stays what it is when it moves.
         to_result(unsafe { bindings::dst_cache_init(cache.get(), bindings::GFP_KERNEL) })?;
@@ -123,7 +135,7 @@ impl Drop for Way {
     }
 }
 
-/// Sends a whole IPv4 packet to a node, whatever its header says. `known` is of the same namespace. It
+/// Sends a whole packet to a node, whatever its header says. `known` is of the same namespace. It
 /// is lost, too, when no route leads there in that way.
 pub fn xmit_via(
     net: &Net,
@@ -140,11 +152,10 @@ pub fn xmit_via(
     unsafe {
         let ret = match via {
             Via::Neighbour(to) => {
-                let to = u32::from_ne_bytes(to);
-                bindings::xmit_direct(net.as_ptr(), raw, to, cache, &mut mtu)
+                bindings::xmit_direct(net.as_ptr(), raw, to.as_ptr(), cache, &mut mtu)
             }
             Via::Tunnel(from, to) => {
-                let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
+                let (from, to) = (from.as_ptr(), to.as_ptr());
                 bindings::xmit_tunnel(net.as_ptr(), raw, from, to, cache, &mut mtu)
             }
         };

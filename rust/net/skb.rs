@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets: owned socket buffers that hold an IPv4 TCP segment, or an ICMP error about one.
+//! Packets: owned socket buffers that hold a TCP segment, or an ICMP error about one.
 //!
 //! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
 use crate::bindings;
-use carisma_core::icmp;
+use carisma_core::{
+    icmp, ip, ipv6,
+    tuple::Addr, //
+};
 use core::{mem::MaybeUninit, ptr::NonNull};
 use kernel::prelude::*;
 
 /// The shortest IPv4 header (RFC 791, section 3.1), and TCP header (RFC 9293, section 3.1).
 const MIN_HEADER: usize = 20;
+
+/// The protocol number of TCP.
+const TCP: u8 = bindings::IPPROTO_TCP as u8;
 
 /// A packet, owned: it is dropped with its last owner.
 ///
@@ -26,7 +32,7 @@ unsafe impl Send for Skb {}
 /// but the payload.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
-    /// Bytes of the IP header.
+    /// Bytes of the IP header, with options or extension headers.
     pub ip: usize,
     /// Bytes of the TCP header.
     pub tcp: usize,
@@ -45,9 +51,9 @@ impl Layout {
 #[derive(Clone, Copy)]
 pub struct Ends {
     /// Source address.
-    pub source: [u8; 4],
+    pub source: Addr,
     /// Destination address.
-    pub destination: [u8; 4],
+    pub destination: Addr,
     /// Source port.
     pub source_port: u16,
     /// Destination port.
@@ -80,28 +86,53 @@ impl Skb {
         self.0.as_ptr()
     }
 
-    /// The ends of an IPv4 TCP segment; `None` for everything else.
+    /// The ends of a TCP segment; `None` for everything else.
     pub fn ends(&self) -> Option<Ends> {
         self.ends_at(0)
     }
 
-    /// The ends of the IPv4 TCP segment that begins at byte `at`, if one does.
+    /// The ends of the TCP segment that begins at byte `at`, if one does.
     pub(crate) fn ends_at(&self, at: u32) -> Option<Ends> {
         let mut peek = MaybeUninit::<bindings::carisma_peek>::uninit();
-        // SAFETY: The packet is valid; the helper fills `peek` in when it says `true`.
-        let peek = unsafe {
-            if !bindings::skb_peek_tcp(self.as_ptr(), at, peek.as_mut_ptr()) {
-                return None;
+        // SAFETY: The packet is valid.
+        let seen = unsafe { bindings::skb_peek_tcp(self.as_ptr(), at, peek.as_mut_ptr()) };
+        match seen {
+            bindings::carisma_seen_CARISMA_SEEN_TCP => {}
+            bindings::carisma_seen_CARISMA_SEEN_EXTENSIONS => {
+                let at = at.checked_add(self.behind_extensions(at)?)?;
+                // SAFETY: As above; the addresses were filled in when that was seen.
+                if !unsafe { bindings::skb_peek_behind(self.as_ptr(), at, peek.as_mut_ptr()) } {
+                    return None;
+                }
             }
-            peek.assume_init()
-        };
+            _ => return None,
+        }
+        // SAFETY: The helpers have filled it in.
+        let peek = unsafe { peek.assume_init() };
         Some(Ends {
-            source: peek.saddr.to_ne_bytes(),
-            destination: peek.daddr.to_ne_bytes(),
+            source: peek.saddr,
+            destination: peek.daddr,
             source_port: u16::from_be(peek.sport),
             destination_port: u16::from_be(peek.dport),
             flags: peek.flags,
         })
+    }
+
+    /// How many bytes of headers stand before the TCP header of the IPv6 packet that begins at byte
+    /// `at`, if one does.
+    fn behind_extensions(&self, at: u32) -> Option<u32> {
+        let mut buf = [0; ipv6::CHAIN_MAX];
+        // CAST: A length of 32 bits.
+        let at = at as usize;
+        let len = self.size().checked_sub(at)?.min(buf.len());
+        let head = buf.get_mut(..len)?;
+        if !self.copy(at, head) {
+            return None;
+        }
+        let header = ipv6::Header::parse(head)?;
+        let is_it = header.protocol() == TCP && !header.is_fragment();
+        // CAST: It is within the buffer.
+        is_it.then_some(header.header_len() as u32)
     }
 
     /// What an ICMP error says of a TCP segment; `None` for everything else. What it reads is within
@@ -144,7 +175,14 @@ impl Skb {
         if !pull(MIN_HEADER) {
             return None;
         }
-        let ip = usize::from(*self.linear().first()? & 0x0f) * 4;
+        let v6 = ip::version(self.linear()) == 6;
+        let ip = match v6 {
+            false => usize::from(*self.linear().first()? & 0x0f) * 4,
+            true if !pull(ipv6::HEADER_LEN) => return None,
+            true if self.linear().get(6) == Some(&TCP) => ipv6::HEADER_LEN,
+            // CAST: A small number.
+            true => self.behind_extensions(0)? as usize,
+        };
         if ip < MIN_HEADER || !pull(ip + MIN_HEADER) {
             return None;
         }
@@ -152,12 +190,15 @@ impl Skb {
         if tcp < MIN_HEADER || !pull(ip + tcp) {
             return None;
         }
-        let total = usize::from(u16::from_be_bytes(
-            self.linear().get(2..4)?.try_into().ok()?,
-        ));
+        let (at, before) = if v6 { (4, ipv6::HEADER_LEN) } else { (2, 0) };
+        let field = self.linear().get(at..)?.first_chunk()?;
+        let said = usize::from(u16::from_be_bytes(*field));
         let len = self.size();
         // A length of 0 is that of a merged packet of more than 64 KiB (BIG TCP).
-        let end = if total == 0 { len } else { total.min(len) };
+        let end = match said {
+            0 => len,
+            said => said.saturating_add(before).min(len),
+        };
         Some(Layout {
             ip,
             tcp,
@@ -238,20 +279,18 @@ impl Skb {
 
     /// Whether the segment's checksum is right, or known to be. Softirq, at PRE_ROUTING.
     pub fn checksum_is_right(&mut self, layout: &Layout) -> bool {
-        self.is_summed(layout.ip, bindings::IPPROTO_TCP)
+        self.is_summed(layout.ip, TCP)
     }
 
     /// Whether the checksum of what is behind an IP header of `ip` bytes is right.
-    pub(crate) fn is_summed(&mut self, ip: usize, protocol: u32) -> bool {
-        // SAFETY: The packet is valid and ours. CAST: Small numbers.
-        unsafe {
-            bindings::nf_ip_checksum(
-                self.as_ptr(),
-                bindings::nf_inet_hooks_NF_INET_PRE_ROUTING,
-                ip as u32,
-                protocol as u8,
-            ) == 0
-        }
+    pub(crate) fn is_summed(&mut self, ip: usize, protocol: u8) -> bool {
+        // SAFETY: The packet is valid and ours. CAST: A small number.
+        unsafe { bindings::skb_is_summed(self.as_ptr(), ip as u32, protocol) }
+    }
+
+    /// Whether it is of IPv6.
+    pub(crate) fn is_v6(&self) -> bool {
+        ip::version(self.linear()) == 6
     }
 
     /// Whether the checksum field holds only the sum of the pseudo-header so far
@@ -283,7 +322,7 @@ impl Skb {
         }
     }
 
-    /// Says that the TCP header begins at byte `ip`.
+    /// Says that the IP header was written, and what is behind it begins at byte `ip`.
     pub fn set_transport(&mut self, ip: usize) {
         // SAFETY: The packet is valid and ours.
         unsafe { bindings::skb_set_transport(self.as_ptr(), ip as u32) }

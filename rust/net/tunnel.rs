@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Packets that came through a tunnel of IP in IP (RFC 2003), and what is said of those that were sent
+//! Packets that came through a tunnel of IP in IP (RFC 2003, RFC 2473), and what is said of those that were sent
 //! through one.
 //!
 //! C header: [`include/net/ip_tunnels.h`](srctree/include/net/ip_tunnels.h)
@@ -11,16 +11,16 @@ use crate::{
     pernet::Net,
     skb::{Ends, Skb},
 };
-use carisma_core::icmp;
+use carisma_core::{icmp, tuple::Addr};
 use kernel::{error::to_result, prelude::*};
 
 /// The outer header of a packet that came in.
 #[derive(Clone, Copy)]
 pub struct Outer {
     /// Who sent it.
-    pub from: [u8; 4],
+    pub from: Addr,
     /// Whom it was for.
-    pub to: [u8; 4],
+    pub to: Addr,
     /// How long it is.
     len: u32,
 }
@@ -28,15 +28,13 @@ pub struct Outer {
 impl Outer {
     /// The outer header of a packet of IP in IP that is no fragment; `None` for everything else.
     pub fn of(skb: &Skb) -> Option<Self> {
-        let (mut from, mut to, mut len) = (0, 0, 0);
-        // SAFETY: The packet is valid; the helper fills these in when it says `true`.
-        unsafe { bindings::skb_peek_tunnel(skb.as_ptr(), &mut from, &mut to, &mut len) }.then(
-            || Self {
-                from: from.to_ne_bytes(),
-                to: to.to_ne_bytes(),
-                len,
-            },
-        )
+        let (mut from, mut to, mut len) = (Addr::default(), Addr::default(), 0);
+        // SAFETY: The packet is valid, and there is room for what the helper fills in.
+        unsafe {
+            let (from, to) = (from.as_mut_ptr(), to.as_mut_ptr());
+            bindings::skb_peek_tunnel(skb.as_ptr(), from, to, &mut len)
+        }
+        .then_some(Self { from, to, len })
     }
 
     /// The ends of the TCP segment in it, if it is one.
@@ -69,8 +67,12 @@ pub fn receive(skb: Skb, _context: &PacketContext) -> Result {
 /// everything else. Softirq, at PRE_ROUTING.
 pub fn too_big(skb: &mut Skb) -> Option<icmp::Tunnelled> {
     let error = icmp::Tunnelled::parse(skb.icmp_at(0)?)?;
-    skb.is_summed(error.icmp, bindings::IPPROTO_ICMP)
-        .then_some(error)
+    let protocol = match skb.is_v6() {
+        false => bindings::IPPROTO_ICMP,
+        true => bindings::IPPROTO_ICMPV6,
+    };
+    // CAST: A small number.
+    skb.is_summed(error.icmp, protocol as u8).then_some(error)
 }
 
 /// Takes note of what an error says that [`too_big`] read from this packet, for the routes. Softirq, at

@@ -5,29 +5,34 @@
  */
 #include <linux/netfilter.h>
 #include <linux/netfilter_ipv4.h>
+#include <net/inet6_hashtables.h>
 #include <net/inet_hashtables.h>
 #include <net/ip.h>
+#include <net/ip6_route.h>
+#include <net/ipv6.h>
 #include <net/mptcp.h>
 #include <net/protocol.h>
 #include <net/request_sock.h>
 #include <net/route.h>
 #include <net/tcp.h>
 #include <net/tcp_ecn.h>
+#include <net/transp_v6.h>
 
 #include "carisma_net.h"
 
 /* Whether conntrack sees what comes in: it would not know how the connection began. */
-static bool carisma_has_conntrack(const struct net *net)
+static bool carisma_has_conntrack(const struct net *net, bool v6)
 {
 	const struct nf_hook_entries *entries;
 	struct nf_hook_ops **ops;
 	unsigned int i;
 
-	entries = rcu_dereference(net->nf.hooks_ipv4[NF_INET_PRE_ROUTING]);
+	entries = carisma_hooks(net, v6, NF_INET_PRE_ROUTING);
 	if (!entries)
 		return false;
 	ops = nf_hook_entries_get_hook_ops(entries);
 	for (i = 0; i < entries->num_hook_entries; i++)
+		/* That of NF_IP6_PRI_CONNTRACK, too. */
 		if (ops[i]->priority == NF_IP_PRI_CONNTRACK)
 			return true;
 	return false;
@@ -53,11 +58,11 @@ static bool carisma_can_adopt(const struct sock *sk, bool withheld)
 }
 
 /* The request that the SYN would have left behind, as inet_reqsk_alloc() makes it. */
-static struct request_sock *carisma_reqsk(struct net *net, struct sock *sk,
+static struct request_sock *carisma_reqsk(struct net *net, struct sock *sk, bool v6,
 					  const struct carisma_adoption *it)
 {
 	/* That of the packet's family, also for a listener of IPv6. */
-	const struct request_sock_ops *ops = tcp_prot.rsk_prot;
+	const struct request_sock_ops *ops = v6 ? tcpv6_prot.rsk_prot : tcp_prot.rsk_prot;
 	u16 user_mss = READ_ONCE(tcp_sk(sk)->rx_opt.user_mss);
 	struct inet_request_sock *ireq;
 	struct request_sock *req;
@@ -93,35 +98,66 @@ static struct request_sock *carisma_reqsk(struct net *net, struct sock *sk,
 	return req;
 }
 
+/* TCP's socket, or what is left of one, that has the connection of a segment that came in. */
+static struct sock *carisma_find_established(struct net *net, const struct sk_buff *skb, const struct tcphdr *th)
+{
+	if (carisma_skb_is_v6(skb)) {
+		const struct ipv6hdr *ip = ipv6_hdr(skb);
+
+		return __inet6_lookup_established(net, &ip->saddr, th->source, &ip->daddr, ntohs(th->dest),
+						  skb->skb_iif, 0);
+	} else {
+		const struct iphdr *ip = ip_hdr(skb);
+
+		return __inet_lookup_established(net, ip->saddr, th->source, ip->daddr, ntohs(th->dest),
+						 skb->skb_iif, 0);
+	}
+}
+
+/* The listener that TCP would show such a segment to. */
+static struct sock *carisma_find_listener(struct net *net, struct sk_buff *skb, const struct tcphdr *th)
+{
+	const int doff = (const u8 *)th - skb->data + __tcp_hdrlen(th);
+
+	if (carisma_skb_is_v6(skb)) {
+		const struct ipv6hdr *ip = ipv6_hdr(skb);
+
+		return inet6_lookup_listener(net, skb, doff, &ip->saddr, th->source, &ip->daddr,
+					     ntohs(th->dest), skb->skb_iif, 0);
+	} else {
+		const struct iphdr *ip = ip_hdr(skb);
+
+		return __inet_lookup_listener(net, skb, doff, ip->saddr, th->source, ip->daddr,
+					      ntohs(th->dest), skb->skb_iif, 0);
+	}
+}
+
 /*
- * What keeps TCP from adopting the connection that this segment of its client's belongs to. Without
- * an obstacle, "listener" would get it.
+ * What keeps TCP from adopting the connection that this segment of its client's belongs to, whose TCP
+ * header is behind "ip" bytes. Without an obstacle, "listener" would get it.
  */
-static enum carisma_obstacle carisma_find_obstacle(struct net *net, struct sk_buff *skb,
+static enum carisma_obstacle carisma_find_obstacle(struct net *net, struct sk_buff *skb, unsigned int ip,
 						   const struct carisma_adoption *it,
 						   struct sock **listener)
 {
-	const struct iphdr *ip = ip_hdr(skb);
-	const struct tcphdr *th = (const struct tcphdr *)((const u8 *)ip + ip->ihl * 4);
+	const struct tcphdr *th = (const struct tcphdr *)(skb_network_header(skb) + ip);
 	struct sock *sk;
 	int space;
 
 	/* TCP would answer the ACK with a reset. */
 	if (!READ_ONCE(net->ipv4.sysctl_tcp_syncookies))
 		return CARISMA_OBSTACLE_SYNCOOKIES;
-	if (carisma_has_conntrack(net))
+	if (carisma_has_conntrack(net, carisma_skb_is_v6(skb)))
 		return CARISMA_OBSTACLE_CONNTRACK;
 	if (!carisma_may_use(net, skb, it))
 		return CARISMA_OBSTACLE_OPTIONS;
-	sk = __inet_lookup_established(net, ip->saddr, th->source, ip->daddr, ntohs(th->dest),
-				       skb->skb_iif, 0);
+	sk = carisma_find_established(net, skb, th);
 	if (sk) {
 		/* TCP knows when a SYN may take the place of a TIME_WAIT. */
 		sock_gen_put(sk);
 		return CARISMA_OBSTACLE_TUPLE;
 	}
-	sk = __inet_lookup_listener(net, skb, ip->ihl * 4 + __tcp_hdrlen(th), ip->saddr, th->source,
-				    ip->daddr, ntohs(th->dest), skb->skb_iif, 0);
+	sk = carisma_find_listener(net, skb, th);
 	if (!sk || !carisma_can_adopt(sk, it->withheld))
 		return CARISMA_OBSTACLE_LISTENER;
 	/* What the client was told that it may send, but for what is rounded to whole segments. */
@@ -134,17 +170,54 @@ static enum carisma_obstacle carisma_find_obstacle(struct net *net, struct sk_bu
 	return CARISMA_OBSTACLE_NONE;
 }
 
+/* Whether the way of a packet that came in leads to this node, which it is then told of. */
+static bool carisma_route_in(struct sk_buff *skb)
+{
+	if (carisma_skb_is_v6(skb)) {
+		ip6_route_input(skb);
+		return !skb_dst(skb)->error && (dst_rt6_info(skb_dst(skb))->rt6i_flags & RTF_LOCAL);
+	} else {
+		const struct iphdr *ip = ip_hdr(skb);
+
+		return !ip_route_input_noref(skb, ip->daddr, ip->saddr, ip4h_dscp(ip), skb->dev) &&
+		       skb_rtable(skb)->rt_type == RTN_LOCAL;
+	}
+}
+
+/* Have TCP take a packet that came in, whose IP header is of "ip" bytes; false if there is none. */
+static bool carisma_to_tcp(struct sk_buff *skb, struct request_sock *req, unsigned int ip)
+{
+	const struct inet6_protocol *tcp6;
+	const struct net_protocol *tcp4;
+	int (*handler)(struct sk_buff *skb);
+
+	if (carisma_skb_is_v6(skb)) {
+		tcp6 = rcu_dereference(inet6_protos[IPPROTO_TCP]);
+		handler = tcp6 ? tcp6->handler : NULL;
+	} else {
+		tcp4 = rcu_dereference(inet_protos[IPPROTO_TCP]);
+		handler = tcp4 ? tcp4->handler : NULL;
+	}
+	if (!handler)
+		return false;
+	skb->sk = req_to_sk(req);
+	skb->destructor = sock_pfree;
+	skb_set_transport_header(skb, ip);
+	skb_pull(skb, ip);
+	handler(skb);
+	return true;
+}
+
 /*
- * Give this node's TCP an ACK, and with it what it needs to make a socket of the ACK's connection,
+ * Give this node's TCP an ACK without options or extensions of IP's, and with it what it needs to make a socket of the ACK's connection,
  * if the hooks behind our own let it pass. Consumes the skb.
  */
 enum carisma_obstacle carisma_helper_adopt(struct net *net, struct sk_buff *skb,
 					   const struct carisma_adoption *it, nf_hookfn *own,
 					   int (*okfn)(struct net *, struct sock *, struct sk_buff *))
 {
+	const unsigned int ip = carisma_skb_is_v6(skb) ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	enum carisma_obstacle obstacle = CARISMA_OBSTACLE_OTHER;
-	const struct iphdr *ip;
-	const struct net_protocol *tcp;
 	struct request_sock *req;
 	struct sock *sk;
 
@@ -152,30 +225,21 @@ enum carisma_obstacle carisma_helper_adopt(struct net *net, struct sk_buff *skb,
 		goto drop;
 	if (!carisma_hooks_accept(net, skb, NF_INET_PRE_ROUTING, own, okfn))
 		return CARISMA_OBSTACLE_FILTER;
-	ip = ip_hdr(skb);
-	if (ip_route_input_noref(skb, ip->daddr, ip->saddr, ip4h_dscp(ip), skb->dev) ||
-	    skb_rtable(skb)->rt_type != RTN_LOCAL)
+	if (!carisma_route_in(skb))
 		goto drop;
-	obstacle = carisma_find_obstacle(net, skb, it, &sk);
+	obstacle = carisma_find_obstacle(net, skb, ip, it, &sk);
 	if (obstacle)
 		goto drop;
 	/* Before it refers to the listener: a queue to user space would let go of the RCU lock. */
 	if (!carisma_hooks_accept(net, skb, NF_INET_LOCAL_IN, own, okfn))
 		return CARISMA_OBSTACLE_FILTER;
 	obstacle = CARISMA_OBSTACLE_OTHER;
-	req = carisma_reqsk(net, sk, it);
-	tcp = rcu_dereference(inet_protos[IPPROTO_TCP]);
-	if (!req || !tcp) {
-		if (req)
-			kmem_cache_free(req->rsk_ops->slab, req);
+	req = carisma_reqsk(net, sk, carisma_skb_is_v6(skb), it);
+	if (!req)
 		goto drop;
-	}
-	skb->sk = req_to_sk(req);
-	skb->destructor = sock_pfree;
-	skb_set_transport_header(skb, ip_hdrlen(skb));
-	skb_pull(skb, ip_hdrlen(skb));
-	tcp->handler(skb);
-	return CARISMA_OBSTACLE_NONE;
+	if (carisma_to_tcp(skb, req, ip))
+		return CARISMA_OBSTACLE_NONE;
+	kmem_cache_free(req->rsk_ops->slab, req);
 drop:
 	kfree_skb(skb);
 	return obstacle;
@@ -183,27 +247,33 @@ drop:
 
 /*
  * Whether TCP could adopt the connection that this SYN would begin, by what is known of it so far:
- * the segment is at PRE_ROUTING, its headers linear.
+ * the segment is at PRE_ROUTING, its headers linear, that of IP with all that belongs to it of "ip"
+ * bytes.
  */
-enum carisma_obstacle carisma_helper_may_adopt(struct net *net, struct sk_buff *skb,
+enum carisma_obstacle carisma_helper_may_adopt(struct net *net, struct sk_buff *skb, unsigned int ip,
 					       const struct carisma_adoption *it)
 {
 	struct sock *sk;
+	bool local;
 
-	if (!carisma_helper_is_local(net, ip_hdr(skb)->daddr))
+	if (carisma_skb_is_v6(skb))
+		local = carisma_helper_is_local(net, ipv6_hdr(skb)->daddr.s6_addr);
+	else
+		local = inet_addr_type(net, ip_hdr(skb)->daddr) == RTN_LOCAL;
+	if (!local)
 		return CARISMA_OBSTACLE_OTHER;
-	return carisma_find_obstacle(net, skb, it, &sk);
+	return carisma_find_obstacle(net, skb, ip, it, &sk);
 }
 
 /* What TCP here would say that it takes in a segment from the sender of this one; 0 without a route. */
 u16 carisma_helper_advmss(struct net *net, const struct sk_buff *skb)
 {
-	struct rtable *rt = carisma_route(net, skb, ip_hdr(skb)->daddr, ip_hdr(skb)->saddr);
+	struct dst_entry *dst = carisma_route(net, skb, true);
 	u16 mss;
 
-	if (IS_ERR(rt))
+	if (IS_ERR(dst))
 		return 0;
-	mss = clamp_t(u32, dst_metric_advmss(&rt->dst), TCP_MIN_MSS, U16_MAX);
-	ip_rt_put(rt);
+	mss = clamp_t(u32, dst_metric_advmss(dst), TCP_MIN_MSS, U16_MAX);
+	dst_release(dst);
 	return mss;
 }

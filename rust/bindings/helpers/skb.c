@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Socket buffers: what is inline, and the way a segment is given to TCP. All run under RCU with bottom halves off. */
 #include <linux/icmp.h>
+#include <linux/icmpv6.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/netdevice.h>
 #include <linux/netfilter.h>
 #include <linux/netfilter_ipv4.h>
+#include <linux/netfilter_ipv6.h>
 #include <linux/skbuff.h>
 #include <linux/tcp.h>
 #include <net/dst.h>
 #include <net/gso.h>
+#include <net/inet6_hashtables.h>
 #include <net/inet_hashtables.h>
 #include <net/ip.h>
 #include <net/route.h>
@@ -16,49 +20,110 @@
 
 #include "carisma_net.h"
 
-/* The header of the IPv4 packet at byte "at", if that is no later fragment, which has no ports. */
-static const struct iphdr *carisma_ip_hdr(const struct sk_buff *skb, unsigned int at, struct iphdr *buf)
+/* The ports and flags of the TCP header at byte "at", if it is whole. */
+static bool carisma_peek_ports(const struct sk_buff *skb, unsigned int at, struct carisma_peek *peek)
 {
-	const struct iphdr *ip = skb_header_pointer(skb, at, sizeof(*buf), buf);
-
-	if (!ip || ip->version != 4 || ip->ihl < 5 || (ip->frag_off & htons(IP_OFFSET)))
-		return NULL;
-	return ip;
-}
-
-/* Whether there is an IPv4 TCP segment at byte "at", and whose. */
-bool carisma_helper_skb_peek_tcp(const struct sk_buff *skb, unsigned int at, struct carisma_peek *peek)
-{
-	struct iphdr ip_buf;
-	const struct iphdr *ip = carisma_ip_hdr(skb, at, &ip_buf);
-	const struct tcphdr *tcp;
 	struct tcphdr buf;
+	const struct tcphdr *tcp = skb_header_pointer(skb, at, sizeof(buf), &buf);
 
-	if (!ip || ip->protocol != IPPROTO_TCP)
-		return false;
-	tcp = skb_header_pointer(skb, at + ip->ihl * 4, sizeof(buf), &buf);
 	if (!tcp)
 		return false;
-	peek->saddr = ip->saddr;
-	peek->daddr = ip->daddr;
 	peek->sport = tcp->source;
 	peek->dport = tcp->dest;
 	peek->flags = ((const __u8 *)tcp)[13];
 	return true;
 }
 
-/* Whether there is an ICMP message about another packet at byte "at". */
+/*
+ * The length and the payload's protocol of the IP header at byte "at", and its addresses, if "peek" is
+ * not NULL; false if that is a later fragment of IPv4's, which has no ports.
+ */
+static bool carisma_peek_ip(const struct sk_buff *skb, unsigned int at, unsigned int *len, __u8 *protocol,
+			    struct carisma_peek *peek)
+{
+	union {
+		struct iphdr v4;
+		struct ipv6hdr v6;
+	} buf;
+	const struct iphdr *ip = skb_header_pointer(skb, at, sizeof(buf.v4), &buf);
+	const struct ipv6hdr *ip6;
+
+	if (!ip)
+		return false;
+	if (ip->version == 6) {
+		ip6 = skb_header_pointer(skb, at, sizeof(*ip6), &buf);
+		if (!ip6)
+			return false;
+		*len = sizeof(*ip6);
+		*protocol = ip6->nexthdr;
+		if (peek) {
+			memcpy(peek->saddr, &ip6->saddr, sizeof(peek->saddr));
+			memcpy(peek->daddr, &ip6->daddr, sizeof(peek->daddr));
+		}
+		return true;
+	}
+	if (ip->version != 4 || ip->ihl < 5 || (ip->frag_off & htons(IP_OFFSET)))
+		return false;
+	*len = ip->ihl * 4;
+	*protocol = ip->protocol;
+	if (peek) {
+		carisma_set_in4(peek->saddr, ip->saddr);
+		carisma_set_in4(peek->daddr, ip->daddr);
+	}
+	return true;
+}
+
+/*
+ * What there is at byte "at", and whose, if it is a TCP segment. Behind extension headers of IPv6 it
+ * takes carisma_helper_skb_peek_behind().
+ */
+enum carisma_seen carisma_helper_skb_peek_tcp(const struct sk_buff *skb, unsigned int at,
+					      struct carisma_peek *peek)
+{
+	unsigned int len;
+	__u8 protocol;
+
+	if (!carisma_peek_ip(skb, at, &len, &protocol, peek))
+		return CARISMA_SEEN_OTHER;
+	if (protocol == IPPROTO_TCP)
+		return carisma_peek_ports(skb, at + len, peek) ? CARISMA_SEEN_TCP : CARISMA_SEEN_OTHER;
+	switch (protocol) {
+	case NEXTHDR_HOP:
+	case NEXTHDR_ROUTING:
+	case NEXTHDR_FRAGMENT:
+	case NEXTHDR_DEST:
+		return len == sizeof(struct ipv6hdr) ? CARISMA_SEEN_EXTENSIONS : CARISMA_SEEN_OTHER;
+	default:
+		return CARISMA_SEEN_OTHER;
+	}
+}
+
+/* Whose the segment is that has its TCP header at byte "at" and its addresses in "peek", if it has one. */
+bool carisma_helper_skb_peek_behind(const struct sk_buff *skb, unsigned int at, struct carisma_peek *peek)
+{
+	return carisma_peek_ports(skb, at, peek);
+}
+
+/* Whether there is an ICMP message about another packet at byte "at", right behind an IP header. */
 bool carisma_helper_skb_is_icmp_error(const struct sk_buff *skb, unsigned int at)
 {
-	struct iphdr ip_buf;
-	const struct iphdr *ip = carisma_ip_hdr(skb, at, &ip_buf);
+	unsigned int len;
 	const __u8 *type;
-	__u8 buf;
+	__u8 protocol, buf;
 
-	if (!ip || ip->protocol != IPPROTO_ICMP)
+	if (!carisma_peek_ip(skb, at, &len, &protocol, NULL))
 		return false;
-	type = skb_header_pointer(skb, at + ip->ihl * 4, sizeof(buf), &buf);
-	return type && icmp_is_err(*type);
+	if (protocol != (len == sizeof(struct ipv6hdr) ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		return false;
+	type = skb_header_pointer(skb, at + len, sizeof(buf), &buf);
+	return type && (protocol == IPPROTO_ICMP ? icmp_is_err(*type) : icmpv6_is_err(*type));
+}
+
+/* Whether the checksum of what is behind an IP header of "ip" bytes is right. At PRE_ROUTING. */
+bool carisma_helper_skb_is_summed(struct sk_buff *skb, unsigned int ip, __u8 protocol)
+{
+	return !nf_checksum(skb, NF_INET_PRE_ROUTING, ip, protocol,
+			    carisma_skb_is_v6(skb) ? AF_INET6 : AF_INET);
 }
 
 /* Whether a packet that came in is this node's own. */
@@ -103,7 +168,7 @@ bool carisma_helper_skb_csum_partial(const struct sk_buff *skb)
 	return skb->ip_summed == CHECKSUM_PARTIAL;
 }
 
-/* A bare IPv4 packet of len bytes, data at the IP header, with room for any link header before it. */
+/* A bare packet of len bytes, data at the IP header, with room for any link header before it. */
 struct sk_buff *carisma_helper_skb_new(unsigned int len)
 {
 	struct sk_buff *skb = alloc_skb(MAX_HEADER + len, GFP_ATOMIC);
@@ -113,14 +178,15 @@ struct sk_buff *carisma_helper_skb_new(unsigned int len)
 	skb_reserve(skb, MAX_HEADER);
 	skb_reset_network_header(skb);
 	skb_put_zero(skb, len);
-	skb->protocol = htons(ETH_P_IP);
 	skb->ip_summed = CHECKSUM_NONE;
 	skb->pkt_type = PACKET_HOST;
 	return skb;
 }
 
+/* Its IP header was written: what is behind that begins at "offset". */
 void carisma_helper_skb_set_transport(struct sk_buff *skb, unsigned int offset)
 {
+	skb->protocol = htons(carisma_skb_is_v6(skb) ? ETH_P_IPV6 : ETH_P_IP);
 	skb_set_transport_header(skb, offset);
 }
 
@@ -143,19 +209,33 @@ static int carisma_skb_arrive(struct net *net, struct sk_buff *skb)
 	if (!skb->dev)
 		skb->dev = dev_get_by_index_rcu(net, skb->skb_iif);
 	if (!skb->dev) {
-		struct rtable *rt = carisma_route(net, skb, 0, ip_hdr(skb)->saddr);
+		struct dst_entry *dst = carisma_route(net, skb, true);
 
-		if (IS_ERR(rt))
-			return PTR_ERR(rt);
-		skb->dev = rt->dst.dev;
+		if (IS_ERR(dst))
+			return PTR_ERR(dst);
+		skb->dev = dst->dev;
 		skb->skb_iif = skb->dev->ifindex;
-		ip_rt_put(rt);
+		dst_release(dst);
 	}
 	skb_reset_mac_header(skb);
 	skb_reset_mac_len(skb);
-	memset(IPCB(skb), 0, sizeof(*IPCB(skb)));
-	IPCB(skb)->iif = skb->skb_iif;
+	if (carisma_skb_is_v6(skb)) {
+		/* As ip6_rcv_core(), which has looked at hop-by-hop options. */
+		memset(IP6CB(skb), 0, sizeof(*IP6CB(skb)));
+		IP6CB(skb)->iif = skb->skb_iif;
+		IP6CB(skb)->nhoff = ipv6_hdr(skb)->nexthdr == NEXTHDR_HOP ?
+				    sizeof(struct ipv6hdr) : offsetof(struct ipv6hdr, nexthdr);
+	} else {
+		memset(IPCB(skb), 0, sizeof(*IPCB(skb)));
+		IPCB(skb)->iif = skb->skb_iif;
+	}
 	return 0;
+}
+
+/* The hooks that a packet of this family passes there. */
+static const struct nf_hook_entries *carisma_hooks(const struct net *net, bool v6, enum nf_inet_hooks where)
+{
+	return v6 ? rcu_dereference(net->nf.hooks_ipv6[where]) : rcu_dereference(net->nf.hooks_ipv4[where]);
 }
 
 /*
@@ -164,7 +244,8 @@ static int carisma_skb_arrive(struct net *net, struct sk_buff *skb)
  */
 static bool carisma_hooks_accept(struct net *net, struct sk_buff *skb, enum nf_inet_hooks where, nf_hookfn *own, int (*okfn)(struct net *, struct sock *, struct sk_buff *))
 {
-	const struct nf_hook_entries *entries = rcu_dereference(net->nf.hooks_ipv4[where]);
+	const bool v6 = carisma_skb_is_v6(skb);
+	const struct nf_hook_entries *entries = carisma_hooks(net, v6, where);
 	struct nf_hook_state state;
 	unsigned int i, from = 0;
 
@@ -173,7 +254,7 @@ static bool carisma_hooks_accept(struct net *net, struct sk_buff *skb, enum nf_i
 	for (i = 0; i < entries->num_hook_entries; i++)
 		if (entries->hooks[i].hook == own)
 			from = i + 1;
-	nf_hook_state_init(&state, where, NFPROTO_IPV4, skb->dev, NULL, NULL, net, okfn);
+	nf_hook_state_init(&state, where, v6 ? NFPROTO_IPV6 : NFPROTO_IPV4, skb->dev, NULL, NULL, net, okfn);
 	return nf_hook_slow(skb, &state, entries, from) == 1;
 }
 
@@ -199,30 +280,55 @@ int carisma_helper_inject(struct net *net, struct sk_buff *skb, nf_hookfn *own, 
 bool carisma_helper_skb_cut(struct sk_buff *skb, unsigned int ip, unsigned int tcp)
 {
 	struct tcphdr *th;
-	struct iphdr *iph;
+	__wsum sum;
 
 	if (pskb_trim(skb, ip + tcp))
 		return false;
-	iph = ip_hdr(skb);
-	iph->tot_len = htons(ip + tcp);
-	ip_send_check(iph);
-	th = (struct tcphdr *)((u8 *)iph + ip);
+	th = (struct tcphdr *)(skb_network_header(skb) + ip);
 	th->check = 0;
-	th->check = csum_tcpudp_magic(iph->saddr, iph->daddr, tcp, IPPROTO_TCP, csum_partial(th, tcp, 0));
+	sum = csum_partial(th, tcp, 0);
+	if (carisma_skb_is_v6(skb)) {
+		struct ipv6hdr *iph = ipv6_hdr(skb);
+
+		iph->payload_len = htons(ip + tcp - sizeof(*iph));
+		th->check = csum_ipv6_magic(&iph->saddr, &iph->daddr, tcp, IPPROTO_TCP, sum);
+	} else {
+		struct iphdr *iph = ip_hdr(skb);
+
+		iph->tot_len = htons(ip + tcp);
+		ip_send_check(iph);
+		th->check = csum_tcpudp_magic(iph->saddr, iph->daddr, tcp, IPPROTO_TCP, sum);
+	}
 	skb_gso_reset(skb);
 	skb->ip_summed = CHECKSUM_NONE;
 	return true;
+}
+
+/* Whether the socket has this connection, bound to this device, or to none. */
+static bool carisma_matches(struct net *net, const struct sock *sk, const struct carisma_tuple *tuple, int dif)
+{
+	const __portpair ports = INET_COMBINED_PORTS(carisma_port(tuple->client_port),
+						     ntohs(carisma_port(tuple->local_port)));
+	struct in6_addr client = carisma_in6(tuple->client), local = carisma_in6(tuple->local);
+	INET_ADDR_COOKIE(cookie, client.s6_addr32[3], local.s6_addr32[3]);
+
+	if (carisma_is_v4(tuple->client))
+		return inet_match(net, sk, cookie, ports, dif, 0);
+	return inet6_match(net, sk, &client, &local, ports, dif, 0);
 }
 
 /*
  * The socket that has this connection, whichever device it is bound to, if to any; without the device,
  * TCP's own look-up finds none that is.
  */
-static struct sock *carisma_established(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
+static struct sock *carisma_established(struct net *net, const struct carisma_tuple *tuple)
 {
-	const __portpair ports = INET_COMBINED_PORTS(client_port, ntohs(local_port));
-	INET_ADDR_COOKIE(cookie, client, local);
-	unsigned int hash = inet_ehashfn(net, local, ntohs(local_port), client, client_port);
+	struct in6_addr client = carisma_in6(tuple->client), local = carisma_in6(tuple->local);
+	const __be16 client_port = carisma_port(tuple->client_port);
+	const u16 local_port = ntohs(carisma_port(tuple->local_port));
+	const bool v4 = carisma_is_v4(tuple->client);
+	unsigned int hash = v4 ? inet_ehashfn(net, local.s6_addr32[3], local_port, client.s6_addr32[3], client_port) :
+				 inet6_ehashfn(net, &local, local_port, &client, client_port);
 	struct inet_hashinfo *table = net->ipv4.tcp_death_row.hashinfo;
 	struct hlist_nulls_node *node;
 	struct sock *sk;
@@ -232,7 +338,7 @@ static struct sock *carisma_established(struct net *net, __be32 client, __be16 c
 again:
 	sk_nulls_for_each_rcu(sk, node, &inet_ehash_bucket(table, hash)->chain) {
 		dif = READ_ONCE(sk->sk_bound_dev_if);
-		if (sk->sk_hash == hash && inet_match(net, sk, cookie, ports, dif, 0))
+		if (sk->sk_hash == hash && carisma_matches(net, sk, tuple, dif))
 			goto found;
 	}
 	/* One on the way was moved to another chain: this is the end of that. */
@@ -241,16 +347,20 @@ again:
 	sk = NULL;
 	goto out;
 found:
-	sk = __inet_lookup_established(net, client, client_port, local, ntohs(local_port), dif, 0);
+	if (v4)
+		sk = __inet_lookup_established(net, client.s6_addr32[3], client_port, local.s6_addr32[3],
+					       local_port, dif, 0);
+	else
+		sk = __inet6_lookup_established(net, &client, client_port, &local, local_port, dif, 0);
 out:
 	rcu_read_unlock();
 	return sk;
 }
 
-/* Whether an established, not a TIME_WAIT, socket has this connection (ports in network order). */
-bool carisma_helper_connection_is_live(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
+/* Whether an established, not a TIME_WAIT, socket has this connection. */
+bool carisma_helper_connection_is_live(struct net *net, const struct carisma_tuple *tuple)
 {
-	struct sock *sk = carisma_established(net, client, client_port, local, local_port);
+	struct sock *sk = carisma_established(net, tuple);
 	bool live;
 
 	if (!sk)
@@ -261,9 +371,9 @@ bool carisma_helper_connection_is_live(struct net *net, __be32 client, __be16 cl
 }
 
 /* The number that TCP expects next of the client; false without an established socket. */
-bool carisma_helper_connection_expects(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port, u32 *seq)
+bool carisma_helper_connection_expects(struct net *net, const struct carisma_tuple *tuple, u32 *seq)
 {
-	struct sock *sk = carisma_established(net, client, client_port, local, local_port);
+	struct sock *sk = carisma_established(net, tuple);
 	bool found;
 
 	if (!sk)
@@ -280,9 +390,9 @@ bool carisma_helper_connection_expects(struct net *net, __be32 client, __be16 cl
  * TCP_DEFER_ACCEPT: as if the SYN-ACK had been repeated for as long as that waits. The request's
  * timer is kept from counting, too, meanwhile.
  */
-void carisma_helper_connection_undefer(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
+void carisma_helper_connection_undefer(struct net *net, const struct carisma_tuple *tuple)
 {
-	struct sock *sk = carisma_established(net, client, client_port, local, local_port);
+	struct sock *sk = carisma_established(net, tuple);
 	struct request_sock_queue *queue;
 	struct request_sock *req;
 	u8 defer;
@@ -305,9 +415,9 @@ void carisma_helper_connection_undefer(struct net *net, __be32 client, __be16 cl
 }
 
 /* End the socket of this connection as `ss -K` does: RST to the peer, ECONNABORTED to the server. Process context. */
-int carisma_helper_connection_abort(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
+int carisma_helper_connection_abort(struct net *net, const struct carisma_tuple *tuple)
 {
-	struct sock *sk = carisma_established(net, client, client_port, local, local_port);
+	struct sock *sk = carisma_established(net, tuple);
 	int err;
 
 	if (!sk)

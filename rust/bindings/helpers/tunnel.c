@@ -1,146 +1,147 @@
 // SPDX-License-Identifier: GPL-2.0
-/* IP in IP (RFC 2003). All run under RCU with bottom halves off. */
+/* IP in IP, of either family in either (RFC 2003, RFC 2473, RFC 4213). All run under RCU with bottom halves off. */
+#include <linux/if_arp.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/netdevice.h>
 #include <linux/skbuff.h>
 #include <net/dst_cache.h>
 #include <net/inet_ecn.h>
 #include <net/ip.h>
+#include <net/ip6_route.h>
 #include <net/ip_tunnels.h>
-#include <net/route.h>
+#include <net/ipv6.h>
 
 #include "carisma_net.h"
 
-/*
- * The route of a tunnel from an address of this node's to a node elsewhere. A cache, which has routes to
- * "to" only, or is NULL, spares looking it up for each packet.
- */
-static struct rtable *carisma_route_tunnel(struct net *net, __be32 from, __be32 to, struct dst_cache *cache)
+/* How big a packet may be that a tunnel takes without making fragments. */
+static unsigned int carisma_tunnel_room(const struct dst_entry *dst, bool v4)
 {
-	struct flowi4 fl4 = {
-		.daddr = to,
-		.saddr = from,
-		.flowi4_proto = IPPROTO_IPIP,
-	};
-	struct rtable *rt;
-	__be32 saddr;
-
-	if (cache) {
-		rt = dst_cache_get_ip4(cache, &saddr);
-		if (rt && saddr == from)
-			return rt;
-		if (rt)
-			ip_rt_put(rt);
-	}
-	rt = ip_route_output_key(net, &fl4);
-	if (IS_ERR(rt))
-		return rt;
-	if (rt->rt_type != RTN_UNICAST || (rt->dst.dev->flags & IFF_LOOPBACK)) {
-		ip_rt_put(rt);
-		return ERR_PTR(-EHOSTUNREACH);
-	}
-	if (cache)
-		dst_cache_set_ip4(cache, &rt->dst, from);
-	return rt;
-}
-
-/* How big a packet may be that a tunnel takes without making fragments, which is never less than 48. */
-static unsigned int carisma_tunnel_room(const struct rtable *rt)
-{
-	return max_t(unsigned int, dst_mtu(&rt->dst), IPV4_MIN_MTU) - sizeof(struct iphdr);
+	if (v4)
+		return max_t(unsigned int, dst_mtu(dst), IPV4_MIN_MTU) - sizeof(struct iphdr);
+	return max_t(unsigned int, dst_mtu(dst), IPV6_MIN_MTU) - sizeof(struct ipv6hdr);
 }
 
 /* The same, or 0 if there is no such tunnel. */
-unsigned int carisma_helper_tunnel_mtu(struct net *net, __be32 from, __be32 to, struct dst_cache *cache)
+unsigned int carisma_helper_tunnel_mtu(struct net *net, const __u8 *from, const __u8 *to,
+				       struct dst_cache *cache)
 {
-	struct rtable *rt = carisma_route_tunnel(net, from, to, cache);
+	struct dst_entry *dst = carisma_route_tunnel(net, from, to, cache);
 	unsigned int mtu;
 
-	if (IS_ERR(rt))
+	if (IS_ERR(dst))
 		return 0;
-	mtu = carisma_tunnel_room(rt);
-	ip_rt_put(rt);
+	mtu = carisma_tunnel_room(dst, carisma_is_v4(to));
+	dst_release(dst);
 	return mtu;
 }
 
-/* Put an outer header before a whole IPv4 packet. */
-static int carisma_encapsulate(struct net *net, struct sk_buff *skb, const struct rtable *rt, __be32 from, __be32 to)
+/* Put an outer header before a whole packet. */
+static int carisma_encapsulate(struct net *net, struct sk_buff *skb, struct dst_entry *dst,
+			       const __u8 *from, const __u8 *to)
 {
-	const unsigned int len = sizeof(struct iphdr);
-	const struct iphdr *inner = ip_hdr(skb);
-	const u8 tos = ip_tunnel_ecn_encap(inner->tos, inner, skb);
-	const __be16 df = inner->frag_off & htons(IP_DF);
-	struct iphdr *ip;
+	const bool v4 = carisma_is_v4(to), inner_v6 = carisma_skb_is_v6(skb);
+	const unsigned int len = v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	const __u8 proto = inner_v6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
+	/* No router takes an IPv6 packet apart. */
+	const __be16 df = inner_v6 ? htons(IP_DF) : ip_hdr(skb)->frag_off & htons(IP_DF);
+	__u8 tos;
 	int err;
 
-	err = skb_cow_head(skb, LL_RESERVED_SPACE(rt->dst.dev) + rt->dst.header_len + len);
+	skb->protocol = htons(inner_v6 ? ETH_P_IPV6 : ETH_P_IP);
+	tos = ip_tunnel_get_dsfield(ip_hdr(skb), skb);
+	tos = ip_tunnel_ecn_encap(tos, ip_hdr(skb), skb);
+	err = skb_cow_head(skb, LL_RESERVED_SPACE(dst->dev) + dst->header_len + len);
 	if (!err)
-		err = iptunnel_handle_offloads(skb, SKB_GSO_IPXIP4);
+		err = iptunnel_handle_offloads(skb, v4 ? SKB_GSO_IPXIP4 : SKB_GSO_IPXIP6);
 	if (err)
 		return err;
 	skb->transport_header = skb->network_header;
-	skb_set_inner_ipproto(skb, IPPROTO_IPIP);
+	skb_set_inner_ipproto(skb, proto);
 	skb_set_inner_mac_header(skb, skb_inner_network_offset(skb));
 	skb_push(skb, len);
 	skb_reset_network_header(skb);
-	ip = ip_hdr(skb);
-	*ip = (struct iphdr) {
-		.version = 4,
-		.ihl = len / 4,
-		.tos = tos,
-		.frag_off = df,
-		.ttl = ip4_dst_hoplimit(&rt->dst),
-		.protocol = IPPROTO_IPIP,
-		.saddr = from,
-		.daddr = to,
-	};
-	iph_set_totlen(ip, skb->len);
-	__ip_select_ident(net, ip, skb_shinfo(skb)->gso_segs ?: 1);
-	ip_send_check(ip);
+	if (v4) {
+		struct iphdr *ip = ip_hdr(skb);
+
+		*ip = (struct iphdr) {
+			.version = 4,
+			.ihl = len / 4,
+			.tos = tos,
+			.frag_off = df,
+			.ttl = ip4_dst_hoplimit(dst),
+			.protocol = proto,
+			.saddr = carisma_in4(from),
+			.daddr = carisma_in4(to),
+		};
+		iph_set_totlen(ip, skb->len);
+		__ip_select_ident(net, ip, skb_shinfo(skb)->gso_segs ?: 1);
+		ip_send_check(ip);
+	} else {
+		struct ipv6hdr *ip = ipv6_hdr(skb);
+
+		ip6_flow_hdr(ip, tos, 0);
+		ipv6_set_payload_len(ip, skb->len - len);
+		ip->nexthdr = proto;
+		ip->hop_limit = ip6_dst_hoplimit(dst);
+		ip->saddr = carisma_in6(from);
+		ip->daddr = carisma_in6(to);
+	}
+	skb->protocol = htons(v4 ? ETH_P_IP : ETH_P_IPV6);
 	return 0;
 }
 
 /*
- * Send a whole IPv4 packet in one from this node to another. What may not be taken apart does not
- * become a packet that may be. As carisma_helper_xmit().
+ * Send a whole packet in one from this node to another. What may not be taken apart does not become a
+ * packet that may be. As carisma_helper_xmit().
  */
-int carisma_helper_xmit_tunnel(struct net *net, struct sk_buff *skb, __be32 from, __be32 to,
+int carisma_helper_xmit_tunnel(struct net *net, struct sk_buff *skb, const __u8 *from, const __u8 *to,
 			       struct dst_cache *cache, unsigned int *mtu)
 {
-	struct rtable *rt = carisma_route_tunnel(net, from, to, cache);
+	struct dst_entry *dst = carisma_route_tunnel(net, from, to, cache);
 	unsigned int max;
 	int err;
 
 	*mtu = 0;
-	if (IS_ERR(rt)) {
+	if (IS_ERR(dst)) {
 		kfree_skb(skb);
-		return PTR_ERR(rt);
+		return PTR_ERR(dst);
 	}
-	max = carisma_tunnel_room(rt);
+	max = carisma_tunnel_room(dst, carisma_is_v4(to));
 	if (carisma_is_too_big(skb, max)) {
-		ip_rt_put(rt);
+		dst_release(dst);
 		*mtu = max;
 		return -EMSGSIZE;
 	}
-	err = carisma_encapsulate(net, skb, rt, from, to);
+	err = carisma_encapsulate(net, skb, dst, from, to);
 	if (err) {
-		ip_rt_put(rt);
+		dst_release(dst);
 		kfree_skb(skb);
 		return err;
 	}
-	return carisma_xmit(net, skb, rt, mtu);
+	return carisma_xmit(net, skb, dst, mtu);
 }
 
 /* The addresses of a packet of IP in IP, and how long its outer header is; a fragment is none. */
-bool carisma_helper_skb_peek_tunnel(const struct sk_buff *skb, __be32 *from, __be32 *to, unsigned int *len)
+bool carisma_helper_skb_peek_tunnel(const struct sk_buff *skb, __u8 *from, __u8 *to, unsigned int *len)
 {
-	const struct iphdr *ip = ip_hdr(skb);
+	if (carisma_skb_is_v6(skb)) {
+		const struct ipv6hdr *ip = ipv6_hdr(skb);
 
-	if (ip->version != 4 || ip->protocol != IPPROTO_IPIP || ip_is_fragment(ip))
-		return false;
-	*from = ip->saddr;
-	*to = ip->daddr;
-	*len = ip->ihl * 4;
+		if (ip->nexthdr != IPPROTO_IPIP && ip->nexthdr != IPPROTO_IPV6)
+			return false;
+		memcpy(from, &ip->saddr, sizeof(ip->saddr));
+		memcpy(to, &ip->daddr, sizeof(ip->daddr));
+		*len = sizeof(*ip);
+	} else {
+		const struct iphdr *ip = ip_hdr(skb);
+
+		if ((ip->protocol != IPPROTO_IPIP && ip->protocol != IPPROTO_IPV6) || ip_is_fragment(ip))
+			return false;
+		carisma_set_in4(from, ip->saddr);
+		carisma_set_in4(to, ip->daddr);
+		*len = ip->ihl * 4;
+	}
 	return true;
 }
 
@@ -150,19 +151,33 @@ bool carisma_helper_skb_peek_tunnel(const struct sk_buff *skb, __be32 *from, __b
  */
 int carisma_helper_tunnel_strip(struct sk_buff *skb, unsigned int len)
 {
-	struct iphdr outer = *ip_hdr(skb);
+	union {
+		struct iphdr v4;
+		struct ipv6hdr v6;
+	} outer;
+	const bool v6 = carisma_skb_is_v6(skb);
+	__be16 protocol;
 	int err;
 
+	if (v6)
+		outer.v6 = *ipv6_hdr(skb);
+	else
+		outer.v4 = *ip_hdr(skb);
+	protocol = htons((v6 ? outer.v6.nexthdr : outer.v4.protocol) == IPPROTO_IPV6 ? ETH_P_IPV6 : ETH_P_IP);
 	/* The link header is moved, of which a tap may have the packet still. */
-	if (!pskb_may_pull(skb, len + sizeof(struct iphdr)) || skb_unclone(skb, GFP_ATOMIC))
+	if (!pskb_may_pull(skb, len + (protocol == htons(ETH_P_IPV6) ? sizeof(struct ipv6hdr) : sizeof(struct iphdr))) ||
+	    skb_unclone(skb, GFP_ATOMIC))
 		return -ENOMEM;
-	err = iptunnel_pull_header(skb, len, htons(ETH_P_IP), false);
+	err = iptunnel_pull_header(skb, len, protocol, false);
 	if (err)
 		return err;
 	skb_reset_network_header(skb);
 	skb_mac_header_rebuild(skb);
+	if (skb->dev->type == ARPHRD_ETHER && skb_mac_header_was_set(skb) && skb->mac_len == ETH_HLEN)
+		eth_hdr(skb)->h_proto = protocol;
 	/* RFC 6040, section 4.2. */
-	return IP_ECN_decapsulate(&outer, skb) > 1 ? -EINVAL : 0;
+	return (v6 ? IP6_ECN_decapsulate(&outer.v6, skb) : IP_ECN_decapsulate(&outer.v4, skb)) > 1 ?
+	       -EINVAL : 0;
 }
 
 /* Have what was in a tunnel come in by the same device. Consumes the skb. */
@@ -177,7 +192,12 @@ int carisma_helper_tunnel_receive(struct sk_buff *skb)
  */
 void carisma_helper_tunnel_update_pmtu(struct net *net, struct sk_buff *skb, unsigned int at, unsigned int mtu)
 {
+	const bool v6 = carisma_skb_is_v6(skb);
+
 	__skb_pull(skb, at);
-	ipv4_update_pmtu(skb, net, mtu, 0, IPPROTO_IPIP);
+	if (v6)
+		ip6_update_pmtu(skb, net, htonl(mtu), 0, 0, sock_net_uid(net, NULL));
+	else
+		ipv4_update_pmtu(skb, net, mtu, 0, IPPROTO_IPIP);
 	__skb_push(skb, at);
 }

@@ -18,8 +18,14 @@ pub const IPPROTO_TCP: u8 = 6;
 /// The protocol number of ICMP in IP headers.
 pub const IPPROTO_ICMP: u8 = 1;
 
-/// The protocol number of IP in IP (RFC 2003).
+/// The protocol number of ICMP in IPv6 headers (RFC 4443).
+pub const IPPROTO_ICMPV6: u8 = 58;
+
+/// The protocol number of IPv4 in IP (RFC 2003).
 pub const IPPROTO_IPIP: u8 = 4;
+
+/// The protocol number of IPv6 in IP (RFC 2473).
+pub const IPPROTO_IPV6: u8 = 41;
 
 /// Folds the carries of a ones' complement sum into 16 bits.
 const fn fold(sum: u64) -> u16 {
@@ -52,11 +58,17 @@ impl Sum {
     /// IPv6 RFC 8200, section 8.1). Two v4-mapped addresses stand for IPv4.
     #[must_use]
     pub fn pseudo(src: &Addr, dst: &Addr, len: u32) -> Self {
+        Self::pseudo_of(IPPROTO_TCP, src, dst, len)
+    }
+
+    /// The same for another protocol.
+    #[must_use]
+    pub fn pseudo_of(protocol: u8, src: &Addr, dst: &Addr, len: u32) -> Self {
         let sum = match (v4_of(src), v4_of(dst)) {
             (Some(src), Some(dst)) => Self::new().append(&src).append(&dst),
             _ => Self::new().append(src).append(dst),
         };
-        sum.append(&len.to_be_bytes()).append(&[0, IPPROTO_TCP])
+        sum.append(&len.to_be_bytes()).append(&[0, protocol])
     }
 
     /// The sum with `bytes` added behind those already in it.
@@ -134,6 +146,18 @@ impl Csum {
         let ([a, b, c, d], [e, f, g, h]) = (old.to_be_bytes(), new.to_be_bytes());
         self.replace16(odd, u16::from_be_bytes([a, b]), u16::from_be_bytes([e, f]));
         self.replace16(odd, u16::from_be_bytes([c, d]), u16::from_be_bytes([g, h]));
+    }
+
+    /// As [`Csum::replace16`], for an address, which always begins at an even place.
+    pub fn replace_addr(&mut self, old: &Addr, new: &Addr) {
+        let words = |addr: &Addr| u128::from_be_bytes(*addr);
+        let (mut old, mut new) = (words(old), words(new));
+        // The order of the words is nothing to a sum.
+        for _ in 0..4 {
+            // CAST: Their lower halves.
+            self.replace32(false, old as u32, new as u32);
+            (old, new) = (old >> 32, new >> 32);
+        }
     }
 
     /// The checksum `check` after the changes.

@@ -3,7 +3,8 @@
 //! ICMP errors about TCP segments: reading what they quote, rewriting it, and making one.
 //!
 //! RFC 792; RFC 1812, section 4.3.2.3 (how much is quoted); RFC 4884 (what may follow the quote);
-//! RFC 5508, section 4.2 (what a translator has to rewrite); RFC 1191 (path MTU discovery).
+//! RFC 5508, section 4.2 (what a translator has to rewrite); RFC 1191 (path MTU discovery). For IPv6,
+//! RFC 4443 and RFC 8201.
 //!
 //! A segment that a handed-off connection sends to its client has the front end's address, so that
 //! is where an error about it goes; and it has the numbers that the client knows. For the TCP that
@@ -15,6 +16,8 @@
 //! quote         IP header      source, checksum
 //!               TCP header     source port, sequence number; checksum, if it is quoted
 //! ```
+//!
+//! IPv6 headers have no checksum; there the addresses of the outer one are in that of ICMP.
 //!
 //! Nothing else is, and nothing moves: extensions stay where they are, and so does their own
 //! checksum. The numbers that a whole TCP header has beside these are left as the client knows them:
@@ -28,18 +31,28 @@ use crate::{
         Csum,
         Sum,
         IPPROTO_ICMP,
+        IPPROTO_ICMPV6,
         IPPROTO_IPIP,
+        IPPROTO_IPV6,
         IPPROTO_TCP, //
     },
-    ipv4,
-    tcp::Malformed, //
+    ip::{
+        self,
+        Header, //
+    },
+    tcp::Malformed,
+    tuple::{
+        v4_of,
+        Addr, //
+    },
 };
 
 /// The size of an ICMP header.
 const HEADER_LEN: usize = 8;
 
 /// From an outer IP header's beginning, the bytes within which everything lies that is read or
-/// rewritten: both IP headers at their longest, and the part of a TCP header that is always there.
+/// rewritten: both IP headers at their longest, and the part of a TCP header that is always there. Of
+/// IPv6 an error whose quote has longer extension headers is nobody's.
 pub const HEAD_MAX: usize = 60 + HEADER_LEN + 60 + crate::tcp::HEADER_LEN;
 
 /// The bytes of a TCP header that an error has to quote (RFC 792).
@@ -50,10 +63,14 @@ const PORT_AT: usize = 0;
 const SEQ_AT: usize = 4;
 const CHECK_AT: usize = 16;
 
-/// Where checksum, source and destination lie in an IP header.
+/// Where checksum, source and destination lie in an IPv4 header.
 const IP_CHECK_AT: usize = 10;
 const SRC_AT: usize = 12;
 const DST_AT: usize = 16;
+
+/// Where source and destination lie in an IPv6 header.
+const SRC_AT_V6: usize = 8;
+const DST_AT_V6: usize = 24;
 
 /// The types of ICMP errors (RFC 792) that say what became of a packet. A source quench is none any
 /// more (RFC 6633), and a redirect is for who sends to that router.
@@ -66,17 +83,29 @@ mod kind {
     pub(super) const PARAMETER_PROBLEM: u8 = 12;
 }
 
+/// The types of ICMPv6 errors (RFC 4443).
+mod kind_v6 {
+    /// Destination unreachable.
+    pub(super) const UNREACHABLE: u8 = 1;
+    /// Packet too big.
+    pub(super) const TOO_BIG: u8 = 2;
+    /// Time exceeded.
+    pub(super) const TIME_EXCEEDED: u8 = 3;
+    /// Parameter problem.
+    pub(super) const PARAMETER_PROBLEM: u8 = 4;
+}
+
 /// The code of "fragmentation needed and DF set" among the unreachable destinations.
 const FRAGMENTATION_NEEDED: u8 = 4;
 
 /// An address and a port.
-pub type End = ([u8; 4], u16);
+pub type End = (Addr, u16);
 
 /// An error about a TCP segment: whose it was, and where things are in the error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Error {
     /// Who is told.
-    told: [u8; 4],
+    told: Addr,
     /// Who sent the segment.
     source: End,
     /// Whom the segment was for.
@@ -89,29 +118,41 @@ pub struct Error {
     tcp: usize,
     /// Where the quote ends, or what is at hand of it.
     end: usize,
+    /// Whether it is one of ICMPv6.
+    v6: bool,
 }
 
 impl Error {
-    /// Reads an IPv4 packet, of which [`HEAD_MAX`] bytes are enough; `None` if it is no such error,
+    /// Reads a packet, of which [`HEAD_MAX`] bytes are enough; `None` if it is no such error,
     /// or does not say whose segment it is about.
     #[must_use]
     pub fn parse(packet: &[u8]) -> Option<Self> {
-        let outer = ipv4::Header::parse(packet)?;
-        if outer.protocol() != IPPROTO_ICMP || outer.is_fragment() {
-            return None;
-        }
-        let &[kind, _, _, _, _, words, ..] = outer.payload() else {
+        let outer = Header::parse(packet)?;
+        let &[kind, _, _, _, units, words, ..] = outer.payload() else {
             return None;
         };
-        if !matches!(
-            kind,
-            kind::UNREACHABLE | kind::TIME_EXCEEDED | kind::PARAMETER_PROBLEM
-        ) {
+        if outer.is_fragment() {
             return None;
         }
+        // What is behind so many bytes is no quote, but an extension (RFC 4884, section 4).
+        let said = match (outer.is_v6(), outer.protocol(), kind) {
+            (
+                false,
+                IPPROTO_ICMP,
+                kind::UNREACHABLE | kind::TIME_EXCEEDED | kind::PARAMETER_PROBLEM,
+            ) => usize::from(words).saturating_mul(4),
+            (true, IPPROTO_ICMPV6, kind_v6::UNREACHABLE | kind_v6::TIME_EXCEEDED) => {
+                usize::from(units).saturating_mul(8)
+            }
+            (true, IPPROTO_ICMPV6, kind_v6::TOO_BIG | kind_v6::PARAMETER_PROBLEM) => 0,
+            _ => return None,
+        };
         let quote = outer.payload().get(HEADER_LEN..)?;
-        let inner = ipv4::Header::quoted(quote)?;
-        if inner.protocol() != IPPROTO_TCP || inner.is_later_fragment() {
+        let inner = Header::quoted(quote)?;
+        if inner.is_v6() != outer.is_v6()
+            || inner.protocol() != IPPROTO_TCP
+            || inner.is_later_fragment()
+        {
             return None;
         }
         let &[a, b, c, d, ..] = inner.payload() else {
@@ -119,8 +160,7 @@ impl Error {
         };
         let icmp = outer.header_len();
         let ip = icmp.checked_add(HEADER_LEN)?;
-        // What is behind so many words is no quote, but an extension (RFC 4884, section 4).
-        let len = match usize::from(words).saturating_mul(4) {
+        let len = match said {
             0 => quote.len(),
             len => len.min(quote.len()),
         };
@@ -132,6 +172,7 @@ impl Error {
             ip,
             tcp: ip.checked_add(inner.header_len())?,
             end: ip.checked_add(len)?,
+            v6: outer.is_v6(),
         })
     }
 
@@ -156,8 +197,8 @@ impl Error {
 
     /// Rewrites the packet that it was read from, as though the segment had come from `source`, and
     /// its sequence number had been greater by `seq_delta`. `partial` says that the ICMP check field
-    /// covers nothing yet (`CHECKSUM_PARTIAL`). On an error, which is that of
-    /// [`is_sound`](Self::is_sound), nothing has been changed.
+    /// covers nothing yet, but for a pseudo-header (`CHECKSUM_PARTIAL`). On an error, which is that of
+    /// [`is_sound`](Self::is_sound) or that of an address of the other family, nothing has been changed.
     pub fn rewrite(
         &self,
         packet: &mut [u8],
@@ -166,19 +207,27 @@ impl Error {
         partial: bool,
     ) -> Result<(), Malformed> {
         let bytes = packet.get_mut(..self.end).ok_or(Malformed)?;
-        if !self.is_sound() {
+        let (addr, port) = source;
+        if !self.is_sound() || self.v6 != v4_of(&addr).is_none() {
             return Err(Malformed);
         }
-        let (addr, port) = (u32::from_be_bytes(source.0), source.1);
-        let mut outer = Csum::new();
-        put32(bytes, DST_AT, |_| addr, [&mut outer]);
-        put16(bytes, IP_CHECK_AT, |check| outer.apply(check), []);
+        let (mut outer, mut icmp, mut segment) = (Csum::new(), Csum::new(), Csum::new());
+        if let Some(addr) = v4_of(&addr) {
+            let addr = u32::from_be_bytes(addr);
+            put32(bytes, DST_AT, |_| addr, [&mut outer]);
+            put16(bytes, IP_CHECK_AT, |check| outer.apply(check), []);
+            outer = Csum::new();
 
-        let (mut icmp, mut inner, mut segment) = (Csum::new(), Csum::new(), Csum::new());
-        let at = self.ip.saturating_add(SRC_AT);
-        put32(bytes, at, |_| addr, [&mut icmp, &mut inner, &mut segment]);
-        let at = self.ip.saturating_add(IP_CHECK_AT);
-        put16(bytes, at, |check| inner.apply(check), [&mut icmp]);
+            let mut inner = Csum::new();
+            let at = self.ip.saturating_add(SRC_AT);
+            put32(bytes, at, |_| addr, [&mut icmp, &mut inner, &mut segment]);
+            let at = self.ip.saturating_add(IP_CHECK_AT);
+            put16(bytes, at, |check| inner.apply(check), [&mut icmp]);
+        } else {
+            put_addr(bytes, DST_AT_V6, &addr, [&mut outer, &mut icmp]);
+            let at = self.ip.saturating_add(SRC_AT_V6);
+            put_addr(bytes, at, &addr, [&mut icmp, &mut segment]);
+        }
         let at = self.tcp.saturating_add(PORT_AT);
         put16(bytes, at, |_| port, [&mut icmp, &mut segment]);
         let at = self.tcp.saturating_add(SEQ_AT);
@@ -187,22 +236,24 @@ impl Error {
         // If the quote does not go so far, nothing is there to be changed.
         let at = self.tcp.saturating_add(CHECK_AT);
         put16(bytes, at, |check| segment.apply(check), [&mut icmp]);
-        if !partial {
-            let at = self.icmp.saturating_add(2);
-            put16(bytes, at, |check| icmp.apply(check), []);
-        }
+        let at = self.icmp.saturating_add(2);
+        let sum = |check| match partial {
+            true => outer.apply_partial(check),
+            false => icmp.apply(check),
+        };
+        put16(bytes, at, sum, []);
         Ok(())
     }
 }
 
-/// "Fragmentation needed" about a packet of IP in IP (RFC 2003, section 5.1): what the sender's end of
-/// the tunnel is told.
+/// "Fragmentation needed", or "packet too big", about a packet of IP in IP (RFC 2003, section 5.1; RFC
+/// 2473, section 8): what the sender's end of the tunnel is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tunnelled {
     /// The tunnel's beginning, which is who is told.
-    pub from: [u8; 4],
+    pub from: Addr,
     /// Its end.
-    pub to: [u8; 4],
+    pub to: Addr,
     /// How big a packet may be, outer header included; not 0.
     pub mtu: u16,
     /// Where the ICMP header begins.
@@ -212,20 +263,24 @@ pub struct Tunnelled {
 }
 
 impl Tunnelled {
-    /// Reads an IPv4 packet, as [`Error::parse`] does; `None` if it is no such error. One that does not
+    /// Reads a packet, as [`Error::parse`] does; `None` if it is no such error. One that does not
     /// say how big a packet may be (RFC 792) is none.
     #[must_use]
     pub fn parse(packet: &[u8]) -> Option<Self> {
-        let outer = ipv4::Header::parse(packet)?;
-        let &[kind::UNREACHABLE, FRAGMENTATION_NEEDED, _, _, _, _, hi, lo, ..] = outer.payload()
-        else {
+        let outer = Header::parse(packet)?;
+        let &[kind, code, _, _, a, b, hi, lo, ..] = outer.payload() else {
             return None;
         };
-        let quote = ipv4::Header::quoted(outer.payload().get(HEADER_LEN..)?)?;
-        let mtu = u16::from_be_bytes([hi, lo]);
-        let is_it = outer.protocol() == IPPROTO_ICMP
+        let mtu = match (outer.is_v6(), outer.protocol(), kind, code) {
+            (false, IPPROTO_ICMP, kind::UNREACHABLE, FRAGMENTATION_NEEDED) => [0, 0, hi, lo],
+            (true, IPPROTO_ICMPV6, kind_v6::TOO_BIG, _) => [a, b, hi, lo],
+            _ => return None,
+        };
+        let quote = Header::quoted(outer.payload().get(HEADER_LEN..)?)?;
+        let mtu = u16::try_from(u32::from_be_bytes(mtu)).unwrap_or(u16::MAX);
+        let is_it = quote.is_v6() == outer.is_v6()
             && !outer.is_fragment()
-            && quote.protocol() == IPPROTO_IPIP
+            && matches!(quote.protocol(), IPPROTO_IPIP | IPPROTO_IPV6)
             && quote.src() == outer.dst()
             && mtu != 0;
         let icmp = outer.header_len();
@@ -275,47 +330,76 @@ fn put32<const N: usize>(
     }
 }
 
+/// As [`put16`], for an IPv6 address.
+fn put_addr<const N: usize>(bytes: &mut [u8], at: usize, new: &Addr, sums: [&mut Csum; N]) {
+    let Some(field) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) else {
+        return;
+    };
+    let old = core::mem::replace(field, *new);
+    for sum in sums {
+        sum.replace_addr(&old, new);
+    }
+}
+
 /// An error of ours: a packet was too big to go on.
 #[derive(Clone, Copy, Debug)]
 pub struct TooBig {
     /// Whom the packet was for.
-    pub src: [u8; 4],
+    pub src: Addr,
     /// Who sent it.
-    pub dst: [u8; 4],
+    pub dst: Addr,
     /// How big it may be.
     pub mtu: u16,
 }
 
 impl TooBig {
-    /// How much of the packet is quoted: as much as makes an error of 576 bytes (RFC 1812, section
-    /// 4.3.2.3).
-    pub const QUOTE_MAX: usize = 576 - Self::QUOTE_AT;
-
-    /// Where the quote begins.
-    pub const QUOTE_AT: usize = ipv4::HEADER_LEN + HEADER_LEN;
-
     /// The precedence of internetwork control (RFC 1812, section 4.3.2.5).
-    const TOS: u8 = 0xc0;
+    const CLASS: u8 = 0xc0;
 
-    /// Writes headers before the quote, which is in `out` from [`QUOTE_AT`](Self::QUOTE_AT) on;
-    /// `None` if there is no room for them.
+    /// How much of a packet to `src` is quoted at most: as much as makes an error of 576 bytes (RFC
+    /// 1812, section 4.3.2.3), or of 1,280 (RFC 4443, section 3.2).
+    #[must_use]
+    pub const fn quote_max(src: &Addr) -> usize {
+        match v4_of(src) {
+            Some(_) => 576 - (20 + HEADER_LEN),
+            None => 1280 - (40 + HEADER_LEN),
+        }
+    }
+
+    /// Where the quote begins in an error about a packet to `src`.
+    #[must_use]
+    pub const fn quote_at(src: &Addr) -> usize {
+        // OVERFLOW: two small numbers.
+        ip::header_len(src) + HEADER_LEN
+    }
+
+    /// Writes headers before the quote, which is in `out` from [`quote_at`](Self::quote_at) on;
+    /// `None` if there is no room for them, or the addresses are of two families.
     #[must_use]
     pub fn write(&self, out: &mut [u8]) -> Option<()> {
-        let (ip, icmp) = out.split_at_mut_checked(ipv4::HEADER_LEN)?;
+        let (header, icmp) = out.split_at_mut_checked(ip::header_len(&self.src))?;
         let [hi, lo] = self.mtu.to_be_bytes();
-        *icmp.first_chunk_mut::<HEADER_LEN>()? =
-            [kind::UNREACHABLE, FRAGMENTATION_NEEDED, 0, 0, 0, 0, hi, lo];
-        let check = Sum::new().append(icmp).check();
+        let v6 = v4_of(&self.src).is_none();
+        let (protocol, kind, code) = match v6 {
+            false => (IPPROTO_ICMP, kind::UNREACHABLE, FRAGMENTATION_NEEDED),
+            true => (IPPROTO_ICMPV6, kind_v6::TOO_BIG, 0),
+        };
+        *icmp.first_chunk_mut::<HEADER_LEN>()? = [kind, code, 0, 0, 0, 0, hi, lo];
+        let pseudo = match v6 {
+            false => Sum::new(),
+            // CAST: What a packet may have.
+            true => Sum::pseudo_of(protocol, &self.src, &self.dst, icmp.len() as u32),
+        };
+        let check = pseudo.append(icmp).check();
         put16(icmp, 2, |_| check, []);
-        let header = ipv4::Build {
+        let build = ip::Build {
             src: self.src,
             dst: self.dst,
-            protocol: IPPROTO_ICMP,
-            ttl: 64,
-            tos: Self::TOS,
-            id: 0,
+            protocol,
+            hops: 64,
+            class: Self::CLASS,
         };
-        header.write(ip, icmp.len()).map(drop)
+        build.write(header, icmp.len()).map(drop)
     }
 }
 

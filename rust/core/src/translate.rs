@@ -23,7 +23,9 @@
 
 use crate::{
     csum::Csum,
+    ip,
     ipv4,
+    ipv6,
     tcp::{
         flag,
         option,
@@ -35,6 +37,10 @@ use crate::{
         OptionIter,
         SynFacts,
         HEADER_LEN, //
+    },
+    tuple::{
+        v4_of,
+        Addr, //
     },
 };
 use zerocopy::{
@@ -284,27 +290,41 @@ pub enum End {
     Destination,
 }
 
-/// Replaces the address of one end in an IPv4 header, at the beginning of `ip`, and updates its
-/// checksum and that of the TCP header at the beginning of `tcp`. `partial` as for
-/// [`Translation::inbound`]. On an error nothing has been changed.
+/// Replaces the address of one end in an IP header, at the beginning of `ip`, by one of the same
+/// family, and updates its checksum and that of the TCP header at the beginning of `tcp`. `partial` as
+/// for [`Translation::inbound`]. On an error nothing has been changed.
 pub fn rewrite_addr(
     ip: &mut [u8],
     tcp: &mut [u8],
     end: End,
-    new: [u8; 4],
+    new: &Addr,
     partial: bool,
 ) -> Result<(), Malformed> {
-    let (ip, _) = ipv4::Fixed::mut_from_prefix(ip).map_err(|_| Malformed)?;
-    ip.header_len().ok_or(Malformed)?;
     let (tcp, _) = Fixed::mut_from_prefix(tcp).map_err(|_| Malformed)?;
-    let addr = match end {
-        End::Source => &mut ip.src,
-        End::Destination => &mut ip.dst,
-    };
     let mut change = Csum::new();
-    change.replace32(false, u32::from_be_bytes(*addr), u32::from_be_bytes(new));
-    *addr = new;
-    ip.check = U16::new(change.apply(ip.check.get()));
+    match (ip::version(ip), v4_of(new)) {
+        (4, Some(new)) => {
+            let (ip, _) = ipv4::Fixed::mut_from_prefix(ip).map_err(|_| Malformed)?;
+            ip.header_len().ok_or(Malformed)?;
+            let addr = match end {
+                End::Source => &mut ip.src,
+                End::Destination => &mut ip.dst,
+            };
+            change.replace32(false, u32::from_be_bytes(*addr), u32::from_be_bytes(new));
+            *addr = new;
+            ip.check = U16::new(change.apply(ip.check.get()));
+        }
+        (6, None) => {
+            let (ip, _) = ipv6::Fixed::mut_from_prefix(ip).map_err(|_| Malformed)?;
+            let addr = match end {
+                End::Source => &mut ip.src,
+                End::Destination => &mut ip.dst,
+            };
+            change.replace_addr(addr, new);
+            *addr = *new;
+        }
+        _ => return Err(Malformed),
+    }
     tcp.check = U16::new(if partial {
         change.apply_partial(tcp.check.get())
     } else {

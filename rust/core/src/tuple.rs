@@ -44,6 +44,13 @@ pub const fn v4_of(addr: &Addr) -> Option<[u8; 4]> {
     }
 }
 
+/// Whether an IPv6 `addr` is one of a single host's that means the same on every link: not unspecified
+/// (`::`), multicast (`ff00::/8`) or link-local (`fe80::/10`; RFC 4291, section 2.4).
+#[must_use]
+pub const fn is_global(addr: &Addr) -> bool {
+    !matches!(addr, [0xff, ..] | [0xfe, 0x80..=0xbf, ..]) && u128::from_be_bytes(*addr) != 0
+}
+
 /// Names a connection as one TCP sees it: the client, and that TCP's own end.
 ///
 /// It is the key of the flow tables, travels in every record of a handoff and in the messages
@@ -76,15 +83,21 @@ pub struct Tuple {
 const _: () = assert!(size_of::<Tuple>() == 36 && align_of::<Tuple>() == 1);
 
 impl Tuple {
-    /// The tuple of an IPv4 connection.
+    /// The tuple of a connection.
     #[must_use]
-    pub fn v4(client: [u8; 4], client_port: u16, local: [u8; 4], local_port: u16) -> Self {
+    pub const fn new(client: Addr, client_port: u16, local: Addr, local_port: u16) -> Self {
         Self {
-            client: v4_mapped(client),
-            local: v4_mapped(local),
+            client,
+            local,
             client_port: U16::new(client_port),
             local_port: U16::new(local_port),
         }
+    }
+
+    /// The tuple of an IPv4 connection.
+    #[must_use]
+    pub const fn v4(client: [u8; 4], client_port: u16, local: [u8; 4], local_port: u16) -> Self {
+        Self::new(v4_mapped(client), client_port, v4_mapped(local), local_port)
     }
 
     /// Whether both ends are IPv4 addresses.
@@ -170,6 +183,13 @@ mod tests {
         assert!(!mixed.is_v4() && !mixed.is_valid());
         assert!(!v4.with_local(v4.local, 0).is_valid());
         assert_eq!(v4_of(&[0; 16]), None);
+        assert!(is_global(&[0x20; 16]) && is_global(&[0xfd; 16]) && is_global(&v4.client));
+        assert!(!is_global(&[0; 16]) && !is_global(&[0xff; 16]));
+        let mut local = [0; 16];
+        (local[0], local[1]) = (0xfe, 0x80);
+        assert!(!is_global(&local));
+        local[1] = 0xc0;
+        assert!(is_global(&local));
     }
 
     #[test]

@@ -11,19 +11,19 @@ use std::{
     vec::Vec, //
 };
 
-const ROUTER: [u8; 4] = [203, 0, 113, 9];
-const VIP: End = ([192, 0, 2, 1], 80);
-const BACK: End = ([10, 0, 0, 2], 8080);
-const CLIENT: End = ([198, 51, 100, 1], 4711);
+const ROUTER: Addr = v4_mapped([203, 0, 113, 9]);
+const VIP: End = (v4_mapped([192, 0, 2, 1]), 80);
+const BACK: End = (v4_mapped([10, 0, 0, 2]), 8080);
+const CLIENT: End = (v4_mapped([198, 51, 100, 1]), 4711);
 
 /// An IPv4 header with a right checksum, as the routers' own have options at times.
-fn ip(protocol: u8, src: [u8; 4], dst: [u8; 4], options: &[u8], payload: usize) -> Vec<u8> {
+fn ip(protocol: u8, src: Addr, dst: Addr, options: &[u8], payload: usize) -> Vec<u8> {
     let len = 20 + options.len();
     let mut header = vec![0x40 | (len / 4) as u8, 0];
     header.extend_from_slice(&((len + payload) as u16).to_be_bytes());
     header.extend_from_slice(&[0x12, 0x34, 0x40, 0, 61, protocol, 0, 0]);
-    header.extend_from_slice(&src);
-    header.extend_from_slice(&dst);
+    header.extend_from_slice(&v4_of(&src).unwrap());
+    header.extend_from_slice(&v4_of(&dst).unwrap());
     header.extend_from_slice(options);
     let check = Sum::new().append(&header).check();
     header[10..12].copy_from_slice(&check.to_be_bytes());
@@ -69,8 +69,7 @@ impl Case {
         let seq = u32::from_be_bytes(segment[4..8].try_into().unwrap());
         segment[4..8].copy_from_slice(&seq.wrapping_add(delta).to_be_bytes());
         segment[16..18].fill(0);
-        let ends = (v4_mapped(source.0), v4_mapped(CLIENT.0));
-        let check = Sum::pseudo(&ends.0, &ends.1, segment.len() as u32)
+        let check = Sum::pseudo(&source.0, &CLIENT.0, segment.len() as u32)
             .append(&segment)
             .check();
         segment[16..18].copy_from_slice(&check.to_be_bytes());
@@ -123,10 +122,12 @@ proptest! {
     fn rewriting_equals_the_other_error(
         case in any_case(),
         delta: u32,
-        source: End,
+        addr: [u8; 4],
+        port: u16,
         partial: bool,
         head_only: bool,
     ) {
+        let source = (v4_mapped(addr), port);
         let mut packet = case.packet(VIP, 0, partial);
         let expected = case.packet(source, delta, partial);
         let head = if head_only { HEAD_MAX.min(packet.len()) } else { packet.len() };
@@ -199,7 +200,7 @@ proptest! {
 fn what_is_no_error_about_a_segment_is_left_alone() {
     let good = Case::plain().packet(VIP, 0, false);
     let none = [
-        ("IPv6", 0, 0x65),
+        ("another version", 0, 0x75),
         ("UDP", 9, 17),
         ("a fragment", 6, 0x20),
         ("a later fragment", 7, 1),
@@ -207,7 +208,7 @@ fn what_is_no_error_about_a_segment_is_left_alone() {
         ("an echo's reply", 20, 0),
         ("a source quench", 20, 4),
         ("a redirect", 20, 5),
-        ("a quote that is not IPv4", 28, 0x65),
+        ("a quote of another version", 28, 0x65),
         ("a short header", 28, 0x44),
         ("a header longer than what is quoted", 28, 0x4f),
         ("about UDP", 37, 17),
@@ -266,23 +267,24 @@ fn short_quotes() {
 #[test]
 fn a_packet_that_is_too_big() {
     let quote = Case::plain().packet(VIP, 0, false);
-    let mut out = vec![0xee; TooBig::QUOTE_AT + quote.len()];
-    out[TooBig::QUOTE_AT..].copy_from_slice(&quote);
+    let at = TooBig::quote_at(&VIP.0);
+    let mut out = vec![0xee; at + quote.len()];
+    out[at..].copy_from_slice(&quote);
     let error = TooBig {
         src: VIP.0,
         dst: CLIENT.0,
         mtu: 1400,
     };
     error.write(&mut out).unwrap();
-    let header = ipv4::Header::parse(&out).unwrap();
+    let header = crate::ip::Header::parse(&out).unwrap();
     assert_eq!((header.src(), header.dst()), (VIP.0, CLIENT.0));
-    assert_eq!((header.protocol(), header.total_len()), (1, out.len()));
+    assert_eq!((header.protocol(), 20 + header.payload().len()), (1, out.len()));
     assert_eq!(Sum::new().append(&out[..20]).check(), 0);
     assert_eq!(Sum::new().append(&out[20..]).check(), 0);
     assert_eq!(out[20..22], [3, 4]);
     assert_eq!(out[24..28], [0, 0, 0x05, 0x78]);
     assert_eq!(out[28..], quote);
-    assert_eq!(TooBig::QUOTE_AT + TooBig::QUOTE_MAX, 576);
+    assert_eq!(at + TooBig::quote_max(&VIP.0), 576);
     assert!(error.write(&mut out[..27]).is_none());
 }
 
@@ -331,4 +333,123 @@ fn a_tunnel_is_too_narrow() {
     let mut packet = tunnelled((3, 4), 4, &[], 1300);
     packet[19] ^= 1;
     assert_eq!(Tunnelled::parse(&packet), None);
+}
+
+const VIP6: End = ([0x20; 16], 80);
+const BACK6: End = ([0xfd; 16], 8080);
+const CLIENT6: End = ([0xfc; 16], 4711);
+
+/// An IPv6 packet, with a hop-by-hop header if `options` is.
+fn ip6(protocol: u8, src: Addr, dst: Addr, options: bool, payload: &[u8]) -> Vec<u8> {
+    let rest = match options {
+        true => [&[protocol, 0, 1, 4, 0, 0, 0, 0], payload].concat(),
+        false => payload.to_vec(),
+    };
+    let build = ip::Build {
+        src,
+        dst,
+        protocol: if options { 0 } else { protocol },
+        hops: 61,
+        class: 0,
+    };
+    let mut out = vec![0; 40];
+    build.write(&mut out, rest.len()).unwrap();
+    out.extend_from_slice(&rest);
+    out
+}
+
+/// The ICMPv6 error about a segment of this source, whose number was greater by `delta`.
+fn error6(kind: u8, quoted: usize, options: bool, source: End, delta: u32, partial: bool) -> Vec<u8> {
+    let mut segment: Vec<u8> = (0..60).collect();
+    segment[..2].copy_from_slice(&source.1.to_be_bytes());
+    segment[2..4].copy_from_slice(&CLIENT6.1.to_be_bytes());
+    segment[4..8].copy_from_slice(&0x1234u32.wrapping_add(delta).to_be_bytes());
+    segment[16..18].fill(0);
+    let sum = Sum::pseudo(&source.0, &CLIENT6.0, 60).append(&segment);
+    segment[16..18].copy_from_slice(&sum.check().to_be_bytes());
+    let quote = ip6(6, source.0, CLIENT6.0, options, &segment);
+    let mut icmp = vec![kind, 0, 0, 0, 0, 0, 5, 0];
+    icmp.extend_from_slice(&quote[..quote.len() - 60 + quoted]);
+    let pseudo = Sum::pseudo_of(58, &[0xfe; 16], &source.0, icmp.len() as u32);
+    let check = match partial {
+        true => pseudo.folded(),
+        false => pseudo.append(&icmp).check(),
+    };
+    icmp[2..4].copy_from_slice(&check.to_be_bytes());
+    ip6(58, [0xfe; 16], source.0, options, &icmp)
+}
+
+proptest! {
+    #[test]
+    fn rewriting_equals_the_other_error_of_icmpv6(
+        kind in 1u8..=4,
+        quoted in prop_oneof![8usize..=16, 18usize..=60],
+        options: bool,
+        delta: u32,
+        partial: bool,
+    ) {
+        let mut packet = error6(kind, quoted, options, VIP6, 0, partial);
+        let error = Error::parse(&packet).unwrap();
+        prop_assert_eq!((error.source(), error.destination()), (VIP6, CLIENT6));
+        prop_assert!(error.is_sound());
+        prop_assert_eq!(error.rewrite(&mut packet, BACK, delta, partial), Err(Malformed));
+        error.rewrite(&mut packet, BACK6, delta, partial).unwrap();
+        prop_assert_eq!(packet, error6(kind, quoted, options, BACK6, delta, partial));
+    }
+}
+
+#[test]
+fn what_is_no_error_of_icmpv6_is_left_alone() {
+    let good = error6(2, 60, false, VIP6, 0, false);
+    // An echo, something else than ICMPv6, a quote of IPv4, one of UDP, one with extensions only.
+    for (at, value) in [(40, 128), (40, 0), (40, 5), (6, 1), (48, 0x45), (54, 17), (54, 60)] {
+        let mut packet = good.clone();
+        packet[at] = value;
+        assert_eq!(Error::parse(&packet), None, "{at}");
+    }
+    // Told somebody else; and an extension where the segment was (RFC 4884).
+    for (at, value) in [(39, 0), (44, 5)] {
+        let mut packet = good.clone();
+        packet[40] = 1;
+        packet[at] = value;
+        assert!(!Error::parse(&packet).unwrap().is_sound(), "{at}");
+    }
+}
+
+#[test]
+fn a_packet_that_is_too_big_for_ipv6() {
+    let (src, dst) = (VIP6.0, CLIENT6.0);
+    let at = TooBig::quote_at(&src);
+    let mut out = vec![0xee; at + 100];
+    let error = TooBig { src, dst, mtu: 1400 };
+    error.write(&mut out).unwrap();
+    let header = ip::Header::parse(&out).unwrap();
+    assert_eq!((header.src(), header.dst(), header.protocol()), (src, dst, 58));
+    assert_eq!(Sum::pseudo_of(58, &src, &dst, 108).append(&out[40..]).check(), 0);
+    assert_eq!(out[40..42], [2, 0]);
+    assert_eq!(out[44..48], [0, 0, 0x05, 0x78]);
+    assert_eq!(at + TooBig::quote_max(&src), 1280);
+    assert!(TooBig { dst: CLIENT.0, ..error }.write(&mut out).is_none());
+}
+
+#[test]
+fn a_tunnel_of_ipv6_is_too_narrow() {
+    for (protocol, known) in [(4, true), (41, true), (6, false)] {
+        let quote = ip6(protocol, VIP6.0, BACK6.0, false, &[0; 40]);
+        let icmp = [&[2, 0, 0, 0, 0, 0, 5, 0], &quote[..]].concat();
+        let packet = ip6(58, [0xfe; 16], VIP6.0, false, &icmp);
+        let found = Tunnelled {
+            from: VIP6.0,
+            to: BACK6.0,
+            mtu: 1280,
+            icmp: 40,
+            quote: 48,
+        };
+        assert_eq!(Tunnelled::parse(&packet), known.then_some(found));
+        // More than fits a packet is as good as no limit.
+        let mut wide = packet;
+        wide[45] = 1;
+        let mtu = Tunnelled::parse(&wide).map(|it| it.mtu);
+        assert_eq!(mtu, known.then_some(u16::MAX));
+    }
 }

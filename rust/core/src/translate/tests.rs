@@ -272,7 +272,7 @@ proptest! {
         let build = Ip { src: SRC, dst: DST, protocol: 6, ttl: 64, tos: 0, id: 1 };
         build.write(&mut ip, bytes.len()).unwrap();
         let end = if source { End::Source } else { End::Destination };
-        rewrite_addr(&mut ip, &mut bytes, end, new, partial).unwrap();
+        rewrite_addr(&mut ip, &mut bytes, end, &v4_mapped(new), partial).unwrap();
         rewrite_port(&mut bytes, end, port, partial).unwrap();
         let (src, dst) = if source { (new, DST) } else { (SRC, new) };
         let expected = Ip { src, dst, ..build };
@@ -283,6 +283,35 @@ proptest! {
         prop_assert_eq!(sum, check(src, dst, &bytes, partial));
         let header = Header::parse(&bytes).unwrap();
         prop_assert_eq!(if source { header.source() } else { header.dest() }, port);
+    }
+
+    #[test]
+    fn addresses_of_ipv6(
+        src: Addr, dst: Addr, new: Addr, source: bool,
+        (partial, mut bytes) in any::<bool>().prop_flat_map(|p| (Just(p), any_segment(p))),
+    ) {
+        let mut head = [0; 48];
+        let build = ipv6::Build { src, dst, protocol: 6, hops: 64, class: 0 };
+        build.write(&mut head, bytes.len()).unwrap();
+        let sum = |src: &Addr, dst: &Addr, bytes: &[u8]| {
+            let pseudo = Sum::pseudo(src, dst, bytes.len() as u32);
+            match partial {
+                true => pseudo.folded(),
+                false => pseudo.append(bytes).check(),
+            }
+        };
+        bytes[16..18].fill(0);
+        let check = sum(&src, &dst, &bytes);
+        bytes[16..18].copy_from_slice(&check.to_be_bytes());
+        let end = if source { End::Source } else { End::Destination };
+        rewrite_addr(&mut head, &mut bytes, end, &new, partial).unwrap();
+        let (src, dst) = if source { (new, dst) } else { (src, new) };
+        let mut other = [0; 48];
+        ipv6::Build { src, dst, ..build }.write(&mut other, bytes.len()).unwrap();
+        prop_assert_eq!(head, other);
+        let found = u16::from_be_bytes([bytes[16], bytes[17]]);
+        bytes[16..18].fill(0);
+        prop_assert_eq!(found, sum(&src, &dst, &bytes));
     }
 
     #[test]
@@ -445,22 +474,29 @@ fn segments_that_carry_no_number_are_left_alone() {
 fn short_headers_are_refused_untouched() {
     let mut tcp = [0; 20];
     let mut ip = [0; 20];
-    let addr = [1; 4];
+    let addr = v4_mapped([1; 4]);
     let end = End::Source;
     assert_eq!(
-        rewrite_addr(&mut ip, &mut tcp, end, addr, false),
+        rewrite_addr(&mut ip, &mut tcp, end, &addr, false),
         Err(Malformed)
     );
     ip[0] = 0x45;
     assert_eq!(
-        rewrite_addr(&mut ip, &mut tcp[..19], end, addr, false),
+        rewrite_addr(&mut ip, &mut tcp[..19], end, &addr, false),
         Err(Malformed)
     );
     assert_eq!(
-        rewrite_addr(&mut ip[..19], &mut tcp, end, addr, false),
+        rewrite_addr(&mut ip[..19], &mut tcp, end, &addr, false),
         Err(Malformed)
     );
     assert_eq!(rewrite_port(&mut tcp[..19], end, 5, false), Err(Malformed));
+    assert_eq!(&ip[1..], &[0; 19]);
+    // An address of the other family; a header of IPv6, which is longer.
+    for (first, addr) in [(0x45, [2; 16]), (0x60, addr), (0x60, [2; 16])] {
+        ip[0] = first;
+        let done = rewrite_addr(&mut ip, &mut tcp, end, &addr, false);
+        assert_eq!(done, Err(Malformed));
+    }
     assert_eq!(&ip[1..], &[0; 19]);
     assert_eq!(tcp, [0; 20]);
 }

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Addresses as Rust has them: 16 bytes, IPv4 as v4-mapped. */
+#include <linux/in6.h>
+#include <linux/ipv6.h>
+#include <net/ipv6.h>
+
+#include "carisma_net.h"
+
+static struct in6_addr carisma_in6(const __u8 *addr)
+{
+	struct in6_addr in6;
+
+	memcpy(&in6, addr, sizeof(in6));
+	return in6;
+}
+
+static bool carisma_is_v4(const __u8 *addr)
+{
+	struct in6_addr in6 = carisma_in6(addr);
+
+	return ipv6_addr_v4mapped(&in6);
+}
+
+/* The IPv4 address in one that is v4-mapped. */
+static __be32 carisma_in4(const __u8 *addr)
+{
+	return carisma_in6(addr).s6_addr32[3];
+}
+
+static void carisma_set_in4(__u8 *addr, __be32 in4)
+{
+	struct in6_addr in6;
+
+	ipv6_addr_set_v4mapped(in4, &in6);
+	memcpy(addr, &in6, sizeof(in6));
+}
+
+static __be16 carisma_port(const __u8 *port)
+{
+	__be16 word;
+
+	memcpy(&word, port, sizeof(word));
+	return word;
+}
+
+/* Whether the packet is one of IPv6; any other is one of IPv4. */
+static bool carisma_skb_is_v6(const struct sk_buff *skb)
+{
+	return ip_hdr(skb)->version == 6;
+}
