@@ -148,6 +148,8 @@ fn main() -> io::Result<()> {
         back(name, options)?;
         icmp(name, &segment, segment.len(), &[])?;
     }
+    icmp_v6("v6", &raw(&BUILD, &[]), &[])?;
+    icmp_v6("v6_extensions", &raw(&BUILD, &[]), &[0, 0, 1, 4, 0, 0, 0, 0])?;
     icmp("eight", &raw(&BUILD, &[]), 8, &[])?;
     icmp("seven", &raw(&BUILD, &[]), 7, &[])?;
     icmp(
@@ -235,6 +237,37 @@ fn icmp(name: &str, segment: &[u8], quoted: usize, extension: &[u8]) -> io::Resu
     // As a router makes it.
     packet[6] = 0;
     packet.extend_from_slice(&message);
+    let how = [&[10, 0, 0, 2, 0x90, 0x1f][..], &9000u32.to_le_bytes(), &[0]];
+    seed("icmp", name, &[&how.concat(), &packet[..]].concat())
+}
+
+/// An error of ICMPv6's about a segment; between the headers stand these hop-by-hop options, if any.
+fn icmp_v6(name: &str, segment: &[u8], extensions: &[u8]) -> io::Result<()> {
+    let ip = |src: u8, protocol, payload: &[u8]| {
+        let mut chain = extensions.to_vec();
+        let first = match chain.first_mut() {
+            Some(next) => {
+                *next = protocol;
+                0
+            }
+            None => protocol,
+        };
+        let build = carisma_core::ipv6::Build {
+            src: [src; 16],
+            dst: [0x20; 16],
+            protocol: first,
+            hops: 64,
+            class: 0,
+        };
+        let rest = [&chain, payload].concat();
+        let mut packet = vec![0; 40];
+        build.write(&mut packet, rest.len()).unwrap();
+        packet.extend_from_slice(&rest);
+        packet
+    };
+    let quote = ip(0x20, 6, segment);
+    let message = [&[2, 0, 0, 0, 0, 0, 5, 0][..], &quote].concat();
+    let packet = ip(0xfd, 58, &message);
     let how = [&[10, 0, 0, 2, 0x90, 0x1f][..], &9000u32.to_le_bytes(), &[0]];
     seed("icmp", name, &[&how.concat(), &packet[..]].concat())
 }

@@ -14,6 +14,7 @@ use carisma_core::{
         End,
         Translation, //
     },
+    tuple::v4_mapped, //
 };
 use carisma_fuzz::{
     be32,
@@ -70,7 +71,7 @@ fn readdressed(ip: &[u8], segment: &[u8], new: (End, [u8; 4], u16), partial: boo
     let (end, addr, port) = new;
     let (mut head, mut tcp) = (ip.to_vec(), segment.to_vec());
     if ip.is_empty() {
-        assert!(rewrite_addr(&mut head, &mut tcp, end, addr, partial).is_err());
+        assert!(rewrite_addr(&mut head, &mut tcp, end, &v4_mapped(addr), partial).is_err());
         assert_eq!(tcp, segment);
         return;
     }
@@ -89,7 +90,7 @@ fn readdressed(ip: &[u8], segment: &[u8], new: (End, [u8; 4], u16), partial: boo
     let sum = check(src, dst, &wanted, partial);
     wanted[16..18].copy_from_slice(&sum.to_be_bytes());
 
-    rewrite_addr(&mut head, &mut tcp, end, addr, partial).unwrap();
+    rewrite_addr(&mut head, &mut tcp, end, &v4_mapped(addr), partial).unwrap();
     rewrite_port(&mut tcp, end, port, partial).unwrap();
     assert_eq!((head, tcp), (expected, wanted));
 }
