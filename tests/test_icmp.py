@@ -17,9 +17,9 @@ import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import pytest
-from scapy.layers.inet import IP, TCP, UDP, IPOption, fragment
+from scapy.layers.inet import IP, TCP, UDP, IPOption
 from scapy.layers.l2 import Ether
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 
 from checks import no_flows, request, served, unbroken
 from harness.address import alone
@@ -31,7 +31,7 @@ from harness.paths import INSIDE
 from harness.patience import patient
 from harness.pcap import ones_sum
 from harness.running import Cluster, wait_for
-from harness.wire import Peer, Wire
+from harness.wire import Peer, Wire, cut
 
 # Those of IPv6 are in test_ipv6.py.
 IPV4 = pytest.mark.family(4)
@@ -283,18 +283,22 @@ class Told:
         assert len(self.peer.stream.data) > 5000, 'as much as a window'
         self.identity = random.randrange(1 << 16)
 
+    def segment(self, shape: Shape, delta: int) -> Packet:
+        """What is told of, with a number greater by `delta`."""
+        seq = self.peer.stream.isn + 1 + shape.at + delta
+        if shape.protocol:
+            return shape.protocol(sport=80, dport=self.peer.port) / bytes(1000)
+        # What follows the ports and the number is the same in all.
+        return TCP(sport=80, dport=self.peer.port, seq=seq % (1 << 32),
+                   ack=self.peer.isn + 1, flags='A') / bytes(1000)
+
     def packet(self, shape: Shape, source: str, delta: int = 0, mtu: int = 0,
-               ttl: int = 60) -> IP:
+               ttl: int = 60) -> Packet:
         """An error of that shape, as though `source` had sent the segment,
         with a number greater by `delta`."""
-        seq = self.peer.stream.isn + 1 + shape.at + delta
-        # What follows the ports and the number is the same in all.
-        segment = TCP(sport=80, dport=self.peer.port, seq=seq % (1 << 32),
-                      ack=self.peer.isn + 1, flags='A') / bytes(1000)
-        if shape.protocol:
-            segment = shape.protocol(sport=80, dport=self.peer.port) / bytes(1000)
         quote = bytes(IP(src=source, dst=self.address, flags='DF', id=7, ttl=9,
-                         options=IPOption(shape.inner) if shape.inner else []) / segment)
+                         options=IPOption(shape.inner) if shape.inner else [])
+                      / self.segment(shape, delta))
         head = 20 + len(shape.inner)
         quote = quote[:head + shape.quoted]
         words = 0
@@ -312,7 +316,7 @@ class Told:
     def tell(self, shape: Shape, node: str = 'en', mtu: int = 0) -> None:
         """Have an error come to a node."""
         packet = self.packet(shape, self.cluster['en'].vip, mtu=mtu)
-        parts = fragment(packet, shape.pieces) if shape.pieces else [packet]
+        parts = cut(packet, shape.pieces) if shape.pieces else [packet]
         source, target = self.cluster.client.host.mac, self.cluster[node].host.mac
         self.peer.post([bytes(Ether(src=source, dst=target) / part) for part in parts],
                        wait=0.3, quiet=0.3)

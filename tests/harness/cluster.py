@@ -19,6 +19,10 @@ from typing import List, Tuple
 from .address import NAMES, family
 
 
+# Of an address and those on its link.
+PREFIXES = {4: 24, 6: 64}
+
+
 @dataclass(frozen=True)
 class Host:
     """A machine on the switch."""
@@ -95,7 +99,7 @@ class ClusterSpec:
     @property
     def prefix(self) -> int:
         """The length of the prefix that addresses on the switch share."""
-        return 64 if self.family == 6 else 24
+        return PREFIXES[self.family]
 
     def at(self, number: int, net: int = 0) -> str:
         """An address on the switch by its last number, or one elsewhere."""

@@ -6,7 +6,7 @@ import time
 from typing import Any, Callable, Dict, List, Sequence
 
 from .address import alone, endpoint, family
-from .cluster import ClusterSpec, Host, NodeSpec
+from .cluster import PREFIXES, ClusterSpec, Host, NodeSpec
 from .kernel import MODULES, Kernel
 from .node import Node
 from .paths import INSIDE, WORK
@@ -68,15 +68,13 @@ class Cluster(abc.ABC):
 
     def setup(self, host: Host) -> List[str]:
         """The commands that make a host out of a bare network stack."""
-        six = family(host.address) == 6
-        lines = ['link set lo up', 'link set eth0 up',
-                 f'addr add {host.address}/{self.spec.prefix} dev eth0']
-        settings = []
-        if six:
-            # Addresses are to be usable at once, and nobody is to send a
-            # router's advertisements.
-            settings.append('sysctl -qw net.ipv6.conf.eth0.accept_dad=0 '
-                            'net.ipv6.conf.eth0.accept_ra=0')
+        lines = ['link set lo up', 'link set eth0 up', 'addr add '
+                 f'{host.address}/{PREFIXES[family(host.address)]} dev eth0']
+        # Addresses of IPv6 are to be usable at once, and to stay; there is no
+        # router.
+        settings = ['sysctl -qw net.ipv6.conf.eth0.accept_dad=0 '
+                    'net.ipv6.conf.eth0.keep_addr_on_down=1 '
+                    'net.ipv6.conf.eth0.accept_ra=0']
         if isinstance(host, NodeSpec):
             lines.append(f'addr add {self.virtual(host.vip)} dev eth0')
             if self.spec.unchanged:
