@@ -14,6 +14,8 @@ from harness.running import Cluster, wait_for
 from harness.sockets import Answer, Socket
 from harness.trace import Connection
 
+# Whom `inside/flood.py` pretends to be.
+STRANGERS = {4: '198.18.0.0/15', 6: '2001:2::/48'}
 UPLOADS = ('post', 'expect', 'chunked', 'fin')
 LEAVERS = ('leave', 'reset')
 # From so many seconds on a head may be answered 408: on a busy machine, some

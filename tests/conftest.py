@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 
 from harness import capture, paths                      # noqa: E402
-from harness.cluster import SITE, ClusterSpec           # noqa: E402
+from harness.cluster import ClusterSpec, languages      # noqa: E402
 from harness.guest import SLOWNESS, Guest               # noqa: E402
 from harness.guests import GuestCluster                 # noqa: E402
 from harness.kernel import Kernel                       # noqa: E402
@@ -42,6 +42,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         '--forward', choices=('nat', 'direct', 'tunnel', 'auto'), default='nat',
         help='how the nodes forward to each other')
+    parser.addoption(
+        '--family', type=int, choices=(4, 6), default=4,
+        help='the version of IP that hosts and services have addresses of')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What the suites mark tests with."""
+    config.addinivalue_line(
+        'markers', 'family(number): a test of one version of IP alone')
+
+
+def pytest_collection_modifyitems(config: pytest.Config,
+                                  items: List[pytest.Item]) -> None:
+    """What is of one version of IP alone is no test of the other."""
+    def is_other(item: pytest.Item) -> bool:
+        mark = item.get_closest_marker('family')
+        return mark is not None and mark.args[0] != config.getoption('--family')
+    others = [item for item in items if is_other(item)]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
 
 
 def pytest_ignore_collect(collection_path: pathlib.Path,
@@ -69,7 +90,7 @@ class Lab:
         self.flavour = config.getoption('--kernel')
         self.plain = config.getoption('--plain')
         self.spec = dataclasses.replace(
-            SITE, mode=config.getoption('--mode'),
+            languages(config.getoption('--family')), mode=config.getoption('--mode'),
             migrate=config.getoption('--migrate'),
             forward=config.getoption('--forward'))
         self.clusters: List[Cluster] = []       # of the current test

@@ -15,7 +15,7 @@ from harness.running import Cluster, wait_for
 from harness.sockets import Socket
 
 CONNTRACK = '''
-table ip stateful {
+table inet stateful {
     chain in {
         type filter hook input priority 0;
         ct state invalid drop
@@ -28,9 +28,12 @@ SERVER = '''
 import socket, sys
 kind = sys.argv[1]
 dual = kind == 'dual-stack'
+six = dual or sys.argv[2] == '6'
 listeners = []
 for _ in range(2 if kind == 'reuseport' else 1):
-    s = socket.socket(socket.AF_INET6 if dual else socket.AF_INET)
+    s = socket.socket(socket.AF_INET6 if six else socket.AF_INET)
+    if six:
+        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if kind == 'reuseport':
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -40,7 +43,7 @@ for _ in range(2 if kind == 'reuseport' else 1):
         s.setsockopt(socket.IPPROTO_TCP, 27, 1)
     if kind == 'small-buffer':
         s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-    s.bind(('::' if dual else '', 80))
+    s.bind(('', 80))
     s.listen(64)
     listeners.append(s)
 print('listening', flush=True)
@@ -129,7 +132,7 @@ def test_filtered(cluster: Cluster, chain: str) -> None:
     """What a back end's rules keep out does not come in by adoption: the
     client is served where it arrived."""
     before = cluster['fr'].stats()
-    cluster['fr'].nft(f'table ip t {{ chain c {{ type filter hook {chain} '
+    cluster['fr'].nft(f'table inet t {{ chain c {{ type filter hook {chain} '
                       'priority 0; tcp dport 80 drop; }; }')
     sock = cluster.client.connect(cluster['en'].vip)
     sock.send(request('/fr/1k'))
@@ -177,7 +180,8 @@ def server(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
     """A server of one kind in the place of fr's."""
     back = cluster['fr']
     back.nginx.stop()
-    process = back.popen(['python3', '-uSc', SERVER, request.param])
+    process = back.popen(['python3', '-uSc', SERVER, request.param,
+                          str(cluster.spec.family)])
     assert process.readline(30) == b'listening\n'
     yield request.param
     process.kill()

@@ -9,17 +9,19 @@ import time
 from typing import Dict, Iterator
 
 import pytest
-from scapy.layers.inet import IP, TCP
+from scapy.layers.inet import TCP
+from scapy.packet import Packet
 
-from checks import gone, hand_off, mac_of, no_flows, request, served, unbroken
+from checks import (
+    STRANGERS, gone, hand_off, mac_of, no_flows, request, served, unbroken)
 from conftest import Lab
-from harness.cluster import SITE
 from harness.kernel import MODULES
 from harness.load import Load
 from harness.node import Node
 from harness.paths import INSIDE
 from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
+from harness.wire import header
 from test_elsewhere import ask, rule, times_served
 from test_tunnel import send
 
@@ -42,7 +44,7 @@ def always(lab: Lab, way: str) -> Iterator[Cluster]:
     """A site whose services are all in always mode, with one of the modules or
     with both."""
     forward, modules = WAYS[way]
-    site = lab.site(dataclasses.replace(SITE, forward=forward, mode='always'))
+    site = lab.site(dataclasses.replace(lab.spec, forward=forward, mode='always'))
     if modules == MODULES:
         lab.enable(site)
         yield site
@@ -130,10 +132,10 @@ def test_under_load(always: Cluster) -> None:
 # Every third packet between nodes is lost: what hands a connection over, or says
 # that it has come or is over.
 EVERY_THIRD = '''
-table ip lose {
+table inet lose {
     chain in {
         type filter hook prerouting priority -450
-        ip protocol 4 numgen inc mod 3 == 0 counter drop
+        meta l4proto { 4, 41 } numgen inc mod 3 == 0 counter drop
     }
 }
 '''
@@ -162,8 +164,8 @@ def test_server_hears_late(always: Cluster) -> None:
     """The front end repeats what it has acknowledged until it is told that the back
     end has it, or the client is answered."""
     back = always['fr']
-    back.nft('table ip lose { chain in { type filter hook prerouting priority -450; '
-             'ip protocol 4 drop; }; }')
+    back.nft('table inet lose { chain in { type filter hook prerouting priority -450; '
+             'meta l4proto { 4, 41 } drop; }; }')
     before = always['en'].stats()['packets_forwarded']
     sock = always.client.connect(always['en'].vip)
     sock.send(request('/fr/1k'))
@@ -253,7 +255,8 @@ def test_syn_flood(always: Cluster) -> None:
     front, client = always['en'], always.client
     before = front.stats()
     # What answers strangers is lost there.
-    front.run(f'ip route add 198.18.0.0/15 via {client.address}')
+    strange = STRANGERS[always.spec.family]
+    front.run(f'ip route add {strange} via {client.address}')
     flood = client.popen(
         ['python3', '-S', f'{INSIDE}/flood.py', 'eth0', mac_of(client), mac_of(front),
          front.vip, '80'], stdin=True)
@@ -264,11 +267,11 @@ def test_syn_flood(always: Cluster) -> None:
     flows = front.flows()
     flood.write(b'', close=True)
     sent = int(flood.readline(30))
-    front.run(f'ip route del 198.18.0.0/15 via {client.address}')
+    front.run(f'ip route del {strange} via {client.address}')
     after = counted(front, before)
     assert after['cookies_sent'] > 1000 and sent > 1000
     assert after['handoffs_accepted'] == 20
-    strangers = [flow for flow in flows if not flow['client'].startswith(client.address)]
+    strangers = [flow for flow in flows if client.address not in flow['client']]
     assert not strangers and 'handshakes' not in after, strangers
     no_flows(always, timeout=30)
 
@@ -279,12 +282,12 @@ def test_syn_flood(always: Cluster) -> None:
 FORGED = '/fr/128k?forged'
 
 
-def handover(always: Cluster, port: int, seq: int, ack: int, path: str) -> IP:
+def handover(always: Cluster, port: int, seq: int, ack: int, path: str) -> Packet:
     """What a front end sends that hands over a connection with these numbers and
     this request."""
     client, front, back = always.client, always['en'], always['fr']
-    return (IP(src=front.address, dst=back.address, proto=4)
-            / IP(src=client.address, dst=front.vip)
+    return (header(front.address, back.address)
+            / header(client.address, front.vip)
             / TCP(sport=port, dport=80, flags='A', seq=seq, ack=ack, window=512)
             / request(path))
 

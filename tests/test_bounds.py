@@ -3,7 +3,7 @@
 
 import pytest
 
-from checks import gone, mac_of, no_flows, request, served
+from checks import STRANGERS, gone, mac_of, no_flows, request, served
 from harness.curl import Response
 from harness.node import Node
 from harness.paths import INSIDE
@@ -12,7 +12,7 @@ from harness.running import Cluster, wait_for
 CLOSE = '-H "Connection: close"'
 # The back end's TCP does not see the SYN that is replayed to it, again and again.
 UNANSWERED = '''
-table ip silent {
+table inet silent {
     chain in { type filter hook input priority 0; tcp dport 80 drop; }
 }
 '''
@@ -120,7 +120,7 @@ def test_held_bytes(fresh: Cluster, knob: str, counter: str) -> None:
 def test_reset_in_the_handshake(fresh: Cluster) -> None:
     """A client that thinks better of it takes nothing of the bound."""
     front, client = fresh['en'], fresh.client
-    client.nft('table ip t { chain c { type filter hook input priority 0; '
+    client.nft('table inet t { chain c { type filter hook input priority 0; '
                'tcp sport 80 tcp flags & (syn | ack) == syn | ack '
                'reject with tcp reset; }; }')
     client.run(f'curl -s --max-time 2 {fresh.url("en", "/fr/1k")}; true')
@@ -136,7 +136,8 @@ def test_syn_flood(fresh: Cluster, cookies: str) -> None:
     front, client = fresh['en'], fresh.client
     front.knob('handshakes_max', 1000)
     front.sysctl('net.ipv4.tcp_syncookies', cookies)
-    front.run('ip route add blackhole 198.18.0.0/15')
+    strangers = STRANGERS[fresh.spec.family]
+    front.run(f'ip route add blackhole {strangers}')
     flood = client.popen(
         ['python3', '-S', f'{INSIDE}/flood.py', 'eth0', mac_of(client),
          mac_of(front), front.vip, '80'], stdin=True)
@@ -155,7 +156,7 @@ def test_syn_flood(fresh: Cluster, cookies: str) -> None:
     # as long as they needed it.
     told = [answer.node for answer in answers[1::2]]
     assert told.count('fr') >= 5, told
-    front.run('ip route del blackhole 198.18.0.0/15')
+    front.run(f'ip route del blackhole {strangers}')
     front.sysctl('net.ipv4.tcp_syncookies', '1')
     served(ask(fresh), 'fr', '1k')
     if cookies == '1':

@@ -10,6 +10,9 @@ from harness.node import Node
 from harness.paths import CARISMACTL
 from harness.running import Cluster, wait_for
 
+# Addresses are written out here.
+pytestmark = pytest.mark.family(4)
+
 STATUS = {'ok': 0, 'error': 1, 'warning': 4}
 
 LISTEN = '''

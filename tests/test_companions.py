@@ -13,6 +13,7 @@ import pytest
 
 from checks import gone, no_flows, request, served, sha256, unbroken
 from conftest import Lab
+from harness.address import alone
 from harness.guest import Guest
 from harness.inside.documents import document
 from harness.load import Load
@@ -30,7 +31,7 @@ PLACES = {8080: ('en', 'fr'), 8081: ('fr', 'en')}
 
 # What an administrator writes who trusts nothing but what he knows.
 STATEFUL = '''
-table ip stateful {
+table inet stateful {
     chain in {
         type filter hook input priority 0; policy drop;
         ct state established,related accept
@@ -47,10 +48,10 @@ table ip stateful {
 }
 '''
 NAT = '''
-table ip translating {
+table inet translating {
     chain pre {
         type nat hook prerouting priority -100;
-        tcp dport 8000 dnat to %s:80
+        tcp dport 8000 dnat %s to %s
     }
     chain post {
         type nat hook postrouting priority 100;
@@ -101,7 +102,7 @@ def test_masquerading(cluster: Cluster) -> None:
     """A node translates what it sends and forwards for others. Neither what
     it forwards to a back end nor what it answers is changed by that."""
     for node in cluster.nodes:
-        node.nft(NAT % node.vip)
+        node.nft(NAT % (node.cluster.ip, node.service))
     exchange(cluster, ['/en/1k', '/fr/1k', '/fr/128k', '/de/1k'])
 
 
@@ -109,17 +110,18 @@ def test_translated_to_the_service(cluster: Cluster) -> None:
     """What arrives at another port and is led to the service by NAT is left
     alone: it is served where it arrives."""
     node = cluster['en']
-    node.nft(NAT % node.vip)
+    node.nft(NAT % (node.cluster.ip, node.service))
     before = node.stats()
     for language in ('en', 'fr'):
         answer = cluster.client.curl.get(
-            f'http://{node.vip}:8000/{language}/1k')
+            f'http://{node.at(8000)}/{language}/1k')
         served(answer, 'en', '1k')
     after = node.stats()
     assert after['flows_created'] == before['flows_created']
     assert after['connections_withheld'] == before['connections_withheld']
 
 
+@pytest.mark.family(4)
 @pytest.mark.parametrize('mode', (0, 1, 2))
 def test_reverse_path_filter(cluster: Cluster, mode: int) -> None:
     """Nodes on one link, whatever the filter; the strict one as well."""
@@ -146,10 +148,10 @@ def join(cluster: Cluster, addresses: List[str]) -> None:
 
 def test_vlan(bare: Cluster, lab: Lab) -> None:
     """The nodes speak to each other in a VLAN of theirs."""
-    addresses = [f'10.5.0.{number}' for number in (1, 2, 3)]
+    addresses = [bare.spec.at(number, 5) for number in (1, 2, 3)]
     for node, address in zip(bare.nodes, addresses):
         node.run('set -e; ip link add link eth0 name eth0.5 type vlan id 5; '
-                 f'ip addr add {address}/24 dev eth0.5; '
+                 f'ip addr add {address}/{bare.spec.prefix} dev eth0.5 nodad; '
                  'ip link set eth0.5 up')
     bare.start_servers()
     if not lab.plain:
@@ -182,14 +184,16 @@ def test_whole_sums(bare: Cluster, lab: Lab, sums: Guest) -> None:
     client, front, back = bare.client, bare['en'], bare['fr']
     for host in bare.hosts.values():
         host.offload(tx=False)      # or the sum is not looked at
-    for node, end in ((front, '10.0.0.21'), (back, '10.0.0.22')):
-        node.run(f'ip addr add {end}/32 dev eth0')
+    here, there = bare.spec.at(21), bare.spec.at(22)
+    gre = {4: 'gre', 6: 'ip6gre'}[bare.spec.family]
+    for node, end in ((front, here), (back, there)):
+        node.run(f'ip addr add {alone(end)} dev eth0')
     for one, local, remote, name, whither in (
             (client, client.address, front.address, 'gre-fe', front.vip),
             (front, front.address, client.address, 'gre-cl', ''),
-            (front, '10.0.0.21', '10.0.0.22', 'gre-be', back.address),
-            (back, '10.0.0.22', '10.0.0.21', 'gre-fe', front.address)):
-        one.run(f'set -e; ip link add {name} type gre local {local} '
+            (front, here, there, 'gre-be', back.address),
+            (back, there, here, 'gre-fe', front.address)):
+        one.run(f'set -e; ip link add {name} type {gre} local {local} '
                 f'remote {remote} csum; ip link set {name} up')
         if whither:
             one.run(f'ip route replace {whither} dev {name} '
@@ -215,7 +219,7 @@ def test_services_at_several_ports(cluster: Cluster) -> None:
         for name in ('en', 'fr'):
             node = cluster[name]
             servers.append(Server(node, 'epoll', port))
-            service = f'{node.vip}:{port}'
+            service = node.at(port)
             node.ctl('service', 'add', service)
             made.append((node, service))
             # At the second port the languages are exchanged.
@@ -225,8 +229,7 @@ def test_services_at_several_ports(cluster: Cluster) -> None:
     try:
         for server in servers:
             server.wait()
-        vip = cluster['en'].vip
-        loads = [Load(cluster.client, f'{vip}:{port}', ('/en/1k', '/fr/1k'),
+        loads = [Load(cluster.client, cluster['en'].at(port), ('/en/1k', '/fr/1k'),
                       threads=3, count=20) for port in PLACES]
         for load, places in zip(loads, PLACES.values()):
             answers = load.end()
@@ -286,7 +289,7 @@ def serve(cluster: Cluster) -> Iterator[Callable[[], None]]:
     def on() -> None:
         for name in ('en', 'fr'):
             node = cluster[name]
-            at = f'{node.vip}:{PORT}'
+            at = node.at(PORT)
             node.ctl('service', 'add', at)
             made.append((node, at))
             node.ctl('rule', 'add', at, '--path', '/fr/', '--node', 'fr')
@@ -355,7 +358,7 @@ def test_fast_open_again(cluster: Cluster, wire: Wire, serve: Serve,
     listen('fastopen')
     serve()
     ask = request('/fr/1k', Connection='close')
-    cluster['en'].nft('table ip t { chain c { type filter hook input '
+    cluster['en'].nft('table inet t { chain c { type filter hook input '
                       f'priority 0; tcp dport {PORT} drop; }}; }}')
     peer = wire.peer('en', service=PORT)
     option = FAST_OPEN['cookie']

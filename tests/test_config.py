@@ -14,6 +14,9 @@ from harness.node import Node
 from harness.paths import CARISMACTL, CHECKOUT, INSIDE
 from harness.running import Cluster, wait_for
 
+# Addresses are written out here.
+pytestmark = pytest.mark.family(4)
+
 DESCRIPTION = f'{CHECKOUT}/include/uapi/linux/carisma.yaml'
 MANUAL = f'{CHECKOUT}/docs/configuration.md'
 KERNEL_TREE = '/cache/kernel/tree'      # of the Debian tree, not of the guests

@@ -16,7 +16,7 @@ import pytest
 from checks import (
     all_right, bypassed, gone, hand_off, no_flows, request, served, unbroken)
 from conftest import Lab
-from harness.cluster import SITE
+from harness.address import alone
 from harness.guest import CommandFailed, Process
 from harness.load import Load
 from harness.node import Node
@@ -26,12 +26,19 @@ from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
 from test_elsewhere import KINDS, ask, lose, rule
 
-SITES = {way: dataclasses.replace(SITE, forward=way) for way in ('direct', 'tunnel')}
-DIRECT = SITES['direct']
+WAYS = ('direct', 'tunnel')
+NARROW = 1400
+HEADERS = {4: 40, 6: 60}        # of IP and TCP
 CLOSE = '-H "Connection: close"'
+# Hears nobody who asks for its MAC address.
+DEAF = {
+    4: 'table arp f { chain i { type filter hook input priority 0; drop; }; }',
+    6: 'table ip6 f { chain i { type filter hook input priority 0; '
+       'icmpv6 type nd-neighbor-solicit drop; }; }',
+}
 
 
-@pytest.fixture(scope='module', params=tuple(SITES))
+@pytest.fixture(scope='module', params=WAYS)
 def way(request: pytest.FixtureRequest) -> str:
     """Tests of one way after the other, as each needs a site of its own."""
     return request.param
@@ -41,7 +48,7 @@ def way(request: pytest.FixtureRequest) -> str:
 def cluster(lab: Lab, way: str) -> Cluster:
     """The site, whose nodes forward in one of the ways, maybe not for the first
     time."""
-    site = lab.site(SITES[way])
+    site = lab.site(dataclasses.replace(lab.spec, forward=way))
     lab.enable(site)
     return site
 
@@ -49,7 +56,7 @@ def cluster(lab: Lab, way: str) -> Cluster:
 @pytest.fixture
 def fresh(lab: Lab, way: str) -> Cluster:
     """The same, with the modules loaded for this test alone."""
-    site = lab.site(SITES[way])
+    site = lab.site(dataclasses.replace(lab.spec, forward=way))
     site.end()
     lab.once = True
     lab.enable(site)
@@ -161,7 +168,7 @@ def test_node_lacks_the_address(fresh: Cluster) -> None:
     """It refuses, at once, instead of losing what is forwarded: the next node serves
     the request, or this one."""
     front, back = fresh['en'], fresh['fr']
-    back.run(f'ip addr del {front.vip}/32 dev lo')
+    back.run(f'ip addr del {alone(front.vip)} dev lo')
     try:
         answer = ask(fresh)
         served(answer, 'en', '1k')
@@ -172,7 +179,7 @@ def test_node_lacks_the_address(fresh: Cluster) -> None:
         assert front.stats()['handoffs_rejected'] == 2
         assert back.stats()['handoffs_in_refused'] == 2
     finally:
-        back.run(f'ip addr add {front.vip}/32 dev lo')
+        back.run(f'ip addr add {fresh.virtual(front.vip)} dev lo')
     served(ask(fresh), 'fr', '1k')
 
 
@@ -190,10 +197,14 @@ def test_node_lacks_the_service(fresh: Cluster) -> None:
 def gateway(cluster: Cluster) -> Iterator[None]:
     """The route from en to fr leads over de."""
     front, between = cluster['en'], cluster['de']
-    between.sysctl('net.ipv4.ip_forward', '1')
-    for device in ('all', 'eth0'):
-        between.sysctl(f'net.ipv4.conf.{device}.send_redirects', '0')
-    route = f'{cluster["fr"].address}/32 via {between.address} dev eth0'
+    if cluster.spec.family == 6:
+        between.sysctl('net.ipv6.conf.all.forwarding', '1')
+        front.sysctl('net.ipv6.conf.eth0.accept_redirects', '0')
+    else:
+        between.sysctl('net.ipv4.ip_forward', '1')
+        for device in ('all', 'eth0'):
+            between.sysctl(f'net.ipv4.conf.{device}.send_redirects', '0')
+    route = f'{alone(cluster["fr"].address)} via {between.address} dev eth0'
     front.run(f'ip route add {route}')
     try:
         yield
@@ -245,20 +256,21 @@ def test_gateway_for_good(fresh: Cluster) -> None:
 
 
 def test_neighbour(lab: Lab) -> None:
-    """The node does not answer ARP for a while, and then has another MAC address,
+    """The node does not tell its MAC address for a while, and then has another MAC address,
     while a connection lives."""
-    cluster = lab.bare(DIRECT)
+    cluster = lab.bare(dataclasses.replace(lab.spec, forward='direct'))
     cluster.start_servers()
     lab.enable(cluster)
     front, back, new = cluster['en'], cluster['fr'], '02:00:00:00:00:f2'
     front.run(f'ip neigh del {back.address} dev eth0')
     sock = hand_off(cluster)
-    back.nft('table arp f { chain i { type filter hook input priority 0; drop; }; }')
+    back.nft(DEAF[cluster.spec.family])
     front.run(f'ip neigh del {back.address} dev eth0')
     sock.send(request('/fr/1k'), delay=1.5)
     back.nft('')
     served(sock.response(), 'fr', '1k')
-    back.run('sysctl -qw net.ipv4.conf.eth0.arp_notify=1')
+    back.run('sysctl -qw net.ipv4.conf.eth0.arp_notify=1 '
+             'net.ipv6.conf.eth0.ndisc_notify=1')
     with front.capture() as wire:
         back.run(f'ip link set eth0 address {new}')
         wait_for(lambda: new in front.run(f'ip neigh show {back.address}').out,
@@ -298,17 +310,18 @@ def test_smaller_mtu(cluster: Cluster) -> None:
     """The client learns that its segments are too long for the way to the node, as
     from any router: the report is about the segment that it sent."""
     front, back, client = cluster['en'], cluster['fr'], cluster.client
-    front.run(f'ip route add {back.address}/32 dev eth0 mtu 1200')
+    front.run(f'ip route add {alone(back.address)} dev eth0 mtu {NARROW}')
     # Segments that are not merged, so that what is forwarded shows their size.
     for host in (client, front):
         host.offload(gro=False, tso=False, gso=False)
     try:
-        assert max(it.length for it in uploaded(cluster)) == 1200 - 52
+        room = NARROW - HEADERS[cluster.spec.family]
+        assert max(it.length for it in uploaded(cluster)) == room - 12
     finally:
         for host in (client, front):
             host.offload(gro=True, tso=True, gso=True)
-        front.run(f'ip route del {back.address}/32 dev eth0')
-        client.run('ip route flush cache')
+        front.run(f'ip route del {alone(back.address)} dev eth0')
+        client.forget_paths()
 
 
 def asks_again(client: Node, port: int, url: str) -> Process:
@@ -347,7 +360,7 @@ def test_syn_on_a_live_connection(fresh: Cluster) -> None:
     sock.send(request('/fr/1k'))
     served(sock.response(), 'fr', '1k')
     # It goes without a word.
-    client.nft('table ip f { chain o { type filter hook output priority 0; '
+    client.nft('table inet f { chain o { type filter hook output priority 0; '
                'tcp flags rst tcp sport 40002 drop; }; }')
     sock.reset()
     client.nft('')
@@ -388,10 +401,10 @@ def test_load(fresh: Cluster) -> None:
 def test_refused_by_name(cluster: Cluster) -> None:
     """Only the ways that there are can be chosen."""
     node = cluster['en']
-    answer = node.ctl('node', 'add', 'it', '10.0.0.9', '--forward', 'gre', check=False)
+    answer = node.ctl('node', 'add', 'it', cluster.spec.at(9), '--forward', 'gre', check=False)
     assert answer.rc == 2
     assert 'possible values: nat, direct, tunnel, auto' in answer.err
-    node.ctl('node', 'add', 'it', '10.0.0.9')
+    node.ctl('node', 'add', 'it', cluster.spec.at(9))
     ways = {it['name']: it['forward'] for it in node.ask('node', 'list')}
     assert ways == {'en': 'direct', 'fr': 'direct', 'de': 'direct', 'it': 'auto'}
     node.ctl('node', 'del', 'it')

@@ -20,7 +20,7 @@ KINDS = {'req': (2, 'en'), 'accept': (3, 'fr'), 'data': (5, 'en'),
 # A control connection's segments that begin with a record of that kind, which
 # is its second byte.
 LOSE = '''
-table ip lose {{
+table inet lose {{
     chain out {{
         type filter hook output priority 0
         tcp sport 7480 @ih,8,8 {kind} counter drop

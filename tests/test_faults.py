@@ -15,14 +15,14 @@ from harness.sockets import SocketError
 
 CLOSE = '-H "Connection: close"'
 STRICT = '''
-table ip strict {
+table inet strict {
     chain in { type filter hook input priority 0; ct state invalid drop; }
     chain out { type filter hook output priority 0; ct state invalid drop; }
     chain on { type filter hook forward priority 0; ct state invalid drop; }
 }
 '''
 CONTROL = '''
-table ip cut {
+table inet cut {
     chain in { type filter hook input priority 0; tcp sport 7480 drop; tcp dport 7480 drop; }
 }
 '''
@@ -153,7 +153,7 @@ def test_back_end_dies(bare: Cluster, lab: Lab) -> None:
     # Of what this one got the front end sees no acknowledgement: the number that
     # it names is one that the client has left behind, and does not believe.
     unsure = bare.client.connect(bare['en'].vip)
-    bare.client.nft('table ip t { chain c { type filter hook output '
+    bare.client.nft('table inet t { chain c { type filter hook output '
                     'priority 0; tcp dport 80 tcp flags == ack drop; }; }')
     unsure.send(request('/de/1k'))
     served(unsure.response(), 'de', '1k')

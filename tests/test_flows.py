@@ -4,6 +4,8 @@
 import time
 from typing import Any, Dict, List
 
+from harness.address import endpoint
+from harness.paths import INSIDE
 from harness.patience import Patience
 from harness.running import Cluster, wait_for
 
@@ -12,18 +14,16 @@ REQUEST = b'GET /%s/1k HTTP/1.1\r\nHost: x\r\n\r\n'
 # Sends SYNs from addresses that nobody has: first, how many, to whom.
 SYNS = '''
 import socket, struct, sys
-first, count, to = int(sys.argv[1]), int(sys.argv[2]), socket.inet_aton(sys.argv[3])
-s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+sys.path.insert(0, sys.argv[4])
+from flood import packed, segment
+first, count, to = int(sys.argv[1]), int(sys.argv[2]), packed(sys.argv[3])
+family = socket.AF_INET6 if len(to) == 16 else socket.AF_INET
+s = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
 for i in range(first, first + count):
-    source = struct.pack('>I', 0x0a630000 + i // 1000)      # 10.99.
-    tcp = struct.pack('>HHIIBBHHH', 20000 + i % 1000, 80, i, 0, 5 << 4, 2, 64000, 0, 0)
-    pseudo = source + to + struct.pack('>HH', 6, len(tcp)) + tcp
-    total = sum(struct.unpack(f'>{len(pseudo) // 2}H', pseudo))
-    while total >> 16:
-        total = (total >> 16) + (total & 0xffff)
-    tcp = tcp[:16] + struct.pack('>H', ~total & 0xffff) + tcp[18:]
-    ip = struct.pack('>BBHHHBBH', 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0) + source + to
-    s.sendto(ip + tcp, (sys.argv[3], 0))
+    # 10.99. or fd99::
+    net = b'\\x0a\\x63' if len(to) == 4 else b'\\xfd\\x99'
+    source = net + (i // 1000).to_bytes(len(to) - 2, 'big')
+    s.sendto(segment(source, to, (20000 + i % 1000, 80), i), (sys.argv[3], 0))
 '''
 
 
@@ -41,26 +41,27 @@ def test_columns_and_filters(fresh: Cluster) -> None:
         return front.ask('flows', *words)
     there, = back.flows()
     flow, = listed('--state', 'handed-off')
-    vip = f'{front.vip}:80'
-    client = f'{fresh.client.address}:{remote.port}'
+    vip = front.service
+    client = remote.endpoint
     assert (flow['client'], flow['vip'], flow['local']) == (client, vip, vip)
     assert (flow['role'], flow['node']) == ('front-end', 'fr')
     assert (there['client'], there['vip'], there['local']) == (
-        client, vip, f'{back.address}:80')
+        client, vip, endpoint(back.address, 80))
     assert (there['role'], there['state'], there['node']) == ('back-end', 'handed-off', 'en')
     assert flow['id'] == there['id'] > 0
     assert 300 <= there['age_ms'] <= flow['age_ms'] < 60_000
     head, = listed('--state', 'head')
-    assert head['client'] == f'{fresh.client.address}:{waiting.port}'
+    assert head['client'] == waiting.endpoint
     assert (head['id'], head['node'], head['packets']) == (None, None, 0)
 
     def ports(*words: str) -> List[int]:
-        return sorted(int(flow['client'].split(':')[1]) for flow in listed(*words))
+        return sorted(int(flow['client'].rpartition(':')[2]) for flow in listed(*words))
     both = sorted([remote.port, waiting.port])
     assert ports() == ports('--client', fresh.client.address) == both
     assert ports('--client', client) == ports('--node', 'fr') == [remote.port]
     assert ports('--state', 'head', '--state', 'handed-off') == both
-    assert ports('--node', 'fr', '--state', 'head') == ports('--client', '10.1.1.1') == []
+    assert ports('--node', 'fr', '--state', 'head') == ports(
+        '--client', fresh.spec.at(1, 1)) == []
     lines = front.ctl('flows', '--node', 'fr').out.splitlines()
     assert lines[0].split() == [
         'CLIENT', 'VIP', 'ROLE', 'STATE', 'NODE', 'MIGRATION', 'AGE', 'PACKETS', 'HANDOFF']
@@ -79,7 +80,7 @@ def test_very_many(fresh: Cluster) -> None:
     first = count // 20
 
     def syns(first: int, count: int) -> List[str]:
-        return ['python3', '-c', SYNS, str(first), str(count), node.vip]
+        return ['python3', '-c', SYNS, str(first), str(count), node.vip, INSIDE]
 
     def timed() -> float:
         begin = time.monotonic()

@@ -6,7 +6,7 @@ from typing import Dict, Iterator, List
 
 import pytest
 
-from checks import (all_right, gone, mac_of, no_flows, request, served, sha256,
+from checks import (STRANGERS, all_right, gone, mac_of, no_flows, request, served, sha256,
                     unbroken)
 from conftest import Lab
 from harness.load import Load
@@ -16,7 +16,7 @@ from harness.running import Cluster, wait_for
 from harness.wire import Wire
 
 CONNTRACK = '''
-table ip stateful {
+table inet stateful {
     chain in {
         type filter hook input priority 0;
         ct state invalid drop
@@ -247,7 +247,8 @@ def test_auto(often: Cluster) -> None:
 def test_syn_flood(often: Cluster) -> None:
     """Nothing is kept of it, and clients do not notice."""
     front, client = often['en'], often.client
-    front.run('ip route add 198.18.0.0/15 via '
+    strangers = STRANGERS[often.spec.family]
+    front.run(f'ip route add {strangers} via '
               f'{client.host.address} dev eth0')
     flood = client.popen(
         ['python3', '-S', f'{INSIDE}/flood.py', 'eth0', mac_of(client),
@@ -267,7 +268,7 @@ def test_syn_flood(often: Cluster) -> None:
         served(answer, language, '1k')
     assert stats['handshakes'] == 0 and stats['flows'] <= 40, stats
     assert not front.run(['ss', '-tanH', 'state', 'syn-recv']).out
-    front.run('ip route del 198.18.0.0/15')
+    front.run(f'ip route del {strangers}')
 
 
 def test_unloading_over_half_a_head(often: Cluster) -> None:

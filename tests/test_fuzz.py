@@ -53,12 +53,13 @@ def test_netlink(site: Cluster, lab: Lab, seed: int) -> None:
     assert not said
 
 
+@pytest.mark.family(4)
 def test_packets(fresh: Cluster, seed: int) -> None:
     """Segments of any kind, on connections and beside them: who behaves is
     served as ever, and what the others leave behind goes away."""
     client, front = fresh.client, fresh['en']
     # Nothing at the client answers to what the fuzzer provokes.
-    client.nft('table ip t { chain c { type filter hook input priority 0; '
+    client.nft('table inet t { chain c { type filter hook input priority 0; '
                f'tcp dport {PORTS} drop; }}; }}')
     for node in fresh.nodes:
         node.knob('head_timeout_ms', 3000)

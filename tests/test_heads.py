@@ -71,7 +71,7 @@ def test_pieces_sent_again(cluster: Cluster, language: str) -> None:
     together anew: they overlap what came first."""
     raw = request(f'/{language}/1k')
     sock = cluster.client.connect(cluster['en'].vip)
-    cluster.client.nft('table ip t { chain c { '
+    cluster.client.nft('table inet t { chain c { '
                        'type filter hook input priority 0; '
                        'tcp sport 80 drop; }; }')
     sock.send(raw[:10], delay=0.3)
@@ -88,8 +88,8 @@ def test_handshake_ends_with_the_head(cluster: Cluster, language: str
                                       ) -> None:
     """The handshake's last ACK is lost; the first data stands in for it."""
     client = cluster.client
-    client.nft('table ip t { chain c { type filter hook output priority 0; '
-               'tcp dport 80 tcp flags == ack ip length < 60 drop; }; }')
+    client.nft('table inet t { chain c { type filter hook output priority 0; '
+               'tcp dport 80 tcp flags == ack meta length < 80 drop; }; }')
     sock = client.connect(cluster['en'].vip)
     sock.send(request(f'/{language}/1k'))
     client.nft('')
@@ -129,7 +129,7 @@ def test_server_hears_later(fresh: Cluster, language: str) -> None:
     node, raw = fresh[language], request(f'/{language}/1k')
     sock = fresh.client.connect(fresh['en'].vip)
     sock.send(raw[:10], delay=0.3)
-    node.nft('table ip t { chain c { type filter hook input priority 0; '
+    node.nft('table inet t { chain c { type filter hook input priority 0; '
              'tcp dport 80 meta length > 80 drop; }; }')
     sock.send(raw[10:], delay=0.5)
     node.nft('')

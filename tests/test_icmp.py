@@ -17,11 +17,12 @@ import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import pytest
-from scapy.layers.inet import IP, TCP, UDP, IPOption, fragment
+from scapy.layers.inet import IP, TCP, UDP, IPOption
 from scapy.layers.l2 import Ether
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 
 from checks import no_flows, request, served, unbroken
+from harness.address import alone
 from harness.cluster import Host
 from harness.guest import CommandFailed
 from harness.inside.documents import document
@@ -30,28 +31,29 @@ from harness.paths import INSIDE
 from harness.patience import patient
 from harness.pcap import ones_sum
 from harness.running import Cluster, wait_for
-from harness.wire import Peer, Wire
+from harness.wire import Peer, Wire, cut
 
-FAR = '10.9.0.100'
-MTU = 1200
+# Those of IPv6 are in test_ipv6.py.
+IPV4 = pytest.mark.family(4)
+MTU = 1400
 CLOSE = '-H "Connection: close"'
 
-PLUG = f'''
+PLUG = '''
 set -e
 ip netns add far
 ip netns add router
-ip -n {SWITCH} link add p-router type veth peer name north netns router
-ip -n {SWITCH} link set p-router master br0 up
-ip -n router addr add 10.0.0.50/24 dev north
+ip -n {switch} link add p-router type veth peer name north netns router
+ip -n {switch} link set p-router master br0 up
 ip -n router link set north up
-ip -n router link add south mtu {MTU} type veth peer name eth0 netns far
-ip -n router addr add 10.9.0.1/24 dev south
+ip -n router link add south mtu {mtu} type veth peer name eth0 netns far
 ip -n router link set south up
-ip netns exec router sysctl -qw net.ipv4.ip_forward=1
-ip -n far addr add {FAR}/24 dev eth0
+ip netns exec router sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
 ip -n far link set lo up
 ip -n far link set eth0 up
-ip -n far route add default via 10.9.0.1
+ip -n router addr add {north}/{prefix} dev north nodad
+ip -n router addr add {south}/{prefix} dev south nodad
+ip -n far addr add {far}/{prefix} dev eth0 nodad
+ip -n far route add default via {south}
 '''
 UNPLUG = '''
 for name in far router; do
@@ -64,11 +66,14 @@ done
 @pytest.fixture
 def far(cluster: Cluster) -> Iterator[NamespaceNode]:
     """A client behind a router whose link to it is narrow."""
-    kernel = cluster.client.kernel
-    kernel.guest.run(PLUG)
-    host = NamespaceNode(cluster.spec, Host('far', FAR), kernel)
+    kernel, spec = cluster.client.kernel, cluster.spec
+    host = NamespaceNode(spec, Host('far', spec.at(100, 9)), kernel)
+    kernel.guest.run(PLUG.format(
+        switch=SWITCH, mtu=MTU, prefix=spec.prefix, north=spec.at(50),
+        south=spec.at(1, 9), far=host.address))
+    route = f'{spec.at(0, 9)}/{spec.prefix}'
     for node in cluster.nodes:
-        node.run('ip route add 10.9.0.0/24 via 10.0.0.50')
+        node.run(f'ip route add {route} via {spec.at(50)}')
         # TCP is not to find out by itself.
         node.sysctl('net.ipv4.tcp_mtu_probing', '0')
     yield host
@@ -76,7 +81,7 @@ def far(cluster: Cluster) -> Iterator[NamespaceNode]:
     host.stop()
     for node in cluster.nodes:
         # What is known of the path goes with the route.
-        node.run('ip route del 10.9.0.0/24')
+        node.run(f'ip route del {route}')
     kernel.guest.run(UNPLUG)
 
 
@@ -95,7 +100,8 @@ class Counts:
 
     def _all(self) -> Dict[str, Dict[str, int]]:
         return {node.name: {**node.stats(), **node.counter(
-            'TcpExtOutOfWindowIcmps', 'IcmpInErrors', 'IcmpInCsumErrors')}
+            'TcpExtOutOfWindowIcmps', 'IcmpInErrors', 'IcmpInCsumErrors',
+            'Icmp6InErrors', 'Icmp6InCsumErrors')}
             for node in self._nodes}
 
     def __call__(self, node: str, *names: str) -> List[int]:
@@ -108,11 +114,13 @@ class Counts:
 
 # Errors are taken only if conntrack knows what they are about.
 RELATED = '''
-table ip judging {
+table inet judging {
     chain in {
         type filter hook input priority 0;
         icmp type destination-unreachable ct state related accept
-        ip protocol icmp drop
+        icmpv6 type { packet-too-big, destination-unreachable } ct state related accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+        meta l4proto { icmp, ipv6-icmp } drop
         ct state invalid drop
     }
     chain out { type filter hook output priority 0; ct state invalid drop; }
@@ -140,7 +148,7 @@ def test_narrow_to_the_client(cluster: Cluster, far: NamespaceNode, how: str
             node.offload(tso=True)
     served(answer, 'fr', '2m')
     unbroken(capture.connection(answer.port))
-    assert mtu(cluster['fr'], FAR) == MTU
+    assert mtu(cluster['fr'], far.address) == MTU
     relayed, = counts('en', 'icmp_relayed')
     translated, late = counts('fr', 'icmp_translated', 'TcpExtOutOfWindowIcmps')
     # The first of a burst is enough: the others may come when the client has
@@ -162,7 +170,7 @@ def test_narrow_to_a_client_served_here(cluster: Cluster, far: NamespaceNode) ->
     counts = Counts(cluster)
     answer = far.curl.get(cluster.url('en', '/en/2m'), options=CLOSE, limit=20)
     served(answer, 'en', '2m')
-    assert mtu(cluster['en'], FAR) == MTU
+    assert mtu(cluster['en'], far.address) == MTU
     assert counts('en', 'icmp_relayed', 'icmp_translated') == [0, 0]
 
 
@@ -173,10 +181,10 @@ def test_narrow_to_a_client_served_here(cluster: Cluster, far: NamespaceNode) ->
 def narrow(cluster: Cluster) -> Iterator[None]:
     """What en sends to fr has to be small."""
     front, back = cluster['en'], cluster['fr']
-    front.run(f'ip route add {back.address} dev eth0 mtu {MTU}')
+    front.run(f'ip route add {alone(back.address)} dev eth0 mtu {MTU}')
     yield
-    front.run(f'ip route del {back.address}')
-    cluster.client.run('ip route flush cache')
+    front.run(f'ip route del {alone(back.address)} dev eth0 mtu {MTU}')
+    cluster.client.forget_paths()
 
 
 @pytest.mark.parametrize('how', ('plain', 'no-tso'))
@@ -275,18 +283,22 @@ class Told:
         assert len(self.peer.stream.data) > 5000, 'as much as a window'
         self.identity = random.randrange(1 << 16)
 
+    def segment(self, shape: Shape, delta: int) -> Packet:
+        """What is told of, with a number greater by `delta`."""
+        seq = self.peer.stream.isn + 1 + shape.at + delta
+        if shape.protocol:
+            return shape.protocol(sport=80, dport=self.peer.port) / bytes(1000)
+        # What follows the ports and the number is the same in all.
+        return TCP(sport=80, dport=self.peer.port, seq=seq % (1 << 32),
+                   ack=self.peer.isn + 1, flags='A') / bytes(1000)
+
     def packet(self, shape: Shape, source: str, delta: int = 0, mtu: int = 0,
-               ttl: int = 60) -> IP:
+               ttl: int = 60) -> Packet:
         """An error of that shape, as though `source` had sent the segment,
         with a number greater by `delta`."""
-        seq = self.peer.stream.isn + 1 + shape.at + delta
-        # What follows the ports and the number is the same in all.
-        segment = TCP(sport=80, dport=self.peer.port, seq=seq % (1 << 32),
-                      ack=self.peer.isn + 1, flags='A') / bytes(1000)
-        if shape.protocol:
-            segment = shape.protocol(sport=80, dport=self.peer.port) / bytes(1000)
         quote = bytes(IP(src=source, dst=self.address, flags='DF', id=7, ttl=9,
-                         options=IPOption(shape.inner) if shape.inner else []) / segment)
+                         options=IPOption(shape.inner) if shape.inner else [])
+                      / self.segment(shape, delta))
         head = 20 + len(shape.inner)
         quote = quote[:head + shape.quoted]
         words = 0
@@ -304,7 +316,7 @@ class Told:
     def tell(self, shape: Shape, node: str = 'en', mtu: int = 0) -> None:
         """Have an error come to a node."""
         packet = self.packet(shape, self.cluster['en'].vip, mtu=mtu)
-        parts = fragment(packet, shape.pieces) if shape.pieces else [packet]
+        parts = cut(packet, shape.pieces) if shape.pieces else [packet]
         source, target = self.cluster.client.host.mac, self.cluster[node].host.mac
         self.peer.post([bytes(Ether(src=source, dst=target) / part) for part in parts],
                        wait=0.3, quiet=0.3)
@@ -333,10 +345,11 @@ def told(cluster: Cluster) -> Iterator[Told]:
     yield Told(cluster, wire)
     wire.stop()
     for node in cluster.nodes:
-        node.run('ip route flush cache')
+        node.forget_paths()
     no_flows(cluster)
 
 
+@IPV4
 def test_errors_are_relayed(cluster: Cluster, told: Told) -> None:
     """Each comes to the back end as though that had sent the segment, in the
     client's numbers, and is heeded by its TCP."""
@@ -367,6 +380,7 @@ def test_errors_are_relayed(cluster: Cluster, told: Told) -> None:
     told.finish()
 
 
+@IPV4
 def test_errors_that_are_not_believed(cluster: Cluster, told: Told) -> None:
     """What the back end's TCP, or IP, would not believe of anybody it does not
     believe of these."""
@@ -381,6 +395,7 @@ def test_errors_that_are_not_believed(cluster: Cluster, told: Told) -> None:
     told.finish()
 
 
+@IPV4
 def test_malformed_errors_are_dropped(cluster: Cluster, told: Told) -> None:
     """What cannot be meant is counted, wherever it comes."""
     for name, shape in MALFORMED.items():
@@ -392,6 +407,7 @@ def test_malformed_errors_are_dropped(cluster: Cluster, told: Told) -> None:
     told.finish()
 
 
+@IPV4
 def test_others_are_left_alone(cluster: Cluster, told: Told) -> None:
     """What is no error about a segment of a flow's is for IP here."""
     counts = Counts(cluster)
@@ -406,6 +422,7 @@ def test_others_are_left_alone(cluster: Cluster, told: Told) -> None:
     told.finish()
 
 
+@IPV4
 def test_errors_that_come_to_the_back_end(cluster: Cluster, told: Told) -> None:
     """A back end to which an error comes that was for the front end knows what
     it is about."""
@@ -428,25 +445,26 @@ def test_errors_of_the_back_end_itself(cluster: Cluster, far: NamespaceNode) -> 
     served(sock.response(), 'fr', '1k')
     counts = Counts(cluster)
     # Nobody answers there.
-    back.run(f'ip route add {FAR} via 10.0.0.51')
+    back.run(f'ip route add {alone(far.address)} via {cluster.spec.at(51)}')
     try:
-        with cluster['en'].capture('icmp') as capture:
+        with cluster['en'].capture("'icmp or icmp6 and ip6[40] < 128'") as capture:
             sock.send(request('/fr/128k'))
             wait_for(lambda: counts('fr', 'icmp_translated')[0], 'an error', 20)
         assert not capture.packets()
         assert counts('fr', 'TcpExtOutOfWindowIcmps', 'IcmpInErrors') == [0, 0]
         assert counts('en', 'icmp_relayed') == [0]
     finally:
-        back.run(f'ip route del {FAR}')
+        back.run(f'ip route del {alone(far.address)} via {cluster.spec.at(51)}')
     served(sock.response(timeout=60), 'fr', '128k')
 
 
+@IPV4
 def test_unload_under_errors(fresh: Cluster) -> None:
     """The modules go and come while errors about connections and about none
     arrive everywhere."""
     seconds, ports = int(patient(20)), '20000-29999'
     # Nothing at the client answers to what comes of it.
-    fresh.client.nft('table ip t { chain c { type filter hook input priority 0; '
+    fresh.client.nft('table inet t { chain c { type filter hook input priority 0; '
                      f'tcp dport {ports} drop; }}; }}')
     targets = [f'{address}/{host.mac}' for host in fresh.spec.nodes
                for address in (host.vip, host.address)]

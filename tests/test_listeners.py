@@ -13,6 +13,7 @@ from harness.running import Cluster, wait_for
 from harness.sockets import Socket, SocketError
 
 PORT = 8080
+FAMILIES = {4: 'AF_INET', 6: 'AF_INET6'}
 ANSWER = b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi'
 
 # Listens, says so, and does what it is told to line by line.
@@ -49,9 +50,10 @@ for line in sys.stdin:
 class Server:
     """A server on a node that accepts when it is told to."""
 
-    def __init__(self, node: Node, family: str = 'AF_INET',
+    def __init__(self, node: Node, family: str = '',
                  protocol: int = 6, address: str = '', backlog: int = 64
                  ) -> None:
+        family = family or FAMILIES[node.cluster.family]
         self._process = node.popen(
             ['python3', '-uSc', SERVER, family, str(protocol), address,
              str(backlog)], stdin=True)
@@ -80,7 +82,7 @@ def listeners(node: Node, port: int) -> str:
 def node(fresh: Cluster) -> Node:
     """A node with a second service, to which nobody listens yet."""
     found = fresh['en']
-    service = f'{found.vip}:{PORT}'
+    service = found.at(PORT)
     found.ctl('service', 'add', service)
     found.ctl('rule', 'add', service, '--path', '/fr/', '--node', 'fr')
     return found
@@ -255,7 +257,7 @@ def test_twins(fresh: Cluster, language: str) -> None:
     """Two processors have the segment that ends a handshake at the same time,
     and TCP makes two sockets, of which it drops one: nothing comes of that."""
     node, client = fresh['en'], fresh.client
-    source, count = '10.0.0.77', 300
+    source, count = fresh.spec.at(77), 300
     for one in fresh.nodes:
         one.run(f'ip neigh replace {source} lladdr {mac_of(client)} dev eth0 '
                 'nud permanent')

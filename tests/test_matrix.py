@@ -17,6 +17,7 @@ from typing import Any, Dict, Iterator, List, Tuple
 import pytest
 
 from conftest import Lab
+from harness.address import endpoint
 from harness.inside.documents import document
 from harness.inside.exchange import SIZES
 from harness.node import Node
@@ -59,7 +60,7 @@ CLIENTS_LINK = {
     'duplicates': {'duplicate': 0.1},
 }
 CONTROL = '''
-table ip control {{
+table inet control {{
     chain in {{ type filter hook input priority 0; {inbound}; }}
     chain out {{ type filter hook output priority 0; {outbound}; }}
 }}
@@ -194,7 +195,7 @@ class Setting:
             self._control(back, 'tcp dport 7480 drop; tcp sport 7480 drop',
                           'tcp dport 7480 drop; tcp sport 7480 drop')
         elif failure == 'unheard':
-            self._control(front, f'ip saddr {back.address} '
+            self._control(front, f'{front.cluster.ip} saddr {back.address} '
                           'tcp sport 7480 drop', '')
 
     @staticmethod
@@ -255,7 +256,7 @@ def run_table(cluster: Cluster, results: Results) -> None:
     # As long as nginx waits for a head: a client with little luck takes long.
     cluster['en'].knob('head_timeout_ms', int(patient(60_000)))
     # The same service by another address, never adopted.
-    for words in cluster['en'].offer(f'{cluster["en"].address}:80', 'replay'):
+    for words in cluster['en'].offer(endpoint(cluster['en'].address, 80), 'replay'):
         cluster['en'].ctl(*words)
     exchanges, setting = Exchanges(cluster), Setting(cluster)
     for wanted in SETTINGS:

@@ -9,7 +9,7 @@ import pytest
 
 from checks import hand_off, no_flows, request, served, unbroken
 from conftest import Lab
-from harness.cluster import SITE
+from harness.address import alone
 from harness.load import Load
 from harness.node import Node
 from harness.running import Cluster, wait_for
@@ -26,7 +26,7 @@ def way(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def pair(lab: Lab, way: str) -> Iterator[Cluster]:
     """A site in which de is to become the front end of en's service."""
-    site = lab.site(dataclasses.replace(SITE, forward=way))
+    site = lab.site(dataclasses.replace(lab.spec, forward=way))
     site.end()
     lab.once = True
     lab.enable(site)
@@ -40,9 +40,10 @@ def pair(lab: Lab, way: str) -> Iterator[Cluster]:
 def move(cluster: Cluster, before: Node, after: Node) -> None:
     """Let a node have the virtual address that is en's, and another not."""
     vip = cluster['en'].vip
-    keep = f'ip addr replace {vip}/32 dev lo' if cluster.spec.unchanged else ':'
-    before.run(f'ip addr del {vip}/32 dev eth0 2>/dev/null; {keep}')
-    after.run(f'ip addr del {vip}/32 dev lo 2>/dev/null; ip addr replace {vip}/32 dev eth0')
+    here = cluster.virtual(vip)
+    keep = f'ip addr replace {here} dev lo' if cluster.spec.unchanged else ':'
+    before.run(f'ip addr del {alone(vip)} dev eth0 2>/dev/null; {keep}')
+    after.run(f'ip addr del {alone(vip)} dev lo 2>/dev/null; ip addr replace {here} dev eth0')
     for host in cluster.hosts.values():
         if host is not after:
             host.run(f'ip neigh replace {vip} lladdr {after.host.mac} dev eth0 nud permanent')
@@ -175,7 +176,7 @@ def test_under_load(pair: Cluster) -> None:
 @pytest.fixture
 def crashed(lab: Lab, way: str) -> Cluster:
     """A site whose front end can crash."""
-    cluster = lab.bare(dataclasses.replace(SITE, forward=way))
+    cluster = lab.bare(dataclasses.replace(lab.spec, forward=way))
     cluster.start_servers()
     lab.enable(cluster)
     return cluster
@@ -210,7 +211,7 @@ def test_client_begins_anew(crashed: Cluster) -> None:
     sock = client.connect(front.vip, source=(client.address, 40003))
     sock.send(request('/fr/1k'))
     served(sock.response(), 'fr', '1k')
-    client.nft('table ip f { chain o { type filter hook output priority 0; '
+    client.nft('table inet f { chain o { type filter hook output priority 0; '
                'tcp flags rst tcp sport 40003 drop; }; }')
     crash(crashed)
     sock.reset()

@@ -37,7 +37,7 @@ def front(cluster: Cluster) -> Iterator[str]:
     made = []
     for name in ('en', 'fr'):
         node = cluster[name]
-        service = f'{node.vip}:{PORT}'
+        service = node.at(PORT)
         node.ctl('service', 'add', service)
         made.append((node, service))
         for other in ('en', 'fr'):
@@ -188,7 +188,7 @@ def test_bound_server_hears_later(cluster: Cluster, front: str, start: Start
     before, raw = node.stats(), request('/en/1k')
     sock = cluster.client.connect(node.vip, port=PORT)
     sock.send(raw[:10], delay=0.3)
-    node.nft('table ip t { chain c { type filter hook input priority 0; '
+    node.nft('table inet t { chain c { type filter hook input priority 0; '
              f'tcp dport {PORT} meta length > 80 drop; }}; }}')
     sock.send(raw[10:], delay=0.5)
     node.nft('')
@@ -204,8 +204,8 @@ def test_bound_and_not_withheld(cluster: Cluster, front: str, start: Start
     start('bound')
     node, client = cluster['en'], cluster.client
     node.knob('withheld_max', 0)
-    client.nft('table ip t { chain c { type filter hook output priority 0; '
-               f'tcp dport {PORT} tcp flags == ack ip length < 60 drop; }}; }}')
+    client.nft('table inet t { chain c { type filter hook output priority 0; '
+               f'tcp dport {PORT} tcp flags == ack meta length < 80 drop; }}; }}')
     sock = client.connect(node.vip, port=PORT)
     sock.send(request('/fr/1k'))
     client.nft('')
@@ -266,7 +266,7 @@ def test_handshakes_of_a_group_close(
     for _ in range(5):
         servers = start('group')
         before = node.stats()
-        client.nft('table ip t { chain c { type filter hook output priority 0; '
+        client.nft('table inet t { chain c { type filter hook output priority 0; '
                    f'tcp dport {PORT} tcp flags & (syn | ack) == ack drop; }}; '
                    '}')
         socks = [client.connect(node.vip, port=PORT) for _ in range(8)]

@@ -76,7 +76,7 @@ def test_local(fresh: Cluster, trace: Trace) -> None:
     assert steps(events) == ['flow_begin', 'head_decided requests_local', 'flow_end']
     assert events[0].fields['role'] == 'front-end'
     assert events[0].fields['client'] == f'{fresh.client.address}:{answer.port}'
-    assert events[0].fields['local'] == f'{fresh["en"].vip}:80'
+    assert events[0].fields['local'] == fresh['en'].service
 
 
 def test_handed_off(fresh: Cluster, trace: Trace) -> None:

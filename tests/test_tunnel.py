@@ -11,32 +11,34 @@ import json
 from typing import Dict, Iterator, List
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP
+from scapy.layers.inet import ICMP, TCP
+from scapy.layers.inet6 import ICMPv6EchoRequest
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from checks import hand_off, no_flows, request, served, unbroken
 from conftest import Lab
+from harness.address import alone, bracketed
 from harness.capture import Capture
-from harness.cluster import SITE, ClusterSpec
 from harness.node import Node
 from harness.paths import INSIDE
 from harness.pcap import SYN, Segment
 from harness.running import Cluster, wait_for
-from test_direct import CLOSE, gateway, uploaded
+from harness.wire import header
+from test_direct import CLOSE, HEADERS, NARROW, gateway, uploaded
 from test_elsewhere import ask, rule
 from test_icmp import mtu
 
-TUNNEL = dataclasses.replace(SITE, forward='tunnel')
-AUTO = dataclasses.replace(SITE, forward='auto')
-HEADERS = 40            # of IP and TCP
-OUTER = 20
-NARROW = 1200
+OUTER = {4: 20, 6: 40}
+# What says so in a header.
+TUNNELS = {4: 4, 6: 41}
+ECHO = {4: ICMP(), 6: ICMPv6EchoRequest()}
+IPIP = {4: 'ipip', 6: 'ip6tnl mode ip6ip6'}
 
 
-def loaded(lab: Lab, spec: ClusterSpec) -> Cluster:
+def loaded(lab: Lab, **changes: str) -> Cluster:
     """A site like that, with the modules loaded for this test alone."""
-    site = lab.site(spec)
+    site = lab.site(dataclasses.replace(lab.spec, **changes))
     site.end()
     lab.once = True
     lab.enable(site)
@@ -46,13 +48,13 @@ def loaded(lab: Lab, spec: ClusterSpec) -> Cluster:
 @pytest.fixture
 def tunnel(lab: Lab) -> Cluster:
     """Nodes that are forwarded to by tunnels."""
-    return loaded(lab, TUNNEL)
+    return loaded(lab, forward='tunnel')
 
 
 @pytest.fixture
 def auto(lab: Lab) -> Cluster:
     """Nodes that are forwarded to as is best."""
-    return loaded(lab, AUTO)
+    return loaded(lab, forward='auto')
 
 
 def outer(node: Node, *words: str) -> Dict[str, int]:
@@ -63,14 +65,14 @@ def outer(node: Node, *words: str) -> Dict[str, int]:
 
 
 COUNT = '''
-table ip seen {
+table inet seen {
     chain in {
         type filter hook prerouting priority -450
-        ip protocol 4 counter
+        meta l4proto { 4, 41 } counter
     }
     chain out {
         type filter hook input priority 0
-        ip protocol 4 counter
+        meta l4proto { 4, 41 } counter
     }
 }
 '''
@@ -115,27 +117,28 @@ def opened(capture: Capture, port: int) -> Segment:
 def test_segments_fit(lab: Lab, mode: str) -> None:
     """A client is asked for segments that fit into the tunnels, so that none is
     too long, on any connection of the service."""
-    cluster = loaded(lab, dataclasses.replace(TUNNEL, mode=mode))
+    cluster = loaded(lab, forward='tunnel', mode=mode)
     front, client = cluster['en'], cluster.client
-    room = 1500 - OUTER
+    outer, headers = OUTER[cluster.spec.family], HEADERS[cluster.spec.family]
+    room = 1500 - outer
     with client.capture() as capture:
         uploads = [client.curl.get(cluster.url('en', path)) for path in ('/fr/1k', '/en/1k')]
     for answer in uploads:
-        assert opened(capture, answer.port).options.mss == room - HEADERS
+        assert opened(capture, answer.port).options.mss == room - headers
     for host in (client, front):
         host.offload(gro=False, tso=False, gso=False)
     try:
-        assert max(it.length for it in uploaded(cluster, 'fr')) == room - HEADERS - 12
+        assert max(it.length for it in uploaded(cluster, 'fr')) == room - headers - 12
     finally:
         for host in (client, front):
             host.offload(gro=True, tso=True, gso=True)
     assert front.stats()['packets_dropped_too_big'] == 0
     # The smallest of all tunnels counts.
-    front.run(f'ip route add {cluster["de"].address}/32 dev eth0 mtu {NARROW}')
+    front.run(f'ip route add {alone(cluster["de"].address)} dev eth0 mtu {NARROW}')
     with client.capture() as capture:
         answer = client.curl.get(cluster.url('en', '/fr/1k'))
-    front.run(f'ip route del {cluster["de"].address}/32')
-    assert opened(capture, answer.port).options.mss == NARROW - OUTER - HEADERS
+    front.run(f'ip route del {alone(cluster["de"].address)} dev eth0')
+    assert opened(capture, answer.port).options.mss == NARROW - outer - headers
 
 
 def test_large_segments(tunnel: Cluster) -> None:
@@ -148,7 +151,7 @@ def test_narrow_between_the_nodes(tunnel: Cluster) -> None:
     tells the front end, and that the client, whose body arrives."""
     front, back, client = tunnel['en'], tunnel['fr'], tunnel.client
     between = tunnel['de']
-    between.run(f'ip route add {back.address}/32 dev eth0 mtu {NARROW}')
+    between.run(f'ip route add {alone(back.address)} dev eth0 mtu {NARROW}')
     for host in (client, front, between):
         host.offload(gro=False, tso=False, gso=False)
     try:
@@ -159,12 +162,13 @@ def test_narrow_between_the_nodes(tunnel: Cluster) -> None:
             # Later connections know it from the beginning.
             with client.capture() as capture:
                 answer = client.curl.get(tunnel.url('en', '/fr/1k'))
-            assert opened(capture, answer.port).options.mss == NARROW - OUTER - HEADERS
+            assert opened(capture, answer.port).options.mss == (
+                NARROW - OUTER[tunnel.spec.family] - HEADERS[tunnel.spec.family])
     finally:
         for host in (client, front, between):
             host.offload(gro=True, tso=True, gso=True)
-        between.run(f'ip route del {back.address}/32 dev eth0 mtu {NARROW}')
-        client.run('ip route flush cache')
+        between.run(f'ip route del {alone(back.address)} dev eth0 mtu {NARROW}')
+        client.forget_paths()
 
 
 def test_over_a_gateway(tunnel: Cluster) -> None:
@@ -185,13 +189,13 @@ def test_no_way(tunnel: Cluster) -> None:
     """A node to which no route leads is not asked, though the control connection is
     up."""
     front, back = tunnel['en'], tunnel['fr']
-    front.run(f'ip route add blackhole {back.address}/32')
+    front.run(f'ip route add blackhole {alone(back.address)}')
     try:
         served(ask(tunnel), 'en', '1k')
         rule(front, '/fr/', 'fr', 'de')
         served(ask(tunnel), 'de', '1k')
     finally:
-        front.run(f'ip route del blackhole {back.address}/32')
+        front.run(f'ip route del blackhole {alone(back.address)}')
     assert front.stats()['handoffs_refused_route'] == 2
     served(ask(tunnel), 'fr', '1k')
 
@@ -218,21 +222,23 @@ def plain_tunnel(cluster: Cluster) -> Iterator[None]:
     """An administrator's own tunnel between en and fr."""
     nodes = (cluster['en'], cluster['fr'])
     for number, (node, other) in enumerate((nodes, nodes[::-1]), 1):
-        node.run(f'ip tunnel add mine mode ipip local {node.address} remote {other.address}; '
-                 f'ip addr add 192.0.2.{number}/24 dev mine; ip link set mine up')
+        node.run(f'ip link add mine type {IPIP[cluster.spec.family]} '
+                 f'local {node.address} remote {other.address}; ip link set mine up; '
+                 f'ip addr add {cluster.spec.at(number, 6)}/{cluster.spec.prefix} dev mine nodad')
     try:
         yield
     finally:
         for node in nodes:
-            node.run('ip tunnel del mine')
+            node.run('ip link del mine')
 
 
 def test_other_tunnels(tunnel: Cluster) -> None:
     """A tunnel for other purposes between the same nodes goes on."""
     with plain_tunnel(tunnel):
-        tunnel['en'].run('ping -c 3 -i 0.2 -W 5 192.0.2.2')
+        there = tunnel.spec.at(2, 6)
+        tunnel['en'].run(f'ping -c 3 -i 0.2 -W 5 {there}')
         before = outer(tunnel['fr'])
-        answer = tunnel['en'].curl.get('http://192.0.2.2/fr/1k')
+        answer = tunnel['en'].curl.get(f'http://{bracketed(there)}/fr/1k')
         served(answer, 'fr', '1k')
         assert outer(tunnel['fr']) == before
         served(ask(tunnel), 'fr', '1k')
@@ -242,19 +248,21 @@ def test_strangers(tunnel: Cluster) -> None:
     """What is not of this cluster, or not for a service, is left to the node's IP."""
     front, back, client = tunnel['en'], tunnel['fr'], tunnel.client
     back.nft(COUNT)
-    syn = IP(src='198.51.100.1', dst=front.vip) / TCP(sport=4711, dport=80, flags='S')
-    elsewhere = IP(src='198.51.100.1', dst='192.0.2.9') / TCP(sport=4711, dport=80, flags='S')
-    other_port = IP(src='198.51.100.1', dst=front.vip) / TCP(sport=4711, dport=81, flags='S')
-    ours = IP(src=front.address, dst=back.address, proto=4)
+    spec = tunnel.spec
+    stranger = spec.at(1, 7)
+    syn = header(stranger, front.vip) / TCP(sport=4711, dport=80, flags='S')
+    elsewhere = header(stranger, spec.at(9, 8)) / TCP(sport=4711, dport=80, flags='S')
+    other_port = header(stranger, front.vip) / TCP(sport=4711, dport=81, flags='S')
+    ours = header(front.address, back.address, proto=TUNNELS[spec.family])
     strange = [
-        IP(src=client.address, dst=back.address, proto=4) / syn,
-        IP(src=front.address, dst=back.vip, proto=4) / syn,
+        header(client.address, back.address) / syn,
+        header(front.address, back.vip) / syn,
         ours / elsewhere,
         ours / other_port,
-        ours / Raw(b'\x45'),
+        ours / Raw(bytes(syn)[:1]),
         ours / Raw(b'\x41' + bytes(39)),
-        ours / IP(src=front.address, dst=back.address, proto=4) / syn,
-        ours / IP(src='198.51.100.1', dst=front.vip) / ICMP() / Raw(bytes(40)),
+        ours / ours / syn,
+        ours / header(stranger, front.vip) / ECHO[spec.family] / Raw(bytes(40)),
     ]
     send(client, back, *strange)
     wait_for(lambda: counted(back)[0] >= len(strange), 'they have come')
@@ -267,11 +275,11 @@ def test_strangers(tunnel: Cluster) -> None:
 
 def test_not_asked_for(lab: Lab) -> None:
     """A node to which no tunnel leads takes nothing out of one."""
-    cluster = loaded(lab, SITE)
+    cluster = loaded(lab, forward='nat')
     front, back = cluster['en'], cluster['fr']
     back.nft(COUNT)
-    syn = IP(src='198.51.100.1', dst=back.vip) / TCP(sport=4711, dport=80, flags='S')
-    send(cluster.client, back, IP(src=front.address, dst=back.address, proto=4) / syn)
+    syn = header(cluster.spec.at(1, 7), back.vip) / TCP(sport=4711, dport=80, flags='S')
+    send(cluster.client, back, header(front.address, back.address) / syn)
     wait_for(lambda: counted(back)[0] == 1, 'it has come')
     assert counted(back) == [1, 1]
     assert outer(back)['packets_untunnelled'] == 0
@@ -280,13 +288,12 @@ def test_not_asked_for(lab: Lab) -> None:
 def test_congestion(tunnel: Cluster) -> None:
     """A router's mark on the outer header is one of the segment within (RFC 6040)."""
     front, back = tunnel['en'], tunnel['fr']
-    back.nft('table ip f { chain i { type filter hook input priority 0; '
-             f'ip daddr {front.vip} ip ecn ce counter; }}; }}')
+    back.nft('table inet f { chain i { type filter hook input priority 0; '
+             f'{tunnel.spec.ip} daddr {front.vip} {tunnel.spec.ip} ecn ce counter; }}; }}')
     syn = TCP(sport=4711, dport=80, flags='S')
     for inner, mark in ((2, 3), (1, 3), (0, 3)):
-        send(tunnel.client, back, IP(
-            src=front.address, dst=back.address, proto=4, tos=mark) / IP(
-                src='198.51.100.1', dst=front.vip, tos=inner) / syn)
+        send(tunnel.client, back, header(front.address, back.address, mark) / header(
+            tunnel.spec.at(1, 7), front.vip, inner) / syn)
     wait_for(lambda: sum(outer(back).values()) == 3, 'they have come')
     assert outer(back) == {'packets_untunnelled': 2, 'packets_dropped_tunnel': 1}
     assert counted(back) == [2]
@@ -320,13 +327,13 @@ def test_chosen(auto: Cluster) -> None:
     with gateway(auto):
         assert way(auto) == 'tunnel'
     assert way(auto) == 'direct'
-    back.run(f'ip addr del {front.vip}/32 dev lo')
+    back.run(f'ip addr del {alone(front.vip)} dev lo')
     try:
         before = front.stats()
         assert [way(auto), way(auto)] == ['nat', 'nat']
         after = front.stats()
     finally:
-        back.run(f'ip addr add {front.vip}/32 dev lo')
+        back.run(f'ip addr add {auto.virtual(front.vip)} dev lo')
     # It was asked twice once, and is remembered; nothing is wrong.
     changes = {name: after[name] - before[name] for name in (
         'handoffs_started', 'handoffs_rejected', 'handoffs_rejected_address')}

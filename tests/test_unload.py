@@ -109,7 +109,7 @@ def test_held_bytes_are_not_lost(fresh: Cluster, mode: str) -> None:
     node.ctl('service', 'set', node.service, '--mode', mode)
     sock = fresh.client.connect(node.vip)
     sock.send(raw[:40], delay=0.3)
-    node.nft('table ip t { chain c { type filter hook input priority 0; '
+    node.nft('table inet t { chain c { type filter hook input priority 0; '
              'tcp dport 80 meta length > 80 drop; }; }')
     process = node.kernel.guest.popen(['sh', '-c', 'rmmod carisma_utcp && rmmod carisma_btcp'])
     wait_for(lambda: node.kernel.loaded() == ['carisma_btcp'], 'one is gone')

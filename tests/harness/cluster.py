@@ -9,10 +9,18 @@
 
 Each node serves the site in one language, on a virtual address of its own: a
 client comes to any of them, and each hands off what the others should serve.
+With IPv6 the addresses are fd00::1, fd00::11 and so on.
 """
 
+import re
 from dataclasses import dataclass
 from typing import List, Tuple
+
+from .address import NAMES, family
+
+
+# Of an address and those on its link.
+PREFIXES = {4: 24, 6: 64}
 
 
 @dataclass(frozen=True)
@@ -24,8 +32,8 @@ class Host:
 
     @property
     def mac(self) -> str:
-        """An Ethernet address made from the last byte of the IP address."""
-        return f'02:00:00:00:00:{int(self.address.rpartition(".")[2]):02x}'
+        """An Ethernet address made from the last number of the IP address."""
+        return f'02:00:00:00:00:{int(re.split("[.:]", self.address)[-1]):02x}'
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,6 @@ class ClusterSpec:
     nodes: Tuple[NodeSpec, ...]
     clients: Tuple[Host, ...]
     rules: Tuple[Rule, ...]
-    prefix: int = 24
     port: int = 80
     control_port: int = 7480
     key: str = ''               # of the control connections
@@ -80,23 +87,49 @@ class ClusterSpec:
         return self.nodes + self.clients
 
     @property
+    def family(self) -> int:
+        """That of the nodes' addresses: 4 or 6."""
+        return family(self.nodes[0].address)
+
+    @property
+    def ip(self) -> str:
+        """The family as nft calls it."""
+        return NAMES[self.family]
+
+    @property
+    def prefix(self) -> int:
+        """The length of the prefix that addresses on the switch share."""
+        return PREFIXES[self.family]
+
+    def at(self, number: int, net: int = 0) -> str:
+        """An address on the switch by its last number, or one elsewhere."""
+        return address(self.family, number, net)
+
+    @property
     def unchanged(self) -> bool:
         """Whether nodes have each other's services, and what is forwarded comes
         to these."""
         return self.forward != 'nat'
 
 
-SITE = ClusterSpec(
-    nodes=(
-        NodeSpec('en', '10.0.0.1', '10.0.0.11'),
-        NodeSpec('fr', '10.0.0.2', '10.0.0.12'),
-        NodeSpec('de', '10.0.0.3', '10.0.0.13'),
-    ),
-    clients=(Host('client', '10.0.0.100'),),
-    rules=(
-        Rule('/en/', 'en'),
-        Rule('/fr/', 'fr'),
-        Rule('/de/', 'de'),
-    ),
-    key='3c' * 32,
-)
+def address(kind: int, number: int, net: int = 0) -> str:
+    """An address of that family on the switch, by its last number, or one of
+    another net."""
+    if kind == 6:
+        return f'fd0{net}::{number}'
+    return f'10.{net}.0.{number}'
+
+
+def languages(kind: int) -> ClusterSpec:
+    """The site of three languages, with addresses of that family."""
+    names = ('en', 'fr', 'de')
+    return ClusterSpec(
+        nodes=tuple(NodeSpec(name, address(kind, number), address(kind, 10 + number))
+                    for number, name in enumerate(names, 1)),
+        clients=(Host('client', address(kind, 100)),),
+        rules=tuple(Rule(f'/{name}/', name) for name in names),
+        key='3c' * 32,
+    )
+
+
+SITE = languages(4)

@@ -31,19 +31,23 @@ def record(kind: int, body: bytes, version: int = VERSION) -> bytes:
     return struct.pack('>BBHI', version, kind, 8 + len(body), 0) + body
 
 
+def wide(address: str) -> bytes:
+    """An address as records have it: one of IPv4 is mapped (RFC 4291)."""
+    found = ipaddress.ip_address(address)
+    return (b'' if found.version == 6 else bytes(10) + b'\xff\xff') + found.packed
+
+
 def abort(number: int) -> bytes:
     """A record about a handoff that nobody knows."""
     return record(ABORT, struct.pack('>Q', number) + b''.join(
-        bytes(10) + b'\xff\xff' + ipaddress.ip_address(address).packed
-        for address in ('192.0.2.1', '10.0.0.1')) + struct.pack('>HH', 4711, 80))
+        map(wide, ('192.0.2.1', '10.0.0.1'))) + struct.pack('>HH', 4711, 80))
 
 
 def reply(kind: int, said: bytes, vip: str, body: bytes = b'') -> bytes:
     """A back end's record about the handoff that a front end's is about, whose
     client talks to that address."""
     number, client, _, client_port, port = struct.unpack('>Q16s16s2s2s', said[8:52])
-    local = bytes(10) + b'\xff\xff' + ipaddress.ip_address(vip).packed
-    return record(kind, struct.pack('>Q16s16s2s2s', number, client, local, client_port, port)
+    return record(kind, struct.pack('>Q16s16s2s2s', number, client, wide(vip), client_port, port)
                   + body)
 
 

@@ -86,7 +86,7 @@ class Nginx:
 
     def __init__(self, node: 'Node', port: int) -> None:
         self._node = node
-        self.listen = str(port)
+        self.listen = f'[::]:{port}' if node.cluster.family == 6 else str(port)
         self.keepalive = '65s'
         self.folder = f'{WORK}/nginx.{node.name}'
         self.documents = f'{WORK}/documents/{node.name}'

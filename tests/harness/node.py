@@ -6,6 +6,7 @@ import json
 from typing import Any, Dict, List, Optional, Sequence, Union
 
 from . import paths
+from .address import endpoint
 from .capture import Capture
 from .cluster import ClusterSpec, Host, NodeSpec
 from .curl import Curl
@@ -152,6 +153,10 @@ class Node(abc.ABC):
         told = self.run(['nstat', '-asz', '--json', *names]).out
         return next(iter(json.loads(told).values()))
 
+    def forget_paths(self) -> None:
+        """Forget what routers told of paths."""
+        self.run(f'ip -{self.cluster.family} route flush cache')
+
     def offload(self, **features: bool) -> None:
         """Switch features of the network device (tso, gso, gro, tx …)."""
         words = [word for name, on in features.items()
@@ -163,7 +168,11 @@ class Node(abc.ABC):
     @property
     def service(self) -> str:
         """The virtual service that this node accepts for."""
-        return f'{self.vip}:{self.cluster.port}'
+        return self.at(self.cluster.port)
+
+    def at(self, port: int) -> str:
+        """This node's virtual address, with a port."""
+        return endpoint(self.vip, port)
 
     def ctl(self, *words: str, check: bool = True) -> Result:
         """carismactl with these words."""
@@ -204,7 +213,7 @@ class Node(abc.ABC):
         the service."""
         services = [service or self.service]
         if self.cluster.unchanged and not service:
-            services += [f'{node.vip}:{self.cluster.port}'
+            services += [endpoint(node.vip, self.cluster.port)
                          for node in self.cluster.nodes
                          if node.name != self.name]
         calls = []

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Read the TCP/IPv4 segments of a capture file.
+"""Read the TCP segments of a capture file.
 
 Only what the tests look at is decoded. A capture is read whole; a frame that
-is not TCP over IPv4 over Ethernet is passed over.
+is not TCP over IP over Ethernet is passed over.
 """
 
 import array
@@ -15,8 +15,10 @@ from typing import BinaryIO, Dict, Iterator, List, Optional, Tuple
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
 
 ETHERNET = 1
-ETHERTYPE_IPV4 = 0x0800
+ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0800, 0x86dd
 PROTOCOL_TCP = 6
+# Headers of IPv6 that TCP may stand behind (RFC 8200, section 4).
+HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION = 0, 43, 44, 60
 
 Endpoint = Tuple[str, int]
 
@@ -88,11 +90,12 @@ def ones_sum(data: bytes, start: int = 0) -> int:
     return (total & 0xffff) + (total >> 16)
 
 
-def _checksum(header: bytes, tcp: bytes, length: int) -> Checksum:
+def _checksum(addresses: bytes, tcp: bytes, length: int) -> Checksum:
     if len(tcp) < length:
         return Checksum.CUT
+    # The same numbers stand elsewhere in a pseudo-header of IPv6.
     pseudo = ones_sum(
-        header[12:20] + struct.pack('!BBH', 0, PROTOCOL_TCP, length))
+        addresses + struct.pack('!BBH', 0, PROTOCOL_TCP, length))
     if ones_sum(tcp[:length], pseudo) == 0xffff:
         return Checksum.VALID
     if struct.unpack_from('!H', tcp, 16)[0] == pseudo:
@@ -132,38 +135,84 @@ def _options(raw: bytes) -> Options:
     return Options(kinds=tuple(kinds), **found)  # type: ignore[arg-type]
 
 
-def parse_frame(time: float, frame: bytes) -> Optional[Segment]:
-    """The segment in an Ethernet frame, if there is one."""
-    if len(frame) < 54:
-        return None
-    if struct.unpack_from('!H', frame, 12)[0] != ETHERTYPE_IPV4:
-        return None
-    header_size = (frame[14] & 15) * 4
-    header = frame[14:14 + header_size]
+@dataclass(frozen=True)
+class Packet:
+    """An IP packet that is no later fragment, as much as was captured."""
+
+    family: int                 # of sockets
+    addresses: bytes            # source and destination
+    protocol: int
+    payload: bytes
+    length: int                 # of the payload, on the wire
+    checksum: Checksum = Checksum.VALID     # IPv6 has none
+
+    def address(self, last: bool) -> str:
+        """The source, or the destination."""
+        half = len(self.addresses) // 2
+        return socket.inet_ntop(
+            self.family, self.addresses[half * last:half * (last + 1)])
+
+
+def _ipv4(packet: bytes) -> Optional[Packet]:
+    size = (packet[0] & 15) * 4
+    header = packet[:size]
     total, = struct.unpack_from('!H', header, 2)
     fragment, = struct.unpack_from('!H', header, 6)
-    if header[9] != PROTOCOL_TCP or fragment & 0x1fff:
+    if fragment & 0x1fff:
         return None
-    tcp = frame[14 + header_size:14 + total]
-    if len(tcp) < 20:
+    return Packet(socket.AF_INET, header[12:20], header[9], packet[size:total],
+                  total - size, Checksum.VALID if ones_sum(header) == 0xffff
+                  else Checksum.BAD)
+
+
+def _ipv6(packet: bytes) -> Optional[Packet]:
+    end = 40 + struct.unpack_from('!H', packet, 4)[0]
+    protocol, at = packet[6], 40
+    while protocol in (HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION):
+        if at + 8 > len(packet):
+            return None
+        size = 8
+        if protocol != FRAGMENT:
+            size += packet[at + 1] * 8
+        elif struct.unpack_from('!H', packet, at + 2)[0] & 0xfff8:
+            return None
+        protocol, at = packet[at], at + size
+    return Packet(socket.AF_INET6, packet[8:40], protocol, packet[at:end],
+                  end - at)
+
+
+def parse_packet(frame: bytes) -> Optional[Packet]:
+    """The IP packet in an Ethernet frame, if there is one."""
+    kind, = struct.unpack_from('!H', frame, 12)
+    if kind == ETHERTYPE_IPV4 and len(frame) >= 34:
+        return _ipv4(frame[14:])
+    if kind == ETHERTYPE_IPV6 and len(frame) >= 54:
+        return _ipv6(frame[14:])
+    return None
+
+
+def parse_frame(time: float, frame: bytes) -> Optional[Segment]:
+    """The segment in an Ethernet frame, if there is one."""
+    packet = parse_packet(frame)
+    if not packet or packet.protocol != PROTOCOL_TCP or len(packet.payload) < 20:
         return None
+    tcp = packet.payload
     (sport, dport, seq, ack, offset, flags, window) = struct.unpack_from(
         '!HHIIBBH', tcp)
     tcp_header = (offset >> 4) * 4
     return Segment(
         time=time,
-        source=(socket.inet_ntoa(header[12:16]), sport),
-        destination=(socket.inet_ntoa(header[16:20]), dport),
+        source=(packet.address(False), sport),
+        destination=(packet.address(True), dport),
         seq=seq,
         ack=ack,
         flags=flags,
         window=window,
         options=_options(tcp[20:tcp_header]),
-        length=total - header_size - tcp_header,
+        length=packet.length - tcp_header,
         payload=tcp[tcp_header:],
-        checksum=_checksum(header, tcp, total - header_size),
-        ip_checksum=(Checksum.VALID if ones_sum(header) == 0xffff
-                     else Checksum.BAD),
+        checksum=_checksum(packet.addresses, tcp, packet.length),
+        ip_checksum=packet.checksum,
         mac=frame[:6].hex(':'),
     )
 

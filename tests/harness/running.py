@@ -5,7 +5,8 @@ import abc
 import time
 from typing import Any, Callable, Dict, List, Sequence
 
-from .cluster import ClusterSpec, Host, NodeSpec
+from .address import alone, endpoint, family
+from .cluster import PREFIXES, ClusterSpec, Host, NodeSpec
 from .kernel import MODULES, Kernel
 from .node import Node
 from .paths import INSIDE, WORK
@@ -67,15 +68,21 @@ class Cluster(abc.ABC):
 
     def setup(self, host: Host) -> List[str]:
         """The commands that make a host out of a bare network stack."""
-        lines = ['link set lo up', 'link set eth0 up',
-                 f'addr add {host.address}/{self.spec.prefix} dev eth0']
-        settings = []
+        lines = ['link set lo up', 'link set eth0 up', 'addr add '
+                 f'{host.address}/{PREFIXES[family(host.address)]} dev eth0']
+        # Addresses of IPv6 are to be usable at once, and to stay; there is no
+        # router.
+        settings = ['sysctl -qw net.ipv6.conf.eth0.accept_dad=0 '
+                    'net.ipv6.conf.eth0.keep_addr_on_down=1 '
+                    'net.ipv6.conf.eth0.accept_ra=0']
         if isinstance(host, NodeSpec):
-            lines.append(f'addr add {host.vip}/32 dev eth0')
+            lines.append(f'addr add {self.virtual(host.vip)} dev eth0')
             if self.spec.unchanged:
+                # With IPv6 a host tells only the addresses of the device that
+                # is asked.
                 settings.append('sysctl -qw net.ipv4.conf.all.arp_ignore=1 '
                                 'net.ipv4.conf.all.arp_announce=2')
-                lines += [f'addr add {other.vip}/32 dev lo'
+                lines += [f'addr add {self.virtual(other.vip)} dev lo'
                           for other in self.spec.nodes if other != host]
         # The hosts know each other's addresses: the first packets of a
         # capture are the test's own.
@@ -89,6 +96,14 @@ class Cluster(abc.ABC):
                       'dev eth0 nud permanent' for address in addresses]
         # By one program: under emulation it is starting one that takes long.
         return [*settings, 'ip -batch - <<-BATCH', *lines, 'BATCH']
+
+    @staticmethod
+    def virtual(address: str) -> str:
+        """An address that a node has for clients, as `ip addr` is told it. One
+        of IPv6 is deprecated, or it would be what the node calls others from:
+        its prefix is the longest that fits (RFC 6724, rule 8)."""
+        return alone(address) + (
+            ' preferred_lft 0' if family(address) == 6 else '')
 
     # Servers.
 
@@ -166,7 +181,7 @@ class Cluster(abc.ABC):
 
     def url(self, node: str, path: str) -> str:
         """The URL by which a client asks a node for a path."""
-        return f'http://{self[node].vip}:{self.spec.port}{path}'
+        return f'http://{endpoint(self[node].vip, self.spec.port)}{path}'
 
 
 __all__ = ['Cluster', 'MODULES', 'wait_for']

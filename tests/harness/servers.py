@@ -18,7 +18,7 @@ user root;
 events {{ }}
 http {{
     access_log off;
-    server {{ listen {port} reuseport; root {files}; }}
+    server {{ listen {listen} reuseport; root {files}; }}
 }}
 '''
 APACHE = '''
@@ -52,7 +52,8 @@ class Make:
 
 def small(kind: str) -> Make:
     """One of the servers of `inside/server.py`."""
-    return Make(f'python3 -S {INSIDE}/server.py {kind} {{port}} {{files}}')
+    return Make('env FAMILY={family} CLIENT={client} python3 -S '
+                f'{INSIDE}/server.py {kind} {{port}} {{files}}')
 
 
 def apache(model: str, accept_filter: str = 'none') -> Make:
@@ -75,18 +76,15 @@ MAKES: Dict[str, Make] = {
     'apache-prefork': apache('prefork'),
     'apache-event': apache('event'),
     'apache-filter': apache('event', 'data'),
-    'python': Make('python3 -m http.server {port} --directory {files}'),
+    'python': Make('python3 -m http.server {port} --bind {any} --directory {files}'),
     'node': Make(f'node {INSIDE}/server.js {{port}} {{files}}'),
     'node-cluster': Make(f'node {INSIDE}/server.js {{port}} {{files}} 2'),
     'go': caddy(0),
     'go-multipath': caddy(1),
-    'io_uring': Make(f'{BUILD}/uring {{port}} {{files}}'),
+    'io_uring': Make(f'{BUILD}/uring {{port}} {{files}} {{family}}'),
     **{kind: small(kind) for kind in (
         'blocking', 'epoll', 'group', 'selected', 'selected-ebpf', 'dual',
-        'defer', 'fastopen', 'bound', 'ktls')},
-    **{kind: Make('env CLIENT=10.0.0.100 python3 -S '
-                  f'{INSIDE}/server.py {kind} {{port}} {{files}}')
-       for kind in ('signed', 'signed-ao')},
+        'defer', 'fastopen', 'bound', 'ktls', 'signed', 'signed-ao')},
 }
 
 
@@ -106,8 +104,12 @@ class Server:
         self._node = node
         self._port = port
         what = what or MAKES[make]
+        family = node.cluster.family
         names = {'port': port, 'node': node.name, 'folder': f'{WORK}/{make}.{node.name}',
-                 'files': f'{WORK}/files.{node.name}'}
+                 'files': f'{WORK}/files.{node.name}', 'family': family,
+                 'listen': f'[::]:{port}' if family == 6 else port,
+                 'any': '::' if family == 6 else '0.0.0.0',
+                 'client': node.cluster.clients[0].address}
         node.run('set -e; mkdir -p {folder} {files}; '
                  'for name in en fr de; do '
                  f'ln -sfn {WORK}/documents/{node.name} {{files}}/$name; done'

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
+from .address import endpoint
 from .paths import INSIDE
 from .patience import patient
 
@@ -46,6 +47,11 @@ class Socket:
         self._holder = holder
         self._number = number
         self.address, self.port = local
+
+    @property
+    def endpoint(self) -> str:
+        """Address and port, as carismactl writes them."""
+        return endpoint(self.address, self.port)
 
     def _order(self, order: str, **arguments: Any) -> Dict[str, Any]:
         return self._holder.order(order, number=self._number, **arguments)

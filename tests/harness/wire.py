@@ -12,24 +12,59 @@ import base64
 import itertools
 import json
 import random
+import struct
 import time
 from typing import Any, List, Optional, Sequence, Tuple
 
 from scapy.layers.inet import IP, TCP, IPOption, fragment
+from scapy.layers.inet6 import HBHOptUnknown, IPv6, IPv6ExtHdrHopByHop
 from scapy.layers.l2 import Ether
+from scapy.packet import Packet
 
+from .address import family
 from .cluster import NodeSpec
 from .paths import INSIDE
 from .patience import patient
-from .pcap import ACK, FIN, RST, SYN, Checksum, Segment, parse_frame
+from .pcap import (
+    ACK, FIN, FRAGMENT, HOP_BY_HOP, RST, SYN, Checksum, Segment, parse_frame)
 from .running import Cluster
 from .trace import MODULO, Connection, Stream, distance
 
-FIRST = 200             # of the last bytes of the addresses
+FIRST = 200             # of the last numbers of the addresses
 MANY = 1 << 20
+SKIP = 0x1e             # an option for experiments, passed over (RFC 4727)
 MSS = 1460
 
 Brief = Tuple[str, int, int, int]
+
+
+def header(src: str, dst: str, tos: int = 0, ttl: int = 64, **more: Any) -> Packet:
+    """A header of the addresses' version of IP, whose name for a field that both
+    have is that of IPv4."""
+    if family(src) == 4:
+        return IP(src=src, dst=dst, tos=tos, ttl=ttl, **more)
+    names = {'proto': 'nh'}
+    return IPv6(src=src, dst=dst, tc=tos, hlim=ttl,
+                **{names.get(name, name): value for name, value in more.items()})
+
+
+def cut(packet: Packet, size: int) -> List[Packet]:
+    """A packet in fragments of so many bytes, a multiple of 8."""
+    if isinstance(packet, IP):
+        return fragment(packet, size)
+    raw = bytes(packet)
+    # What every router looks at stands before.
+    at, place = (48 + raw[41] * 8, 40) if raw[6] == HOP_BY_HOP else (40, 6)
+    head, rest = bytearray(raw[:at]), raw[at:]
+    protocol, head[place] = head[place], FRAGMENT
+    identity, parts = random.getrandbits(32), []
+    for begin in range(0, len(rest), size):
+        piece = rest[begin:begin + size]
+        last = begin + size >= len(rest)
+        struct.pack_into('!H', head, 4, at - 40 + 8 + len(piece))
+        parts.append(IPv6(bytes(head) + struct.pack(
+            '!BBHI', protocol, 0, begin | (not last), identity) + piece))
+    return parts
 
 
 class Wire:
@@ -37,7 +72,7 @@ class Wire:
 
     def __init__(self, cluster: Cluster, number: int = 0) -> None:
         self.cluster = cluster
-        self.address = f'10.0.0.{FIRST + number}'
+        self.address = cluster.spec.at(FIRST + number)
         self._ports = itertools.count(random.randrange(20_000, 30_000))
         for node in cluster.nodes:
             # A checksum that is left to the device would not be seen.
@@ -92,6 +127,7 @@ class Peer:
         self.window = 64_000        # not scaled
         self.tos = 0
         self.ttl = 64
+        self.flow = 0               # the label, of IPv6
         self.segments: List[Segment] = []       # both ways
         self.stream: Optional[Stream] = None    # of the server
         self.acked = 0              # the highest number that the server named
@@ -117,11 +153,12 @@ class Peer:
                ack: Optional[int] = None, window: Optional[int] = None,
                ts: Optional[int] = None, options: Sequence[Any] = (),
                sack: Sequence[Tuple[int, int]] = (), urgent: int = 0,
-               good: bool = True, ip_options: bytes = b'', pieces: int = 0
-               ) -> List[bytes]:
+               good: bool = True, ip_options: bytes = b'', pieces: int = 0,
+               extensions: Sequence[Packet] = ()) -> List[bytes]:
         """A segment, with these flags, as frames. With `good` false its
         checksum is wrong; with `pieces` it comes in fragments of so many
-        bytes."""
+        bytes. Options of IP are those of IPv4, or an unknown one with this
+        content of IPv6; `extensions` are headers of IPv6."""
         seq = self.next if seq is None else seq
         ack = self.seen if ack is None else ack
         server = self.stream.isn if self.stream else 0
@@ -135,26 +172,36 @@ class Peer:
             listed += [('NOP', None), ('NOP', None), ('SAck', tuple(
                 (server + edge) % MODULO for block in sack
                 for edge in block))]
-        packet = IP(
-            src=self._wire.address, dst=self._node.vip, ttl=self.ttl, tos=self.tos,
-            id=random.randrange(1 << 16),
-            options=[IPOption(ip_options)] if ip_options else [],
-        ) / TCP(
+        packet = self._header(ip_options, extensions) / TCP(
             sport=self.port, dport=self._service,
             seq=(self.isn + seq) % MODULO,
             ack=(server + ack) % MODULO if 'A' in flags else 0,
             flags=flags, urgptr=urgent, options=listed,
             window=self.window if window is None else window) / data
-        packet = IP(bytes(packet))
+        packet = type(packet)(bytes(packet))
         if not good:
             packet[TCP].chksum ^= 0x0101
-        parts = fragment(packet, pieces) if pieces else [packet]
+        parts = cut(packet, pieces) if pieces else [packet]
         client = self._wire.cluster.client.host
         frames = [bytes(Ether(src=client.mac, dst=self._node.mac) / part)
                   for part in parts]
         self._note(parse_frame(time.time(), bytes(
             Ether(src=client.mac, dst=self._node.mac) / packet)))
         return frames
+
+    def _header(self, options: bytes, extensions: Sequence[Packet]) -> Packet:
+        found = header(self._wire.address, self._node.vip, self.tos, self.ttl)
+        if isinstance(found, IP):
+            found.id = random.randrange(1 << 16)
+            found.options = [IPOption(options)] if options else []
+            return found
+        found.fl = self.flow
+        if options:
+            found /= IPv6ExtHdrHopByHop(
+                options=[HBHOptUnknown(otype=SKIP, optdata=options)])
+        for extension in extensions:
+            found /= extension.copy()
+        return found
 
     def send(self, flags: str, data: bytes = b'', wait: float = 0,
              quiet: float = 0.25, count: int = MANY, **how: Any

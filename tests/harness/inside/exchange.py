@@ -32,7 +32,8 @@ class Client:
         self._buffer = bytearray()
         self._deadline = time.monotonic() + 40 * patience
         self._quiet = 0.15 * patience
-        self._sock = socket.socket()
+        self._sock = socket.socket(socket.AF_INET6 if ':' in case['address']
+                                   else socket.AF_INET)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if case['buffer'] != 'auto':
             self._sock.setsockopt(

@@ -4,8 +4,8 @@
 
     frames.py DEVICE ADDRESS
 
-Nobody has that IPv4 address, so nobody else answers what comes for it. Orders
-come as JSON, a line each:
+Nobody has that address, of IPv4 or IPv6, so nobody else answers what comes for
+it. Orders come as JSON, a line each:
 
     {"frames": [...], "port": P, "wait": S, "quiet": S, "count": N}
 
@@ -20,10 +20,20 @@ import select
 import socket
 import sys
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
-ETH_P_IP = 0x0800
+ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd
 SO_RCVBUFFORCE = 33
+
+
+def target(frame: bytes, size: int) -> Tuple[bytes, int]:
+    """The address, of so many bytes, and the TCP port that a frame is for."""
+    if size == 4:
+        at, begin = 14 + (frame[14] & 15) * 4, 30
+    else:
+        at, begin = 14 + 40, 38
+    return (frame[begin:begin + size],
+            int.from_bytes(frame[at + 2:at + 4], 'big'))
 
 
 def listen(sock: socket.socket, address: bytes, order: Dict[str, Any]
@@ -38,10 +48,8 @@ def listen(sock: socket.socket, address: bytes, order: Dict[str, Any]
         if not select.select([sock], [], [], max(left, 0))[0]:
             break
         frame, (_, _, kind, _, _) = sock.recvfrom(1 << 17)
-        at = 14 + (frame[14] & 15) * 4
-        port = int.from_bytes(frame[at + 2:at + 4], 'big')
-        if (kind != socket.PACKET_OUTGOING and frame[30:34] == address
-                and port == order['port']):
+        if (kind != socket.PACKET_OUTGOING and
+                target(frame, len(address)) == (address, order['port'])):
             last = time.monotonic()
             found.append([time.time(), base64.b64encode(frame).decode()])
     return found
@@ -49,11 +57,13 @@ def listen(sock: socket.socket, address: bytes, order: Dict[str, Any]
 
 def main() -> None:
     """Do what standard input says."""
-    device, address = sys.argv[1], socket.inet_aton(sys.argv[2])
-    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW,
-                         socket.htons(ETH_P_IP))
+    device, name = sys.argv[1:]
+    address = socket.inet_pton(
+        socket.AF_INET6 if ':' in name else socket.AF_INET, name)
+    kind = ETH_P_IPV6 if ':' in name else ETH_P_IP
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind))
     sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 << 20)
-    sock.bind((device, ETH_P_IP))
+    sock.bind((device, kind))
     for line in sys.stdin:
         order = json.loads(line)
         for frame in order['frames']:

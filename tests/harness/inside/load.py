@@ -28,10 +28,8 @@ LINGER = struct.pack('ii', 1, 0)
 
 def ask(address: str, path: str, way: str) -> str:
     """One connection; its answer in words."""
-    with socket.socket() as sock:
-        sock.settimeout(30)
-        host, _, port = address.partition(':')
-        sock.connect((host, int(port)))
+    host, _, port = address.rpartition(':')
+    with socket.create_connection((host.strip('[]'), int(port)), 30) as sock:
         last = 'Connection: close\r\n' if way == 'server' else ''
         sock.sendall(f'GET {path} HTTP/1.1\r\nHost: www.example\r\n{last}\r\n'
                      .encode())

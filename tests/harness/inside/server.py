@@ -7,7 +7,8 @@
 `blocking` has threads that wait in accept(), `epoll` one that waits for all;
 `group` and `selected` are processes with listeners of their own in a group of
 SO_REUSEPORT, which a classic BPF program chooses from in the latter, or an
-extended one in `selected-ebpf`; `dual` listens with IPv6 for IPv4 as well;
+extended one in `selected-ebpf`; `dual` listens with IPv6 for IPv4 as well, while the others
+listen with what FAMILY says;
 `defer` wants no connection before its data (TCP_DEFER_ACCEPT), `fastopen`
 offers Fast Open, `bound` takes only what eth0 brings (SO_BINDTODEVICE); `signed` and
 `signed-ao` have connections signed (TCP_MD5SIG and TCP_AO_ADD_KEY) with the address that CLIENT
@@ -74,11 +75,14 @@ def sign(sock: socket.socket, kind: str, peer: str) -> None:
     """Sign, and want signed, what goes to and comes from that address, by MD5
     (RFC 2385) or AO (RFC 5925)."""
     key = b'known'
-    address = struct.pack('=HH4s', socket.AF_INET, 0, socket.inet_aton(peer))
+    prefix = 128 if ':' in peer else 32
+    address = struct.pack(
+        '=HHI16s', socket.AF_INET6, 0, 0, socket.inet_pton(socket.AF_INET6, peer)
+    ) if ':' in peer else struct.pack('=HH4s', socket.AF_INET, 0, socket.inet_aton(peer))
     option, value = TCP_MD5SIG, struct.pack(
         '=128sBBHi80s', address, 0, 0, len(key), 0, key)
     if kind == 'signed-ao':
-        prefix, ident, size = 32, 100, 12
+        ident, size = 100, 12
         option, value = TCP_AO_ADD_KEY, struct.pack(
             '=128s64siIHBBBBBB80s', address, b'hmac(sha1)', 0, 0, 0, prefix,
             ident, ident, size, 0, len(key), key)
@@ -87,11 +91,11 @@ def sign(sock: socket.socket, kind: str, peer: str) -> None:
 
 def listener(port: int, kind: str) -> socket.socket:
     """A listener as this kind has it."""
-    family = socket.AF_INET6 if kind == 'dual' else socket.AF_INET
-    sock = socket.socket(family)
+    six = kind == 'dual' or os.environ['FAMILY'] == '6'
+    sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if kind == 'dual':
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    if six:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, kind != 'dual')
     if kind.startswith('signed'):
         sign(sock, kind, os.environ['CLIENT'])
     if kind in ('group', 'selected', 'selected-ebpf'):
@@ -221,8 +225,8 @@ def readable(sock: socket.socket, heads: Dict[int, bytes], folder: str
 
 def ask_ktls(address: str, path: str) -> None:
     """Ask in the clear, and read the encrypted answer."""
-    host, _, port = address.partition(':')
-    with socket.create_connection((host, int(port)), 20) as sock:
+    host, _, port = address.rpartition(':')
+    with socket.create_connection((host.strip('[]'), int(port)), 20) as sock:
         sock.sendall(f'GET {path} HTTP/1.1\r\nHost: www.example\r\n'
                      'Connection: close\r\n\r\n'.encode())
         encrypt(sock, TLS_RX)
@@ -240,10 +244,11 @@ def ask_ktls(address: str, path: str) -> None:
 def ask_signed(kind: str, address: str, path: str, piece: str = '65536'
                ) -> None:
     """Ask on a connection that is signed."""
-    host, _, port = address.partition(':')
+    host, _, port = address.rpartition(':')
+    host = host.strip('[]')
     ask = (f'GET {path} HTTP/1.1\r\nHost: www.example\r\n'
            'Connection: close\r\n\r\n').encode()
-    with socket.socket() as sock:
+    with socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET) as sock:
         sign(sock, kind, host)
         sock.settimeout(20)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

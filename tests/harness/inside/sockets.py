@@ -25,7 +25,8 @@ buffers: Dict[int, bytearray] = {}
 def connect(number: int, host: str, port: int, source: Any = None,
             timeout: float = 10, receive_buffer: int = 0) -> Dict[str, Any]:
     """Open a connection that sends each piece at once."""
-    sock = socket.socket()
+    family, _, _, _, to = socket.getaddrinfo(host, port)[0]
+    sock = socket.socket(family)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if receive_buffer:
@@ -33,10 +34,10 @@ def connect(number: int, host: str, port: int, source: Any = None,
     if source:
         sock.bind(tuple(source))
     sock.settimeout(timeout)
-    sock.connect((host, port))
+    sock.connect(to)
     sockets[number] = sock
     buffers[number] = bytearray()
-    return {'local': sock.getsockname()}
+    return {'local': sock.getsockname()[:2]}
 
 
 def send(number: int, data: str, chunk: int = 0, delay: float = 0

@@ -18,11 +18,10 @@ import sys
 import time
 from typing import Optional, Tuple
 
-from flood import checksum
+from flood import ethertype, packed, segment
 
 SYN, RST, ACK, PSH = 0x02, 0x04, 0x10, 0x08
-ETH_P_IP = 0x0800
-ROOM = 128
+ROOM = 160
 
 
 class Sender:
@@ -30,27 +29,20 @@ class Sender:
 
     def __init__(self, device: str, macs: Tuple[str, str],
                  addresses: Tuple[str, str], port: int) -> None:
+        self._ours, self._theirs = map(packed, addresses)
+        kind = ethertype(self._ours)
         self._link = b''.join(bytes.fromhex(mac.replace(':', ''))
-                              for mac in reversed(macs)) + b'\x08\x00'
-        self._ours, self._theirs = map(socket.inet_aton, addresses)
+                              for mac in reversed(macs)) + struct.pack('!H', kind)
         self._port = port
         self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW,
-                                  socket.htons(ETH_P_IP))
-        self.sock.bind((device, ETH_P_IP))
+                                  socket.htons(kind))
+        self.sock.bind((device, kind))
 
     def frame(self, port: int, seq: int, ack: int, flags: int,
               data: bytes = b'') -> bytes:
         """A segment."""
-        def tcp(check: int) -> bytes:
-            return struct.pack('!HHIIBBHHH', port, self._port, seq, ack,
-                               5 << 4, flags, 64240, check, 0) + data
-        pseudo = self._ours + self._theirs + struct.pack(
-            '!HH', 6, 20 + len(data))
-        padded = pseudo + tcp(0) + b'\0' * (len(data) % 2)
-        ip = struct.pack('!BBHHHBBH', 0x45, 0, 40 + len(data), 0, 0, 64, 6, 0
-                         ) + self._ours + self._theirs
-        ip = ip[:10] + struct.pack('!H', checksum(ip)) + ip[12:]
-        return self._link + ip + tcp(checksum(padded))
+        return self._link + segment(
+            self._ours, self._theirs, (port, self._port), seq, ack, flags, data)
 
     def hear(self, port: int, flags: int, size: int, timeout: float
              ) -> Optional[int]:
@@ -63,11 +55,14 @@ class Sender:
                 frame, (_, _, kind, _, _) = self.sock.recvfrom(1 << 16)
             except TimeoutError:
                 break
-            if kind == socket.PACKET_OUTGOING or frame[30:34] != self._ours:
+            size = len(self._ours)
+            tcp = 14 + (20 if size == 4 else 40)
+            if kind == socket.PACKET_OUTGOING or frame[tcp - size:tcp] != self._ours:
                 continue
-            length, = struct.unpack('!H', frame[16:18])
-            to, seq, offset, found = struct.unpack('!2xHI4xBB', frame[34:48])
-            payload = length - 20 - (offset >> 4) * 4
+            at, before = (16, 20) if size == 4 else (18, 0)
+            length, = struct.unpack('!H', frame[at:at + 2])
+            to, seq, offset, found = struct.unpack('!2xHI4xBB', frame[tcp:tcp + 14])
+            payload = length - before - (offset >> 4) * 4
             if to == port and found & flags == flags and payload >= size:
                 return seq
         return None

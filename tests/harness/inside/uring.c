@@ -3,7 +3,7 @@
  * An HTTP server on io_uring: one multishot accept, and one operation at a
  * time for each connection. It answers each GET with the file of that name.
  *
- *     uring PORT FOLDER
+ *     uring PORT FOLDER 4|6
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -120,13 +120,18 @@ static void accept_all(int listener)
 
 int main(int argc, char **argv)
 {
-	struct sockaddr_in address = { .sin_family = AF_INET };
-	int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+	struct sockaddr_in6 address = { 0 };
+	int listener, one = 1;
 
-	if (argc != 3 || listener < 0)
+	if (argc != 4)
 		return 2;
 	folder = argv[2];
-	address.sin_port = htons(atoi(argv[1]));
+	/* Family and port are where those of IPv4 are, too. */
+	address.sin6_family = *argv[3] == '6' ? AF_INET6 : AF_INET;
+	address.sin6_port = htons(atoi(argv[1]));
+	listener = socket(address.sin6_family, SOCK_STREAM, 0);
+	if (listener < 0)
+		return 2;
 	setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) ||
 	    listen(listener, 128)) {

@@ -376,9 +376,13 @@ fn check_service(
             "service",
             format!("no interface has the address of {at}: what other nodes hand to this one is refused"),
             format!(
-                "ip address add {} dev lo, with arp_ignore=1 and arp_announce=2, unless no rule of \
-                 it names this node",
-                at.ip()
+                "ip address add {} dev lo{}, unless no rule of it names this node",
+                at.ip(),
+                match at {
+                    SocketAddr::V4(_) => ", with arp_ignore=1 and arp_announce=2",
+                    // It is not told to neighbours, and nothing is to be sent from it.
+                    SocketAddr::V6(_) => " preferred_lft 0",
+                }
             ),
         );
     } else if vip.is_none() {
@@ -524,9 +528,12 @@ fn is_unchanged(node: &Node) -> bool {
 }
 
 /// Whether this node keeps to itself that it has the addresses of services whose clients are others'.
+/// With IPv6 it does: who is asked answers for the addresses of that interface alone.
 fn arp(report: &mut Report, services: &[Service], host: &Host) {
     let before = report.0.len();
-    let hidden = |it: &&Interface| !it.arp && services.iter().any(|to| to.address == it.addr);
+    let hidden = |it: &&Interface| {
+        !it.arp && it.addr.is_ipv4() && services.iter().any(|to| to.address == it.addr)
+    };
     let Some(vip) = host.interfaces.iter().find(hidden) else {
         return;
     };

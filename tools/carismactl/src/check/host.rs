@@ -9,7 +9,7 @@ use nix::{
     poll::{poll, PollFd, PollFlags, PollTimeout},
     sys::socket::{
         bind, connect, getsockopt, socket, sockopt::SocketError, AddressFamily, SockFlag, SockType,
-        SockaddrIn,
+        SockaddrStorage,
     },
 };
 use std::{
@@ -80,14 +80,15 @@ pub fn way_to(addr: IpAddr) -> Option<IpAddr> {
 
 /// Tries to connect from an address of ours, as the control connection does.
 pub fn reach(from: IpAddr, to: SocketAddr) -> io::Result<()> {
-    let (IpAddr::V4(from), SocketAddr::V4(to)) = (from, to) else {
-        return Err(Errno::EAFNOSUPPORT.into());
+    let family = match to {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
     };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let sock = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
-    let [a, b, c, d] = from.octets();
-    bind(sock.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0))?;
-    match connect(sock.as_raw_fd(), &SockaddrIn::from(to)) {
+    let sock = socket(family, SockType::Stream, flags, None)?;
+    let from = SocketAddr::new(from, 0);
+    bind(sock.as_raw_fd(), &SockaddrStorage::from(from))?;
+    match connect(sock.as_raw_fd(), &SockaddrStorage::from(to)) {
         Err(Errno::EINPROGRESS) => {}
         result => return Ok(result?),
     }
