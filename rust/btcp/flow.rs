@@ -41,7 +41,7 @@ use crate::{
 };
 use carisma_core::{
     tcp::Build,
-    tuple::Tuple,
+    tuple::{on_link, Tuple},
     wire::{Body, Handoff, Record},
 };
 use carisma_net::{
@@ -279,6 +279,8 @@ impl State {
 
     /// Queues a record for a node. Any context. An error says that it will not be sent.
     pub(crate) fn record(&self, node: u32, id: u64, tuple: Tuple, body: Body<'_>) -> Result {
+        // What a link is called here is nothing to others.
+        let tuple = tuple.on_link(0);
         let handoff = Handoff { id, tuple, body };
         let record = Record::Handoff(handoff);
         let sent = self.try_record(node, &record);
@@ -422,7 +424,7 @@ impl FlowInfo {
         Some(Self {
             role,
             state,
-            client: endpoint(key.client, key.client_port.get()),
+            client: endpoint(on_link(&key.client, 0), key.client_port.get()),
             local,
             node,
             packets: inner.packets,

@@ -26,11 +26,13 @@ use carisma_core::{
     front::Phase,
     seq::Seq,
     tcp::Build,
+    tuple::link_of,
     wire::{Body, Data, Handoff, Reason, Req},
 };
 use carisma_net::{
     connection,
     netfilter::{self, PacketContext},
+    route,
 };
 use kernel::{prelude::*, sync::rcu};
 
@@ -160,6 +162,11 @@ impl State {
             None => node.at.addr,
         };
         (deciding.to, deciding.via) = ((to, port), via);
+        // Such a client has neighbours only.
+        let link = link_of(&flow.key().client);
+        if link != 0 && route::link_to(&self.net, &node.at.addr) != link {
+            return false;
+        }
         match via {
             // What is rewritten stays of its family.
             None => theirs(flow.key(), to, port).is_valid(),

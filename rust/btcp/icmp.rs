@@ -21,7 +21,7 @@ use carisma_core::{
     icmp::{End, Error, TooBig},
     ip,
     translate,
-    tuple::Tuple,
+    tuple::{link_of, Tuple},
 };
 use carisma_net::{
     netfilter::{self, PacketContext},
@@ -204,6 +204,7 @@ fn too_big(key: &Tuple, skb: &Skb, layout: &Layout, mtu: u16) -> Option<Skb> {
     translate::rewrite_port(tcp, end, key.local_port.get(), partial).ok()?;
     TooBig { src, dst, mtu }.write(bytes)?;
     error.set_transport(ip::header_len(&src));
+    error.set_link(link_of(&dst));
     Some(error)
 }
 

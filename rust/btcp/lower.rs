@@ -10,14 +10,15 @@ use crate::{
 };
 use carisma_core::{
     answer::Answer,
-    tuple::Tuple,
-    wire::{Body, Record},
+    tuple::{is_link_local, Tuple},
+    wire::{Body, Handoff, Record},
 };
 use carisma_net::{
     bindings, connection,
     link::{self, kind, Kind, Msg, Upper},
     netfilter::PacketContext,
     pernet::{Net, PerNet},
+    route,
 };
 use kernel::{
     module::this_module,
@@ -222,6 +223,10 @@ impl State {
             return;
         };
         self.trace_record(event::RECORD_RECEIVED, node, &handoff, bytes.len());
+        let handoff = Handoff {
+            tuple: self.on_link_of(node, handoff.tuple),
+            ..handoff
+        };
         match handoff.body {
             Body::Req(_) | Body::Data(_) | Body::Abort | Body::Check { .. } | Body::Seek => {
                 self.back_record(node, &handoff);
@@ -234,6 +239,17 @@ impl State {
                 self.front_record(node, &handoff);
             }
         }
+    }
+
+    /// A connection of a record's from a node: such a client as has neighbours only is on the link on
+    /// which the node is one.
+    fn on_link_of(&self, node: u32, tuple: Tuple) -> Tuple {
+        if !is_link_local(&tuple.client) {
+            return tuple;
+        }
+        let rcu = rcu::read_lock();
+        let node = self.config.snapshot(&rcu).node(node);
+        tuple.on_link(node.map_or(0, |node| route::link_to(&self.net, &node.at.addr)))
     }
 
     /// The control connection to a node is up. If its module was loaded anew, it has forgotten our

@@ -2,7 +2,12 @@
 
 //! Segments that BTCP makes.
 
-use carisma_core::{csum::IPPROTO_TCP, ip, tcp::Build, tuple::Addr, tuple::Tuple};
+use carisma_core::{
+    csum::IPPROTO_TCP,
+    ip,
+    tcp::Build,
+    tuple::{link_of, Addr, Tuple},
+};
 use carisma_net::skb::Skb;
 use kernel::prelude::*;
 
@@ -15,12 +20,16 @@ const HOPS: u8 = 64;
 
 /// A segment as though the client of `tuple` had sent it. Any context.
 pub(crate) fn from_client(tuple: &Tuple, build: &Build, payload: &[u8]) -> Result<Skb> {
-    make(&tuple.client, &tuple.local, build, payload)
+    let mut skb = make(&tuple.client, &tuple.local, build, payload)?;
+    skb.set_link(link_of(&tuple.client));
+    Ok(skb)
 }
 
 /// A segment to the client of `tuple`. Any context.
 pub(crate) fn to_client(tuple: &Tuple, build: &Build) -> Result<Skb> {
-    make(&tuple.local, &tuple.client, build, &[])
+    let mut skb = make(&tuple.local, &tuple.client, build, &[])?;
+    skb.set_link(link_of(&tuple.client));
+    Ok(skb)
 }
 
 fn make(src: &Addr, dst: &Addr, build: &Build, payload: &[u8]) -> Result<Skb> {

@@ -20,7 +20,7 @@ use crate::{
 use carisma_core::{
     back::{Back, Phase},
     tcp::{self, flag},
-    tuple::Tuple,
+    tuple::{is_link_local, link_of, Tuple},
     wire::{Body, Data, Handoff, Reason, Req},
 };
 use carisma_net::{
@@ -124,7 +124,8 @@ impl State {
             }
         }
         // What is injected, and forwarded, would be routed on.
-        if !route::is_local(&self.net, &key.local) {
+        let nowhere = is_link_local(&key.client) && link_of(&key.client) == 0;
+        if nowhere || !route::is_local(&self.net, &key.local) {
             return Err(Reason::NoAddress);
         }
         if connection::is_live(&self.net, key) {

@@ -60,7 +60,7 @@ impl State {
     ) {
         if trace::is_on() {
             let event = Event {
-                tuple: *key,
+                tuple: key.on_link(0),
                 id,
                 what,
                 node: self.node_name(node),

@@ -29,6 +29,15 @@ pub fn is_local(net: &Net, addr: &Addr) -> bool {
     unsafe { bindings::is_local(net.as_ptr(), addr.as_ptr()) }
 }
 
+/// The number of the link on which this address is a neighbour's; 0 if it is none, or the number too
+/// big for [`tuple::on_link`](carisma_core::tuple::on_link). Any context.
+pub fn link_to(net: &Net, addr: &Addr) -> u16 {
+    let _context = PacketContext::enter();
+    // SAFETY: The namespace is valid, and so is the address, in the context that the helper asks for.
+    let link = unsafe { bindings::link_to(net.as_ptr(), addr.as_ptr(), core::ptr::null_mut()) };
+    u16::try_from(link).unwrap_or(0)
+}
+
 /// How a packet gets to a node whose header does not name it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Via {
@@ -49,7 +58,7 @@ impl Via {
         // initialised, if there is one, and of this address.
         unsafe {
             let cache = Way::cache(known, self);
-            bindings::is_on_link(net.as_ptr(), addr.as_ptr(), cache)
+            bindings::link_to(net.as_ptr(), addr.as_ptr(), cache) != 0
         }
     }
 

@@ -138,7 +138,24 @@ impl Skb {
     /// What an ICMP error says of a TCP segment; `None` for everything else. What it reads is within
     /// [`Skb::icmp_len`].
     pub fn icmp_error(&mut self) -> Option<icmp::Error> {
-        icmp::Error::parse(self.icmp_at(0)?)
+        let error = icmp::Error::parse(self.icmp_at(0)?)?;
+        Some(error.on_link(self.link()))
+    }
+
+    /// The link that it came by, or will go by; 0 if that is not known, or its number too big for
+    /// [`tuple::on_link`](carisma_core::tuple::on_link).
+    pub(crate) fn link(&self) -> u16 {
+        // SAFETY: The packet is valid.
+        let link = unsafe { bindings::skb_link(self.as_ptr()) };
+        u16::try_from(link).unwrap_or(0)
+    }
+
+    /// Says which link it came by, or is to go by, if it is link-local.
+    pub fn set_link(&mut self, link: u16) {
+        if link != 0 {
+            // SAFETY: The packet is valid and ours.
+            unsafe { bindings::skb_set_link(self.as_ptr(), i32::from(link)) };
+        }
     }
 
     /// The part that matters of the ICMP error that begins at byte `at`, if one does.

@@ -44,7 +44,8 @@ impl Outer {
 
     /// What the ICMP error in it says of a TCP segment, if it is one.
     pub fn icmp_error(&self, skb: &mut Skb) -> Option<icmp::Error> {
-        icmp::Error::parse(skb.icmp_at(self.len)?)
+        let error = icmp::Error::parse(skb.icmp_at(self.len)?)?;
+        Some(error.on_link(skb.link()))
     }
 
     /// Takes it off the packet that it is of. Softirq, at PRE_ROUTING. Errors: `ENOMEM`; `EINVAL` if

@@ -2,6 +2,7 @@
 /* Addresses as Rust has them: 16 bytes, IPv4 as v4-mapped. */
 #include <linux/in6.h>
 #include <linux/ipv6.h>
+#include <net/dst.h>
 #include <net/ipv6.h>
 
 #include "carisma_net.h"
@@ -41,6 +42,38 @@ static __be16 carisma_port(const __u8 *port)
 
 	memcpy(&word, port, sizeof(word));
 	return word;
+}
+
+/* Put the link of a link-local address into it, as rust/core/src/tuple.rs has it; false if that is too big. */
+static bool carisma_set_link(__u8 *addr, int link)
+{
+	struct in6_addr in6 = carisma_in6(addr);
+
+	if (!(ipv6_addr_type(&in6) & IPV6_ADDR_LINKLOCAL))
+		return true;
+	addr[2] = link >> 8;
+	addr[3] = link;
+	return link > 0 && link <= U16_MAX;
+}
+
+/* The link of such an address, and the address without; 0 of any other. */
+static int carisma_take_link(struct in6_addr *addr)
+{
+	int link = 0;
+
+	if (ipv6_addr_type(addr) & IPV6_ADDR_LINKLOCAL) {
+		link = ntohs(addr->s6_addr16[1]);
+		addr->s6_addr16[1] = 0;
+	}
+	return link;
+}
+
+/* The number of the device that a packet came by, or will go by. */
+static int carisma_skb_link(const struct sk_buff *skb)
+{
+	if (skb->skb_iif)
+		return skb->skb_iif;
+	return skb_dst(skb) ? skb_dst(skb)->dev->ifindex : 0;
 }
 
 /* Whether the packet is one of IPv6; any other is one of IPv4. */

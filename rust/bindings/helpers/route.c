@@ -212,15 +212,17 @@ static struct dst_entry *carisma_route_tunnel(struct net *net, const __u8 *from,
 	return dst;
 }
 
-/* Whether any packet can be sent to the node at "via" itself. */
-bool carisma_helper_is_on_link(struct net *net, const __u8 *via, struct dst_cache *cache)
+/* The number of the device by which any packet can be sent to the node at "via" itself; 0 if there is none. */
+int carisma_helper_link_to(struct net *net, const __u8 *via, struct dst_cache *cache)
 {
 	struct dst_entry *dst = carisma_route_direct_cached(net, via, cache);
+	int link;
 
 	if (IS_ERR(dst))
-		return false;
+		return 0;
+	link = dst->dev->ifindex;
 	dst_release(dst);
-	return true;
+	return link;
 }
 
 /* Whether packets to this address are this node's own. */

@@ -59,6 +59,8 @@ static bool carisma_peek_ip(const struct sk_buff *skb, unsigned int at, unsigned
 		if (peek) {
 			memcpy(peek->saddr, &ip6->saddr, sizeof(peek->saddr));
 			memcpy(peek->daddr, &ip6->daddr, sizeof(peek->daddr));
+			return carisma_set_link(peek->saddr, carisma_skb_link(skb)) &&
+			       carisma_set_link(peek->daddr, carisma_skb_link(skb));
 		}
 		return true;
 	}
@@ -181,6 +183,18 @@ struct sk_buff *carisma_helper_skb_new(unsigned int len)
 	skb->ip_summed = CHECKSUM_NONE;
 	skb->pkt_type = PACKET_HOST;
 	return skb;
+}
+
+/* It has come, or is to go, by the device of this number. */
+void carisma_helper_skb_set_link(struct sk_buff *skb, int link)
+{
+	skb->skb_iif = link;
+}
+
+/* The number of the device that it came by, or will go by; 0 if that is not known. */
+int carisma_helper_skb_link(const struct sk_buff *skb)
+{
+	return carisma_skb_link(skb);
 }
 
 /* Its IP header was written: what is behind that begins at "offset". */
@@ -310,11 +324,12 @@ static bool carisma_matches(struct net *net, const struct sock *sk, const struct
 	const __portpair ports = INET_COMBINED_PORTS(carisma_port(tuple->client_port),
 						     ntohs(carisma_port(tuple->local_port)));
 	struct in6_addr client = carisma_in6(tuple->client), local = carisma_in6(tuple->local);
+	const int link = carisma_take_link(&client);
 	INET_ADDR_COOKIE(cookie, client.s6_addr32[3], local.s6_addr32[3]);
 
 	if (carisma_is_v4(tuple->client))
 		return inet_match(net, sk, cookie, ports, dif, 0);
-	return inet6_match(net, sk, &client, &local, ports, dif, 0);
+	return (!link || link == dif) && inet6_match(net, sk, &client, &local, ports, dif, 0);
 }
 
 /*
@@ -327,13 +342,15 @@ static struct sock *carisma_established(struct net *net, const struct carisma_tu
 	const __be16 client_port = carisma_port(tuple->client_port);
 	const u16 local_port = ntohs(carisma_port(tuple->local_port));
 	const bool v4 = carisma_is_v4(tuple->client);
-	unsigned int hash = v4 ? inet_ehashfn(net, local.s6_addr32[3], local_port, client.s6_addr32[3], client_port) :
-				 inet6_ehashfn(net, &local, local_port, &client, client_port);
+	unsigned int hash = inet_ehashfn(net, local.s6_addr32[3], local_port, client.s6_addr32[3], client_port);
 	struct inet_hashinfo *table = net->ipv4.tcp_death_row.hashinfo;
 	struct hlist_nulls_node *node;
 	struct sock *sk;
 	int dif;
 
+	carisma_take_link(&client);
+	if (!v4)
+		hash = inet6_ehashfn(net, &local, local_port, &client, client_port);
 	rcu_read_lock();
 again:
 	sk_nulls_for_each_rcu(sk, node, &inet_ehash_bucket(table, hash)->chain) {

@@ -81,6 +81,7 @@ void carisma_helper_sock_tuple(const struct sock *sk, struct carisma_tuple *tupl
 	if (sk->sk_family == AF_INET6) {
 		client = sk->sk_v6_daddr;
 		local = sk->sk_v6_rcv_saddr;
+		carisma_set_link(client.s6_addr, READ_ONCE(sk->sk_bound_dev_if));
 	} else {
 		ipv6_addr_set_v4mapped(sk->sk_daddr, &client);
 		ipv6_addr_set_v4mapped(sk->sk_rcv_saddr, &local);

@@ -33,7 +33,10 @@ use crate::{
         SynFacts,
         MAX_WSCALE, //
     },
-    tuple::Tuple,
+    tuple::{
+        on_link,
+        Tuple, //
+    },
 };
 
 /// The MSS that can be told: of a client's the next one that is not larger.
@@ -164,7 +167,9 @@ fn ends<H: Hash>(hash: &H, tuple: &Tuple) -> u64 {
         // CAST: Each half.
         [(value >> 64) as u64, value as u64]
     };
-    let ([a, b], [c, d]) = (halves(&tuple.client), halves(&tuple.local));
+    // Another node calls the link something else.
+    let client = on_link(&tuple.client, 0);
+    let ([a, b], [c, d]) = (halves(&client), halves(&tuple.local));
     let ports = (u64::from(tuple.client_port.get()) << 16) | u64::from(tuple.local_port.get());
     let addresses = hash.hash([a, b, c, d]);
     hash.hash([addresses, ports, 0, 3])

@@ -42,6 +42,7 @@ use crate::{
     },
     tcp::Malformed,
     tuple::{
+        on_link,
         v4_of,
         Addr, //
     },
@@ -186,6 +187,16 @@ impl Error {
     #[must_use]
     pub fn destination(&self) -> End {
         self.destination
+    }
+
+    /// The same about a segment to a client on this link: see [`tuple::on_link`](crate::tuple::on_link).
+    #[must_use]
+    pub fn on_link(self, link: u16) -> Self {
+        let (addr, port) = self.destination;
+        Self {
+            destination: (on_link(&addr, link), port),
+            ..self
+        }
     }
 
     /// Whether it may be what it says it is: it was sent to the segment's source, and quotes enough

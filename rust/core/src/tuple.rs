@@ -48,7 +48,38 @@ pub const fn v4_of(addr: &Addr) -> Option<[u8; 4]> {
 /// (`::`), multicast (`ff00::/8`) or link-local (`fe80::/10`; RFC 4291, section 2.4).
 #[must_use]
 pub const fn is_global(addr: &Addr) -> bool {
-    !matches!(addr, [0xff, ..] | [0xfe, 0x80..=0xbf, ..]) && u128::from_be_bytes(*addr) != 0
+    !matches!(addr, [0xff, ..]) && !is_link_local(addr) && u128::from_be_bytes(*addr) != 0
+}
+
+/// Whether an address means something on one link only (`fe80::/10`).
+#[must_use]
+pub const fn is_link_local(addr: &Addr) -> bool {
+    matches!(addr, [0xfe, 0x80..=0xbf, ..])
+}
+
+/// The link of a client's address in a [`Tuple`]; 0 of one that means the same everywhere.
+///
+/// The same link-local address may be another client's on another link. What distinguishes them, the
+/// number of the link's device, stands in bytes 2 and 3, which are zero on the wire (RFC 4291, section
+/// 2.5.6).
+#[must_use]
+pub const fn link_of(addr: &Addr) -> u16 {
+    match *addr {
+        [0xfe, 0x80..=0xbf, hi, lo, ..] => u16::from_be_bytes([hi, lo]),
+        _ => 0,
+    }
+}
+
+/// A client's address as it is known to be on this link; 0 is the one that stands on the wire.
+#[must_use]
+pub fn on_link(addr: &Addr, link: u16) -> Addr {
+    let mut addr = *addr;
+    if is_link_local(&addr) {
+        if let Some(field) = addr.get_mut(2..4) {
+            field.copy_from_slice(&link.to_be_bytes());
+        }
+    }
+    addr
 }
 
 /// Names a connection as one TCP sees it: the client, and that TCP's own end.
@@ -70,7 +101,7 @@ pub const fn is_global(addr: &Addr) -> bool {
 )]
 #[repr(C)]
 pub struct Tuple {
-    /// The client's address.
+    /// The client's address, on its link: see [`on_link`].
     pub client: Addr,
     /// The address of TCP's own end.
     pub local: Addr,
@@ -112,6 +143,15 @@ impl Tuple {
         v4_of(&self.client).is_some() == v4_of(&self.local).is_some()
             && self.client_port.get() != 0
             && self.local_port.get() != 0
+    }
+
+    /// The same with a client on this link: see [`on_link`].
+    #[must_use]
+    pub fn on_link(&self, link: u16) -> Self {
+        Self {
+            client: on_link(&self.client, link),
+            ..*self
+        }
     }
 
     /// The same client as seen by another end.
@@ -190,6 +230,22 @@ mod tests {
         assert!(!is_global(&local));
         local[1] = 0xc0;
         assert!(is_global(&local));
+    }
+
+    #[test]
+    fn link_local_clients_have_a_link() {
+        let mut addr = [0; 16];
+        (addr[0], addr[1], addr[15]) = (0xfe, 0x80, 7);
+        let tuple = Tuple::new(addr, 1, [0xfd; 16], 80);
+        let there = tuple.on_link(0x102);
+        assert_eq!(there.client[..5], [0xfe, 0x80, 1, 2, 0]);
+        assert_eq!((link_of(&there.client), link_of(&addr)), (0x102, 0));
+        assert_eq!(there.on_link(0), tuple);
+        assert!(is_link_local(&there.client));
+        let v4 = Tuple::v4([192, 0, 2, 7], 1, [198, 51, 100, 1], 80);
+        assert_eq!((v4.on_link(5), link_of(&v4.client)), (v4, 0));
+        let global = Tuple::new([0x20; 16], 1, [0xfd; 16], 80);
+        assert_eq!((global.on_link(5), link_of(&global.client)), (global, 0));
     }
 
     #[test]
