@@ -14,7 +14,7 @@ from scapy.packet import Packet, Raw
 
 from checks import bypassed, hand_off, no_flows, request, served, unbroken
 from conftest import Lab
-from harness.address import bracketed, endpoint
+from harness.address import endpoint
 from harness.cluster import PREFIXES, ClusterSpec, Host, NodeSpec, address, languages
 from harness.inside.documents import document
 from harness.node import Node
@@ -601,28 +601,6 @@ def test_addresses_are_read_and_written(cluster: Cluster) -> None:
     finally:
         node.ctl('service', 'del', '[2001:db8::9]:8080')
         node.ctl('node', 'del', 'it')
-
-
-def test_check(lab: Lab) -> None:
-    """carismactl check finds nothing wrong, and what is."""
-    cluster = lab.bare(of_family(lab, 6))
-    cluster.start_servers()
-    lab.enable(cluster)
-    node, other = cluster['en'], cluster['fr']
-    told = node.ctl('check', check=False)
-    assert told.rc == 0, told.out
-    node.ctl('node', 'add', 'it', cluster.client.address, '--remote')
-    try:
-        told = node.ctl('check', check=False).out
-        assert f'nobody listens at {bracketed(cluster.client.address)}:7480' in told
-    finally:
-        node.ctl('node', 'del', 'it')
-    other.nginx.stop()
-    try:
-        told = other.ctl('check', check=False).out
-        assert f'nobody listens at {other.service}, where connections of clients' in told
-    finally:
-        other.nginx.start()
 
 
 def test_flows_are_listed(cluster: Cluster) -> None:
