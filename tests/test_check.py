@@ -6,18 +6,17 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 
 import pytest
 
+from harness.address import alone, endpoint
+from harness.cluster import written
 from harness.node import Node
 from harness.paths import CARISMACTL
 from harness.running import Cluster, wait_for
-
-# Addresses are written out here.
-pytestmark = pytest.mark.family(4)
 
 STATUS = {'ok': 0, 'error': 1, 'warning': 4}
 
 LISTEN = '''
 import socket, sys, time
-s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, int(sys.argv[1]))
+s = socket.socket(int(sys.argv[3]), socket.SOCK_STREAM, int(sys.argv[1]))
 s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 s.bind((sys.argv[2], 8080))
 s.listen()
@@ -36,10 +35,11 @@ class Break(NamedTuple):
     text: str
 
 
+# With addresses of IPv4, whatever the hosts have: `written()` is what they read.
 C = CARISMACTL
 RULE = f'{C} rule %s 10.0.0.11:80 --path /%s/'
 BREAKS = [
-    Break('ip addr del 10.0.0.11/32 dev eth0', 'ip addr add 10.0.0.11/32 dev eth0',
+    Break('ip addr del 10.0.0.11/32 dev eth0', 'ip addr add VIRTUAL dev eth0',
           'service', 'warning', 'no interface has the address of any service'),
     Break(f'{RULE % ("del", "en")}; {C} node del en',
           f'{C} node add en 10.0.0.1; {RULE % ("add", "en")} --node en',
@@ -70,6 +70,7 @@ def checked(node: Node) -> Tuple[int, List[Dict[str, Any]]]:
 
 def found(node: Node, check: str, level: str, text: str) -> None:
     """Exactly this is wrong, with what to do about it."""
+    text = written(text, node.cluster.family)
     status, findings = checked(node)
     wrong = [finding for finding in findings if finding['level'] != 'ok']
     assert wrong and all(
@@ -103,43 +104,49 @@ def test_nothing_is_wrong(fresh: Cluster) -> None:
         assert checks == ['modules', 'node', 'key', 'listener', 'listener', 'peer', 'peer',
                           'settings', 'counters']
     lines = fresh['en'].ctl('check').out.splitlines()
-    assert lines[1] == 'ok       node: this is en, its address 10.0.0.1 is ours'
+    assert lines[1] == (
+        f'ok       node: this is en, its address {fresh["en"].address} is ours')
 
 
 @pytest.mark.parametrize('case', BREAKS, ids=[f'{it.check}-{i}' for i, it in enumerate(BREAKS)])
 def test_what_is_broken(node: Node, case: Break) -> None:
     """Each is noticed, alone, and only as long as it is broken."""
-    node.run(f'set -e; {case.how}')
+    how, text, mend = (written(words, node.cluster.family)
+                       for words in (case.how, case.text, case.mend))
+    node.run(f'set -e; {how}')
     try:
         found(node, case.check, case.level, case.text)
         line = next(line for line in node.ctl('check', check=False).out.splitlines()
-                    if case.text in line)
+                    if text in line)
         assert line.split()[:2] == [case.level, f'{case.check}:']
     finally:
-        node.run(f'set -e; {case.mend}')
+        node.run('set -e; ' + mend.replace('VIRTUAL', Cluster.virtual(node.vip)))
     wait_for(lambda: checked(node)[0] == 0, 'all is well again')
 
 
 def test_one_configuration_for_all(node: Node) -> None:
     """A service whose address is another node's is no trouble."""
-    node.ctl('service', 'add', '10.0.0.12:80')
+    other = node.cluster.at(12)
+    node.ctl('service', 'add', endpoint(other, 80))
     all_is_well(node)
-    assert ('ok       service: 10.0.0.12:80 is for clients of other nodes: its address is not '
-            'ours') in node.ctl('check').out.splitlines()
-    node.ctl('service', 'add', '10.0.0.12:8080')
+    assert (f'ok       service: {endpoint(other, 80)} is for clients of other nodes: its address '
+            'is not ours') in node.ctl('check').out.splitlines()
+    node.ctl('service', 'add', endpoint(other, 8080))
     found(node, 'listener', 'error', 'nobody listens at 10.0.0.1:8080, where connections of other')
 
 
 def test_wrong_name(node: Node) -> None:
     """A node that is called something else: its port answers, but it is not
     the one; and what it says of itself is counted."""
-    node.run(f'set -e; {RULE % ("del", "fr")}; {C} node del fr; {C} node add gr 10.0.0.2')
+    node.run(written(
+        f'set -e; {RULE % ("del", "fr")}; {C} node del fr; {C} node add gr 10.0.0.2',
+        node.cluster.family))
     wait_for(lambda: node.stats()['peers_strange'] > 0, 'it has said its name')
     status, findings = checked(node)
     peer, counter = [finding for finding in findings if finding['level'] != 'ok']
     assert (status, peer['check'], counter['check']) == (1, 'peer', 'counters')
     assert peer['text'] == 'gr is down: it says that it is another node'
-    assert 'is it `gr` there, and does it know `en` as 10.0.0.1?' in peer['advice']
+    assert f'is it `gr` there, and does it know `en` as {node.address}?' in peer['advice']
     assert counter['text'].startswith('peers_strange is ')
 
 
@@ -152,13 +159,16 @@ def test_servers(node: Node) -> None:
     finally:
         node.nginx.start()
     all_is_well(node)
-    node.ctl('service', 'add', '10.0.0.11:8080')
+    node.ctl('service', 'add', node.at(8080))
+    family = node.cluster.family
     for protocol, address, level, text in [
             ('6', '10.0.0.11', 'error', 'nobody listens at 10.0.0.1:8080, where connections of '
              'other nodes'),
             ('6', '10.0.0.1', 'error', 'nobody listens at 10.0.0.11:8080, where'),
             ('262', '', 'warning', 'is not attached: it is one of Multipath TCP')]:
-        server = node.popen(['python3', '-uc', LISTEN, protocol, address])
+        server = node.popen([
+            'python3', '-uc', LISTEN, protocol, written(address, family),
+            {4: '2', 6: '10'}[family]])
         assert server.readline(30) == b'listening\n'
         found(node, 'listener', level, text)
         server.kill()
@@ -170,26 +180,29 @@ ARP = 'sysctl -qw net.ipv4.conf.all.arp_'
 def test_direct(node: Node) -> None:
     """A node that gets segments directly has the addresses of all services, but
     does not tell its neighbours."""
-    node.run(f"""set -e; {RULE % ("del", "en")}; {C} node del en
+    family, vip = node.cluster.family, node.cluster.at(12)
+    node.run(written(f"""set -e; {RULE % ("del", "en")}; {C} node del en
         {C} node add en 10.0.0.1 --forward direct
-        {RULE % ("add", "en")} --node en; {C} service add 10.0.0.12:80""")
+        {RULE % ("add", "en")} --node en; {C} service add 10.0.0.12:80""", family))
     found(node, 'service', 'warning', 'no interface has the address of 10.0.0.12:80: what other '
           'nodes hand to this one is refused')
-    node.run('ip addr add 10.0.0.12/32 dev lo')
+    node.run(f'ip addr add {Cluster.virtual(vip)} dev lo')
     try:
-        found(node, 'arp', 'warning', 'arp_ignore is 0 at eth0: ARP there answers requests for '
-              '10.0.0.12, which is on lo')
-        node.run(f'{ARP}ignore=1')
-        found(node, 'arp', 'warning', 'arp_announce is 0 at eth0: ARP there asks in the name of '
-              '10.0.0.12')
-        node.run(f'{ARP}announce=2')
+        if family == 4:
+            found(node, 'arp', 'warning', 'arp_ignore is 0 at eth0: ARP there answers requests '
+                  'for 10.0.0.12, which is on lo')
+            node.run(f'{ARP}ignore=1')
+            found(node, 'arp', 'warning', 'arp_announce is 0 at eth0: ARP there asks in the name '
+                  'of 10.0.0.12')
+            node.run(f'{ARP}announce=2')
         all_is_well(node)
-        assert ('ok       arp: 10.0.0.12 is not told to neighbours'
-                in node.ctl('check').out.splitlines())
+        lines = node.ctl('check').out.splitlines()
+        # Neighbours of IPv6 are told of nothing but what is on the link.
+        assert (f'ok       arp: {vip} is not told to neighbours' in lines) == (family == 4)
         # The node's own address has no listener then, and needs none.
-        assert not any('10.0.0.1:80' in line for line in node.ctl('check').out.splitlines())
+        assert not any(endpoint(node.address, 80) in line for line in lines)
     finally:
-        node.run(f'ip addr del 10.0.0.12/32 dev lo; {ARP}ignore=0; {ARP}announce=0')
+        node.run(f'ip addr del {alone(vip)} dev lo; {ARP}ignore=0; {ARP}announce=0')
 
 
 def test_modules(fresh: Cluster, node: Node) -> None:

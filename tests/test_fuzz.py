@@ -53,7 +53,6 @@ def test_netlink(site: Cluster, lab: Lab, seed: int) -> None:
     assert not said
 
 
-@pytest.mark.family(4)
 def test_packets(fresh: Cluster, seed: int) -> None:
     """Segments of any kind, on connections and beside them: who behaves is
     served as ever, and what the others leave behind goes away."""

@@ -116,8 +116,22 @@ def address(kind: int, number: int, net: int = 0) -> str:
     """An address of that family on the switch, by its last number, or one of
     another net."""
     if kind == 6:
-        return f'fd0{net}::{number}'
+        return f'fd{net:02}::{number}'
     return f'10.{net}.0.{number}'
+
+
+WRITTEN = re.compile(r'\b10\.(\d+)\.0\.(\d+)(/\d+)?(:\d+)?')
+
+
+def written(text: str, kind: int) -> str:
+    """A text about hosts that have addresses of IPv4, about hosts of that family."""
+    def other(match: 're.Match[str]') -> str:
+        net, number, size, port = match.groups()
+        found = address(6, int(number), int(net))
+        if port:
+            return f'[{found}]{port}'
+        return found + {'/32': '/128', '/24': '/64'}.get(size, '')
+    return WRITTEN.sub(other, text) if kind == 6 else text
 
 
 def languages(kind: int) -> ClusterSpec:

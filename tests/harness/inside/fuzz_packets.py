@@ -9,7 +9,7 @@ by frames of its own making. Most send a request; at any place a segment may be
 spoilt, doubled, put off, cut into fragments, or contradict an earlier one, and
 the connection may end in any way or not at all. Other segments belong to none.
 Routers tell of segments that the targets sent, or did not.
-Prints as JSON how many there were of what.
+Prints as JSON how many there were of what. ADDRESS and targets are of IPv4 or of IPv6.
 """
 
 import collections
@@ -23,7 +23,7 @@ import time
 from typing import Dict, List, Tuple
 
 FIN, SYN, RST, PSH, ACK, URG = 1, 2, 4, 8, 16, 32
-ETH_P_ALL, IP = 3, 0x0800
+ETH_P_ALL, IP, IPV6 = 3, 0x0800, 0x86dd
 HOST = 80
 AT_ONCE = 24            # connections
 LATE = 40               # segments that are put off
@@ -89,15 +89,19 @@ class Connection:
 class Fuzzer:
     """A wire, and the connections on it."""
 
+    ETHERTYPE, FAMILY = IP, socket.AF_INET
+    ERRORS = ((3, 4), (3, 4), (3, 1), (3, 3), (11, 0), (12, 0))
+
     def __init__(self, address: str, ports: str, seed: int, targets: List[str]) -> None:
         self.rng = random.Random(seed)
-        self.address = socket.inet_aton(address)
+        self.address = socket.inet_pton(self.FAMILY, address)
         self.first, self.last = map(int, ports.split('-'))
         self.port = self.rng.randrange(self.first, self.last)
         self.targets = []
         for target in targets:
             name, mac = target.split('/')
-            self.targets.append((socket.inet_aton(name), bytes.fromhex(mac.replace(':', ''))))
+            self.targets.append((socket.inet_pton(self.FAMILY, name),
+                                 bytes.fromhex(mac.replace(':', ''))))
         self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         self.sock.bind(('eth0', 0))
         self.mac = self.sock.getsockname()[4]
@@ -143,7 +147,7 @@ class Fuzzer:
         struct.pack_into('!H', tcp, 16, check)
         if odd == 'cut':
             del tcp[rng.randrange(len(tcp)):]
-        ethernet = mac + self.mac + struct.pack('!H', IP)
+        ethernet = mac + self.mac + struct.pack('!H', self.ETHERTYPE)
         return [ethernet + packet + more for packet in self.packets(bytes(tcp), where, odd)]
 
     def packets(self, tcp: bytes, where: bytes, odd: str) -> List[bytes]:
@@ -151,16 +155,7 @@ class Fuzzer:
         rng = self.rng
         pieces = [(0, tcp, 0x4000)]
         if odd == 'fragments' and len(tcp) > 8:
-            size = 8 * rng.randrange(1, 1 + len(tcp) // 8)
-            pieces = [(at, tcp[at:at + size], 0x2000 if at + size < len(tcp) else 0)
-                      for at in range(0, len(tcp), size)][:30]
-            if rng.random() < 0.3:
-                at, data, flag = rng.choice(pieces)
-                pieces.append((max(0, at - 8), data, flag))
-            if rng.random() < 0.3:
-                pieces.pop(rng.randrange(len(pieces)))
-            if rng.random() < 0.5:
-                rng.shuffle(pieces)
+            pieces = [(at, data, 0x2000 * more) for at, data, more in self.pieces(tcp)]
         made = []
         ident = rng.getrandbits(16)
         for at, data, flag in pieces:
@@ -176,6 +171,22 @@ class Fuzzer:
             struct.pack_into('!H', header, 10, check)
             made.append(bytes(header) + data)
         return made
+
+    def pieces(self, tcp: bytes) -> List[Tuple[int, bytes, bool]]:
+        """Fragments, of which some may be missing or overlap, in any order: where each begins, and
+        whether more follow."""
+        rng = self.rng
+        size = 8 * rng.randrange(1, 1 + len(tcp) // 8)
+        found = [(at, tcp[at:at + size], at + size < len(tcp))
+                 for at in range(0, len(tcp), size)][:30]
+        if rng.random() < 0.3:
+            at, data, more = rng.choice(found)
+            found.append((max(0, at - 8), data, more))
+        if rng.random() < 0.3:
+            found.pop(rng.randrange(len(found)))
+        if rng.random() < 0.5:
+            rng.shuffle(found)
+        return found
 
     WAYS = ('flags', 'seq', 'ack', 'window', 'options', 'urgent', 'data', 'trailer', 'offset',
             'reserved', 'check', 'cut', 'fragments', 'ip', 'length', 'ttl', 'ip check')
@@ -216,27 +227,32 @@ class Fuzzer:
         while select.select([self.sock], [], [], wait)[0]:
             wait = 0
             packet = self.sock.recv(2048)
-            if packet[12:14] != b'\x08\0' or packet[23] != 6 or packet[:6] != self.mac:
+            if packet[12:14] != struct.pack('!H', self.ETHERTYPE) or packet[:6] != self.mac:
                 continue
-            tcp = packet[14 + (packet[14] & 15) * 4:]
+            sender, size, tcp = self.segment(packet[14:])
             if len(tcp) < 20:
                 continue
             source, port, seq, ack, offset, flags = struct.unpack_from('!HHIIBB', tcp)
             conn = self.open.get(port)
-            if source != HOST or conn is None or packet[26:30] != conn.target[0]:
+            if source != HOST or conn is None or sender != conn.target[0]:
                 continue
             if flags & SYN:
                 conn.opened = True
                 conn.server = seq + 1
             elif flags & ACK:
-                length = struct.unpack_from('!H', packet, 16)[0] - (packet[14] & 15) * 4
-                length -= (offset >> 4) * 4
+                length = size - (offset >> 4) * 4
                 if length > 0:
                     conn.answered = True
                 if seq == conn.server & 0xffffffff:
                     conn.server = seq + length + bool(flags & FIN)
             if flags & ACK:
                 conn.acked = ack
+
+    def segment(self, packet: bytes) -> Tuple[bytes, int, bytes]:
+        """Who sent it; the length of what it has of TCP, and that."""
+        header = (packet[0] & 15) * 4
+        size = struct.unpack_from('!H', packet, 2)[0] - header
+        return packet[12:16], size, packet[header:] if packet[9] == 6 else b''
 
     # What happens.
 
@@ -309,36 +325,46 @@ class Fuzzer:
         seq = conn.server - rng.choice((0, 1, 100, 1448))
         if odd == 'seq':
             seq = rng.getrandbits(32)
-        options = rng.choice((b'', b'', b'\x94\4\0\0', rng.randbytes(8)))
         segment = struct.pack('!HHIIBBHHH', HOST, conn.port, seq & 0xffffffff, conn.isn, 0x50, ACK,
                               100, rng.getrandbits(16), 0) + rng.randbytes(20)
-        quote = struct.pack(
-            '!BBHHHBBH', 0x45 + len(options) // 4, 0, 20 + len(options) + len(segment), 1,
-            0x4000, 60, 6, rng.getrandbits(16)) + conn.target[0] + self.address + options
-        quote += segment[:rng.choice((8, 16, 20, 40))]
+        quote = self.quoted(conn.target[0], len(segment)) + segment[:rng.choice((8, 16, 20, 40))]
         if odd == 'cut':
             quote = quote[:rng.randrange(len(quote))]
         elif odd == 'bytes' and quote:
             spoilt = bytearray(quote)
             spoilt[rng.randrange(len(spoilt))] = rng.getrandbits(8)
             quote = bytes(spoilt)
-        kind, code = rng.choice(((3, 4), (3, 4), (3, 1), (3, 3), (11, 0), (12, 0)))
+        kind, code = rng.choice(self.ERRORS)
         if odd == 'kind':
             kind, code = rng.getrandbits(8), rng.getrandbits(8)
+        told = rng.choice(self.targets)[0] if odd == 'told' else conn.target[0]
+        # To whoever it is for, or to another.
+        if where != conn.target[0] and rng.random() < 0.5:
+            mac = conn.target[1]
+        self.out([mac + self.mac + struct.pack('!H', self.ETHERTYPE)
+                  + self.message(told, kind, code, quote, odd)])
+        self.counts['errors'] += 1
+
+    def quoted(self, source: bytes, size: int) -> bytes:
+        """The header of a segment of so many bytes, as an error quotes it."""
+        rng = self.rng
+        options = rng.choice((b'', b'', b'\x94\4\0\0', rng.randbytes(8)))
+        return struct.pack(
+            '!BBHHHBBH', 0x45 + len(options) // 4, 0, 20 + len(options) + size, 1,
+            0x4000, 60, 6, rng.getrandbits(16)) + source + self.address + options
+
+    def message(self, told: bytes, kind: int, code: int, quote: bytes, odd: str) -> bytes:
+        """The packet of an error, for `told`."""
+        rng = self.rng
         words = rng.getrandbits(8) if odd == 'length' else 0
         icmp = bytearray(struct.pack('!BBHBBH', kind, code, 0, 0, words,
                                      rng.choice((0, 68, 600, 1300, 65535))) + quote)
         check = total(bytes(icmp)) if odd != 'check' else rng.getrandbits(16)
         struct.pack_into('!H', icmp, 2, check)
-        told = rng.choice(self.targets)[0] if odd == 'told' else conn.target[0]
         header = bytearray(struct.pack('!BBHHHBBH', 0x45, 0, 20 + len(icmp), 1, 0, 64, 1, 0)
                            + bytes((192, 0, 2, rng.getrandbits(8))) + told)
         struct.pack_into('!H', header, 10, total(bytes(header)))
-        # To whoever it is for, or to another.
-        if where != conn.target[0] and rng.random() < 0.5:
-            mac = conn.target[1]
-        self.out([mac + self.mac + struct.pack('!H', IP) + bytes(header) + bytes(icmp)])
-        self.counts['errors'] += 1
+        return bytes(header) + bytes(icmp)
 
     def run(self, seconds: float) -> None:
         """Until the time is over."""
@@ -363,10 +389,75 @@ class Fuzzer:
         print(json.dumps(self.counts))
 
 
+class Fuzzer6(Fuzzer):
+    """The same with IPv6."""
+
+    ETHERTYPE, FAMILY = IPV6, socket.AF_INET6
+    ERRORS = ((2, 0), (2, 0), (1, 0), (1, 4), (3, 0), (4, 0))
+
+    def extensions(self, last: int) -> Tuple[int, bytes]:
+        """Some headers before one of that number, and which comes first."""
+        rng, made = self.rng, b''
+        for _ in range(rng.choice((0, 1, 1, 2, 5))):
+            kind = rng.choice((0, 43, 44, 60, 60, rng.getrandbits(8)))
+            size = rng.choice((0, 0, 1, 5, 30))
+            body = rng.choice((
+                bytes((1, 4)) + bytes(4 + 8 * size), rng.randbytes(6 + 8 * size),
+                bytes((rng.choice((0, 2, 4, 253)), rng.choice((0, 0, 1)))) + bytes(4 + 8 * size)))
+            if kind == 44:
+                size, body = 0, struct.pack('!HI', rng.choice((0, 0, 1, 8)), rng.getrandbits(32))
+            made = bytes((last, rng.choice((size, size, rng.getrandbits(8))))) + body + made
+            last = kind
+        return last, made
+
+    def header(self, size: int, last: int, source: bytes, to: bytes, odd: str = '') -> bytes:
+        """A header, of a packet with so many bytes behind it."""
+        rng = self.rng
+        if odd == 'length':
+            size = rng.choice((0, 1, 19, size - 1, size + 1, 65535))
+        first = 6 << 28 | rng.choice((0, 3)) << 20 | rng.getrandbits(20)
+        if odd == 'ip check':
+            first = rng.getrandbits(32)
+        return struct.pack('!IHBB', first, size & 0xffff, last, rng.choice((0, 1))
+                           if odd == 'ttl' else 64) + source + to
+
+    def packets(self, tcp: bytes, where: bytes, odd: str) -> List[bytes]:
+        rng = self.rng
+        last, more = self.extensions(6) if odd == 'ip' else (6, b'')
+        made = []
+        pieces = self.pieces(tcp) if odd == 'fragments' and len(tcp) > 8 else []
+        ident = rng.getrandbits(32)
+        for at, data, is_more in pieces:
+            part = struct.pack('!BBHI', 6, 0, at | is_more, ident) + data
+            made.append(self.header(len(part), 44, self.address, where) + part)
+        return made or [self.header(len(more) + len(tcp), last, self.address, where, odd)
+                        + more + tcp]
+
+    def segment(self, packet: bytes) -> Tuple[bytes, int, bytes]:
+        size, = struct.unpack_from('!H', packet, 4)
+        return packet[8:24], size, packet[40:] if packet[6] == 6 else b''
+
+    def quoted(self, source: bytes, size: int) -> bytes:
+        last, more = self.extensions(6) if self.rng.random() < 0.5 else (6, b'')
+        return self.header(len(more) + size, last, source, self.address) + more
+
+    def message(self, told: bytes, kind: int, code: int, quote: bytes, odd: str) -> bytes:
+        rng = self.rng
+        value = rng.choice((0, 68, 1280, 1300, 65536, rng.getrandbits(8) << 24))
+        icmp = bytearray(struct.pack('!BBHI', kind, code, 0, value) + quote)
+        source = bytes.fromhex('20010db8') + rng.randbytes(12)
+        pseudo = source + told + struct.pack('!II', len(icmp), 58)
+        check = total(pseudo + bytes(icmp)) if odd != 'check' else rng.getrandbits(16)
+        struct.pack_into('!H', icmp, 2, check)
+        last, more = self.extensions(58) if odd == 'length' else (58, b'')
+        return self.header(len(more) + len(icmp), last, source, told) + more + bytes(icmp)
+
+
 def main() -> None:
     """Run for the given time."""
     address, ports, seed, seconds, *targets = sys.argv[1:]
-    Fuzzer(address, ports, int(seed), targets).run(float(seconds))
+    kind = Fuzzer6 if ':' in address else Fuzzer
+    kind(address, ports, int(seed), targets).run(float(seconds))
 
 
 if __name__ == '__main__':
