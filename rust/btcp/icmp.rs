@@ -21,7 +21,7 @@ use carisma_core::{
     icmp::{End, Error, TooBig},
     ip,
     translate,
-    tuple::{link_of, Tuple},
+    tuple::{link_of, on_link, Tuple},
 };
 use carisma_net::{
     netfilter::{self, PacketContext},
@@ -188,7 +188,7 @@ impl State {
 
 /// The error about a segment that was already made one to the back end.
 fn too_big(key: &Tuple, skb: &Skb, layout: &Layout, mtu: u16) -> Option<Skb> {
-    let (src, dst) = (key.local, key.client);
+    let (src, dst) = (key.local, on_link(&key.client, 0));
     let len = skb.size().min(TooBig::quote_max(&src));
     let at = TooBig::quote_at(&src);
     let mut error = Skb::new(at.checked_add(len)?).ok()?;
@@ -204,7 +204,7 @@ fn too_big(key: &Tuple, skb: &Skb, layout: &Layout, mtu: u16) -> Option<Skb> {
     translate::rewrite_port(tcp, end, key.local_port.get(), partial).ok()?;
     TooBig { src, dst, mtu }.write(bytes)?;
     error.set_transport(ip::header_len(&src));
-    error.set_link(link_of(&dst));
+    error.set_link(link_of(&key.client));
     Some(error)
 }
 

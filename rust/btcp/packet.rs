@@ -6,7 +6,7 @@ use carisma_core::{
     csum::IPPROTO_TCP,
     ip,
     tcp::Build,
-    tuple::{link_of, Addr, Tuple},
+    tuple::{link_of, on_link, Addr, Tuple},
 };
 use carisma_net::skb::Skb;
 use kernel::prelude::*;
@@ -33,22 +33,23 @@ pub(crate) fn to_client(tuple: &Tuple, build: &Build) -> Result<Skb> {
 }
 
 fn make(src: &Addr, dst: &Addr, build: &Build, payload: &[u8]) -> Result<Skb> {
+    let (src, dst) = (on_link(src, 0), on_link(dst, 0));
     let len = build
         .header_len()
         .checked_add(payload.len())
         .ok_or(EMSGSIZE)?;
-    let at = ip::header_len(src);
+    let at = ip::header_len(&src);
     let mut skb = Skb::new(len.checked_add(at).ok_or(EMSGSIZE)?)?;
     let (header, tcp) = skb.bytes_mut().split_at_mut_checked(at).ok_or(EINVAL)?;
     let ip = ip::Build {
-        src: *src,
-        dst: *dst,
+        src,
+        dst,
         protocol: IPPROTO_TCP,
         hops: HOPS,
         class: 0,
     };
     ip.write(header, len).ok_or(EAFNOSUPPORT)?;
-    build.write(tcp, src, dst, payload).ok_or(EMSGSIZE)?;
+    build.write(tcp, &src, &dst, payload).ok_or(EMSGSIZE)?;
     skb.set_transport(at);
     Ok(skb)
 }

@@ -6,7 +6,6 @@ use crate::{
     ipv4,
     ipv6,
     tuple::{
-        on_link,
         v4_mapped,
         v4_of,
         Addr, //
@@ -145,8 +144,7 @@ pub struct Build {
 }
 
 impl Build {
-    /// Writes the header, for `payload` bytes, to the beginning of `out`, and returns its length; of
-    /// addresses on a link, the link is left out;
+    /// Writes the header, for `payload` bytes, to the beginning of `out`, and returns its length;
     /// `None` if `out` is too short, the packet would be too long, or the addresses are of two
     /// families.
     #[must_use]
@@ -169,8 +167,8 @@ impl Build {
             }
             .write(out, payload),
             (None, None) => ipv6::Build {
-                src: on_link(&src, 0),
-                dst: on_link(&dst, 0),
+                src,
+                dst,
                 protocol,
                 hops,
                 class,

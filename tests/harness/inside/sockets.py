@@ -32,7 +32,8 @@ def connect(number: int, host: str, port: int, source: Any = None,
     if receive_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     if source:
-        sock.bind(tuple(source))
+        # With the number of a link-local address's link.
+        sock.bind(socket.getaddrinfo(*source, family)[0][4])
     sock.settimeout(timeout)
     sock.connect(to)
     sockets[number] = sock
