@@ -26,6 +26,8 @@ class Cell:
     forward: Optional[str] = None
     migrate: Optional[str] = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    runs: int = 5               # no more than these, whatever the load
+    held: bool = True           # whether it is asked what an open connection takes
 
     @property
     def name(self) -> str:
@@ -70,6 +72,9 @@ LOADS: Tuple[Load, ...] = (
     Load(0, 100, 1),
     Load(10 * MIB, 4, 1),
 )
+
+# Sizes for which it is told, too, where the front end's instructions go.
+BY_FUNCTION = (1 * KIB, 1 * MIB)
 
 # Connections that are held open for fe_mem_per_conn, and the size of the one
 # response that each has had.
