@@ -7,7 +7,10 @@
 use crate::bindings;
 use carisma_core::icmp;
 use core::{mem::MaybeUninit, ptr::NonNull};
-use kernel::prelude::*;
+use kernel::{
+    alloc::AllocError,
+    prelude::*, //
+};
 
 /// The shortest IPv4 header (RFC 791, section 3.1), and TCP header (RFC 9293, section 3.1).
 const MIN_HEADER: usize = 20;
@@ -223,6 +226,36 @@ impl Skb {
             return false;
         }
         self.copy(layout.headers().saturating_add(skip), to)
+    }
+
+    /// Appends `len` bytes of the payload, from byte `skip` on, to `to`; whether that many were there.
+    /// Any context. Errors: those of memory.
+    pub fn append_payload(
+        &self,
+        layout: &Layout,
+        skip: usize,
+        len: usize,
+        to: &mut KVec<u8>,
+    ) -> Result<bool, AllocError> {
+        let end = skip.checked_add(len);
+        let at = layout.headers().saturating_add(skip);
+        let (Ok(offset), Ok(count)) = (i32::try_from(at), i32::try_from(len)) else {
+            return Ok(false);
+        };
+        if end.is_none_or(|end| end > layout.payload) {
+            return Ok(false);
+        }
+        to.reserve(len, GFP_ATOMIC)?;
+        let room = to.spare_capacity_mut().as_mut_ptr();
+        // SAFETY: The packet is valid, and there is room for as many bytes, which are initialised if
+        // skb_copy_bits says so; it checks the rest.
+        unsafe {
+            let copied = bindings::skb_copy_bits(self.as_ptr(), offset, room.cast(), count) == 0;
+            if copied {
+                to.inc_len(len);
+            }
+            Ok(copied)
+        }
     }
 
     /// Copies the bytes from `at` on into `to`; whether that many were there.
