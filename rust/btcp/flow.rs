@@ -62,6 +62,9 @@ use kernel::{
 /// A flow of the table.
 pub(crate) type FlowRef = Entry<Flow>;
 
+// The allocator has 512 bytes for what needs more than 256.
+const _: () = assert!(FlowRef::SIZE <= 256);
+
 /// A connection.
 #[pin_data]
 pub(crate) struct Flow {

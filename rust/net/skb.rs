@@ -351,9 +351,12 @@ impl Drop for Skb {
     }
 }
 
-/// Packets that wait, in order, up to a bound.
+/// Packets that wait, in order, up to a bound. Mostly there are none, which takes no memory.
 #[derive(Default)]
-pub struct Queue {
+pub struct Queue(Option<KBox<Waiting>>);
+
+/// Those that wait, and how many have been taken out before them.
+struct Waiting {
     packets: KVec<Option<Skb>>,
     first: usize,
 }
@@ -361,27 +364,35 @@ pub struct Queue {
 impl Queue {
     /// An empty queue.
     pub const fn new() -> Self {
-        Self {
-            packets: KVec::new(),
-            first: 0,
-        }
+        Self(None)
     }
 
     /// Lets a packet wait, unless `limit` do already: then it is dropped, as it is without memory.
     /// Any context.
     pub fn push(&mut self, mut skb: Skb, limit: usize) -> bool {
-        if self.packets.len() >= limit {
+        if self.0.is_none() {
+            let waiting = Waiting {
+                packets: KVec::new(),
+                first: 0,
+            };
+            self.0 = KBox::new(waiting, GFP_ATOMIC).ok();
+        }
+        let Some(waiting) = self.0.as_mut() else {
+            return false;
+        };
+        if waiting.packets.len() >= limit {
             return false;
         }
         skb.park();
-        self.packets.push(Some(skb), GFP_ATOMIC).is_ok()
+        waiting.packets.push(Some(skb), GFP_ATOMIC).is_ok()
     }
 
     /// The next one.
     pub fn pop(&mut self) -> Option<Skb> {
-        let skb = self.packets.get_mut(self.first).and_then(Option::take);
+        let Waiting { packets, first } = &mut **self.0.as_mut()?;
+        let skb = packets.get_mut(*first).and_then(Option::take);
         if skb.is_some() {
-            self.first = self.first.saturating_add(1);
+            *first = first.saturating_add(1);
         } else {
             *self = Self::new();
         }

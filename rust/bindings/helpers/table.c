@@ -73,7 +73,7 @@ unsigned int carisma_helper_table_len(const struct rhashtable *table)
 
 void carisma_helper_node_init(struct carisma_node *node, void (*expired)(struct timer_list *))
 {
-	timer_setup(&node->timer, expired, 0);
+	timer_setup(&node->ending.timer, expired, 0);
 	refcount_set(&node->refs, 1);
 }
 
