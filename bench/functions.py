@@ -2,6 +2,7 @@
 """Where the front end's instructions go: how many each function executes."""
 
 import bisect
+import re
 import subprocess
 from collections import Counter as Multiset
 from typing import Dict, List, Tuple
@@ -13,7 +14,10 @@ KALLSYMS = "grep -E ' [tTwW] ' /proc/kallsyms"
 KERNEL = 1 << 63
 USER = 'programs'
 # How many functions of a run are kept.
-KEPT = 60
+KEPT = 40
+
+# What follows the name of a module's function.
+MODULE = re.compile(r'\[(\w+)\]$')
 
 Blocks = List[Tuple[int, int]]
 
@@ -67,15 +71,22 @@ def executed(before: Blocks, after: Blocks) -> Multiset:
 
 
 def by_function(symbols: Symbols, busy: Multiset, idle: Multiset, share: float,
-                requests: int) -> Dict[str, float]:
-    """Instructions for a request, by function, the most first, without what the
-    idle front end executes: `share` of what was seen."""
+                requests: int) -> Dict[str, Dict[str, float]]:
+    """Instructions for a request, without what the idle front end executes,
+    `share` of what was seen: `modules`, by module, and `functions`, of which
+    those that execute the most."""
     found: Multiset = Multiset()
     for begin, count in busy.items():
         found[symbols.of(begin)] += count / requests
     for begin, count in idle.items():
         found[symbols.of(begin)] -= count * share / requests
-    ordered = found.most_common(KEPT)
-    kept = {name: round(count, 1) for name, count in ordered if count > 0}
-    kept['all others'] = round(sum(found.values()) - sum(kept.values()), 1)
-    return dict(zip(demangled(list(kept)), kept.values()))
+    modules: Multiset = Multiset()
+    for function, count in found.items():
+        match = MODULE.search(function)
+        modules[match[1] if match else function if function == USER else 'kernel'] += count
+    kept = dict(found.most_common(KEPT))
+    return {
+        'modules': {module: round(count, 1) for module, count in modules.most_common()},
+        'functions': dict(zip(demangled(list(kept)),
+                              (round(count, 1) for count in kept.values()))),
+    }

@@ -12,11 +12,10 @@ from functions import Blocks, Symbols, by_function, executed
 from rig import Rig
 from systems import System
 
-CONCURRENCY = 4
 WARM_UP = 12
 # How long the idle front end is looked at: as long as the load took, within
 # these limits.
-IDLE_SECONDS = 3.0, 20.0
+IDLE_SECONDS = 2.0, 20.0
 # The front end is quiet when it executes less than that in so many seconds: what
 # a command leaves behind, or the end of connections, is over.
 QUIET, SETTLE = 250_000, 0.3
@@ -39,7 +38,7 @@ class Client:
             ) -> Tuple[float, List[float]]:
         """Do so many requests: seconds altogether, and of each."""
         self._process.write(
-            f'10.0.0.11:80 {system.path}{size} {size} {requests} {CONCURRENCY} '
+            f'{system.address} {system.path}{size} {size} {requests} {system.at_a_time} '
             f'{way}\n'.encode())
         line = self._process.readline(600)
         told = json.loads(line or '{"problem": "the client has ended"}')
@@ -107,7 +106,7 @@ class Told:
     instructions of the front end's for a request, by function."""
 
     figures: Dict[str, float]
-    functions: Optional[Dict[str, float]]
+    functions: Optional[Dict[str, Dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -168,12 +167,17 @@ def run(rig: Rig, client: Client, system: System, load: Load,
 
 
 def memory(rig: Rig) -> int:
-    """Bytes of slabs, of per-processor data and of processes' own pages at the
-    front end, without the slabs that hold nothing any more."""
+    """Bytes of the slabs' objects that are in use, of per-processor data and of
+    processes' own pages at the front end."""
+    # Then none is counted that is only kept for its processor.
     rig.front.run('for file in /sys/kernel/slab/*/shrink; do echo 1 >$file; done')
-    lines = rig.front.run(['cat', '/proc/meminfo']).out.splitlines()
-    kib = {line.split(':')[0]: int(line.split()[1]) for line in lines}
-    return (kib['Slab'] + kib['AnonPages'] + kib['Percpu']) << 10
+    meminfo, slabs = rig.front.run(
+        'cat /proc/meminfo; echo =; cat /proc/slabinfo').out.split('=\n')
+    kib = {line.split(':')[0]: int(line.split()[1]) for line in meminfo.splitlines()}
+    # Behind the lines that name the columns: name, in use, all, size.
+    objects = [line.split()[1:4] for line in slabs.splitlines()[2:]]
+    return (sum(int(used) * int(size) for used, _, size in objects) +
+            ((kib['AnonPages'] + kib['Percpu']) << 10))
 
 
 def held(rig: Rig, client: Client, system: System) -> float:
