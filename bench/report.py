@@ -44,7 +44,7 @@ and {:.2f} at 1 MiB. No front end that forwards as many packets one by one can t
 '''
 
 ALONE = '''
-## How long a handoff takes
+## How long handoffs and look-ups take
 
 Front end, back end and client are namespaces of one guest here, whose clock counts instructions.
 '''
@@ -195,7 +195,7 @@ class Report:
             elif key.metric == 'lookup_ns':
                 rows.append([f'a look-up among {key.size:,} flows',
                              f'{figure(runs[0])} ns'])
-        return ALONE + table(['', ''], rows) if rows else ''
+        return ALONE + table(['', 'time'], rows) if rows else ''
 
     def _single(self, heads: str, metric: str, keepalive: bool) -> str:
         sizes = self._sizes(metric, keepalive)
