@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any, Mapping, Optional, Tuple, Type
 
 from results import name
-from systems import (Carisma, CarismaLocal, Haproxy, Ipvs, Nginx, Server,
-                     System)
+from systems import (Carisma, CarismaLocal, CarismaRouter, Haproxy, Ipvs,
+                     Nginx, Router, Server, System)
 
 
 @dataclass(frozen=True)
 class Cell:
     """A system in one configuration. What only CARISMA has is None for the
-    others. `forward` is `local` where the front end serves the request."""
+    others. `forward` is `local` where the front end serves the request, and
+    `other` where the traffic is of no service, and only passes it."""
 
     system: str
     kind: Type[System]
@@ -26,6 +27,8 @@ class Cell:
     forward: Optional[str] = None
     migrate: Optional[str] = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    runs: int = 5               # no more than these, whatever the load
+    held: bool = True           # whether it is asked what an open connection takes
 
     @property
     def name(self) -> str:
@@ -33,9 +36,14 @@ class Cell:
         return name(self.system, self.mode, self.forward, self.migrate)
 
 
+def once(mode: str, forward: str) -> Cell:
+    """A mode and a way to forward that are looked at once, for comparison."""
+    return Cell('carisma', Carisma, mode, forward, 'adopt',
+                {'mode': mode, 'forward': forward}, runs=1)
+
+
 CELLS: Tuple[Cell, ...] = (
     Cell('carisma', Carisma, 'rare', 'nat', 'replay', {'migrate': 'replay'}),
-    Cell('carisma', Carisma, 'rare', 'nat', 'adopt'),
     Cell('carisma', Carisma, 'frequent', 'direct', 'adopt',
          {'mode': 'frequent', 'forward': 'direct'}),
     Cell('carisma', Carisma, 'always', 'direct', 'adopt',
@@ -46,6 +54,14 @@ CELLS: Tuple[Cell, ...] = (
     Cell('carisma', CarismaLocal, 'rare', 'local', None),
     Cell('carisma', CarismaLocal, 'frequent', 'local', 'adopt', {'mode': 'frequent'}),
     Cell('nginx', Nginx),
+    Cell('router', Router, held=False),
+    Cell('carisma', CarismaRouter, 'rare', 'other', None, held=False),
+    Cell('carisma', Carisma, 'rare', 'nat', 'adopt', runs=1),
+    once('rare', 'direct'),
+    once('rare', 'tunnel'),
+    once('frequent', 'nat'),
+    once('frequent', 'tunnel'),
+    once('always', 'tunnel'),
 )
 
 
@@ -58,8 +74,14 @@ class Load:
     runs: int                   # taking turns with all the other systems
     keepalive: bool = False     # many requests a connection
 
+    @property
+    def main(self) -> bool:
+        """Whether it is one of those that are measured several times."""
+        return self.size in MAIN and not self.keepalive
+
 
 KIB, MIB = 1 << 10, 1 << 20
+MAIN = (1 * KIB, 128 * KIB, 1 * MIB)
 
 LOADS: Tuple[Load, ...] = (
     Load(1 * KIB, 100, 5),
@@ -71,6 +93,9 @@ LOADS: Tuple[Load, ...] = (
     Load(10 * MIB, 4, 1),
 )
 
+# Sizes for which it is told, too, where the front end's instructions go.
+BY_FUNCTION = (1 * KIB, 1 * MIB)
+
 # Connections that are held open for fe_mem_per_conn, and the size of the one
 # response that each has had.
-HELD, HELD_SIZE = 200, 1 * KIB
+HELD, HELD_SIZE = 500, 1 * KIB

@@ -3,18 +3,19 @@
 
 import json
 import time
+from collections import Counter as Multiset
 from dataclasses import dataclass
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from cells import HELD, HELD_SIZE, Load
+from functions import Blocks, Symbols, by_function, executed
 from rig import Rig
 from systems import System
 
-CONCURRENCY = 4
 WARM_UP = 12
 # How long the idle front end is looked at: as long as the load took, within
 # these limits.
-IDLE_SECONDS = 3.0, 20.0
+IDLE_SECONDS = 2.0, 20.0
 # The front end is quiet when it executes less than that in so many seconds: what
 # a command leaves behind, or the end of connections, is over.
 QUIET, SETTLE = 250_000, 0.3
@@ -37,7 +38,7 @@ class Client:
             ) -> Tuple[float, List[float]]:
         """Do so many requests: seconds altogether, and of each."""
         self._process.write(
-            f'10.0.0.11:80 {system.path}{size} {size} {requests} {CONCURRENCY} '
+            f'{system.address} {system.path}{size} {size} {requests} {system.at_a_time} '
             f'{way}\n'.encode())
         line = self._process.readline(600)
         told = json.loads(line or '{"problem": "the client has ended"}')
@@ -93,51 +94,90 @@ def settle(rig: Rig) -> None:
         executed = rig.counter.read() - before
 
 
-def background(rig: Rig, seconds: float) -> float:
-    """Instructions a second while nobody asks. The clock of a guest that waits
-    goes with this machine's."""
-    settle(rig)
-    before, begin = rig.counter.read(), time.monotonic()
-    time.sleep(min(max(seconds, IDLE_SECONDS[0]), IDLE_SECONDS[1]))
-    return (rig.counter.read() - before) / (time.monotonic() - begin)
-
-
 def percentile(values: List[float], share: float) -> float:
     """The smallest value that so many are not above."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def run(rig: Rig, client: Client, system: System, load: Load) -> Dict[str, float]:
-    """Measure a load, by metric, on a system that has been started."""
+@dataclass(frozen=True)
+class Told:
+    """What a run has told: figures by metric and, if it was asked for,
+    instructions of the front end's for a request, by function."""
+
+    figures: Dict[str, float]
+    functions: Optional[Dict[str, Dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Span:
+    """What the front end has executed since some time, and in how long."""
+
+    count: int
+    blocks: Blocks              # empty if functions are not asked for
+    at: float
+
+    @classmethod
+    def begin(cls, rig: Rig, functions: bool) -> 'Span':
+        """From now on."""
+        return cls(rig.counter.read(), rig.counter.blocks() if functions else [],
+                   time.monotonic())
+
+    def until(self, end: 'Span') -> Tuple[int, Multiset, float]:
+        """Instructions until then, by where their blocks begin, and seconds of
+        this machine's clock."""
+        return (end.count - self.count, executed(self.blocks, end.blocks),
+                end.at - self.at)
+
+
+def run(rig: Rig, client: Client, system: System, load: Load,
+        symbols: Optional[Symbols] = None) -> Told:
+    """Measure a load on a system that has been started, also by function if its
+    symbols are given."""
     way = 'keep' if load.keepalive else 'new'
+    by_block = symbols is not None
     client.ask(system, load.size, min(WARM_UP, load.requests), way)
-    begin = Reading.take(rig)
+    begin, begun = Reading.take(rig), time.monotonic()
     settle(rig)
-    before = rig.counter.read()
+    before = Span.begin(rig, by_block)
     seconds, latencies = client.ask(system, load.size, load.requests, way)
     settle(rig)
-    executed = rig.counter.read() - before
-    end = Reading.take(rig)
-    executed -= background(rig, seconds) * (end.clock - begin.clock)
+    after = Span.begin(rig, by_block)
+    end, ended = Reading.take(rig), time.monotonic()
     if end.again > begin.again:
         raise Unsettled(f'{end.again - begin.again} segments were sent again')
-    return {
-        'fe_cpu_us': round(executed / PER_US / load.requests, 3),
+    settle(rig)
+    idle_from = Span.begin(rig, by_block)
+    time.sleep(min(max(seconds, IDLE_SECONDS[0]), IDLE_SECONDS[1]))
+    idle, idle_blocks, waited = idle_from.until(Span.begin(rig, by_block))
+    count, busy_blocks, _ = before.until(after)
+    # The clock of a guest that waits goes with this machine's.
+    unseen = before.at - begun + ended - after.at
+    share = (end.clock - begin.clock - unseen) / waited
+    count -= idle * share
+    functions = symbols and by_function(symbols, busy_blocks, idle_blocks, share,
+                                        load.requests)
+    return Told({
+        'fe_cpu_us': round(count / PER_US / load.requests, 3),
         'fe_bytes': round((end.carried - begin.carried) / load.requests, 1),
         'rps': round(load.requests / seconds, 2),
         'p50_us': round(percentile(latencies, 0.5) * 1e6),
         'p99_us': round(percentile(latencies, 0.99) * 1e6),
-    }
+    }, functions)
 
 
 def memory(rig: Rig) -> int:
-    """Bytes of slabs, of per-processor data and of processes' own pages at the
-    front end, without the slabs that hold nothing any more."""
+    """Bytes of the slabs' objects that are in use, of per-processor data and of
+    processes' own pages at the front end."""
+    # Then none is counted that is only kept for its processor.
     rig.front.run('for file in /sys/kernel/slab/*/shrink; do echo 1 >$file; done')
-    lines = rig.front.run(['cat', '/proc/meminfo']).out.splitlines()
-    kib = {line.split(':')[0]: int(line.split()[1]) for line in lines}
-    return (kib['Slab'] + kib['AnonPages'] + kib['Percpu']) << 10
+    meminfo, slabs = rig.front.run(
+        'cat /proc/meminfo; echo =; cat /proc/slabinfo').out.split('=\n')
+    kib = {line.split(':')[0]: int(line.split()[1]) for line in meminfo.splitlines()}
+    # Behind the lines that name the columns: name, in use, all, size.
+    objects = [line.split()[1:4] for line in slabs.splitlines()[2:]]
+    return (sum(int(used) * int(size) for used, _, size in objects) +
+            ((kib['AnonPages'] + kib['Percpu']) << 10))
 
 
 def held(rig: Rig, client: Client, system: System) -> float:

@@ -2,13 +2,19 @@
 """report.md and its plots, from results.json and about.json."""
 
 import os
+import statistics
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from plot import Plot, size as human
 from results import Key, Results, name
-from targets import verdicts
+from targets import HANDING, KIB, MIB, SERVING, cpu, ratio, verdicts
 
 Cell = Tuple[str, Optional[str], Optional[str], Optional[str]]
+
+# What tells a row of functions.json from the others, but for its size; and how many functions of
+# one are shown.
+WORDS = ('system', 'mode', 'forward', 'migrate')
+SHOWN = 20
 
 HEAD = '''<!-- SPDX-License-Identifier: GPL-2.0 -->
 <!-- Written by `make bench` from results.json and about.json. -->
@@ -25,6 +31,34 @@ Microseconds of the front end's clock for one request on a connection of its own
 instruction a nanosecond: the median, and with more than one run the lowest and the highest.
 '''
 
+TARGETS = '''
+## Against what is aimed at
+
+Ratios of medians, of the front end's time for a request on a new connection if nothing else is
+said. {}
+'''
+
+FLOOR = '''
+IPVS, which does nothing but forward what the client sends, takes {:.2f} of HAProxy's time at 1 KiB
+and {:.2f} at 1 MiB. No front end that forwards as many packets one by one can take much less.
+'''
+
+ALONE = '''
+## How long handoffs and look-ups take
+
+Front end, back end and client are namespaces of one guest here, whose clock counts instructions.
+'''
+
+MODULES = '''
+## Where the time goes
+
+Instructions for a request on a new connection, at 1 KiB, by where they are executed. From one run.
+'''
+
+TOP = '''
+The functions that execute the most of them:
+'''
+
 KEEPALIVE = '''
 On connections that are kept, for a request, at {}:
 '''
@@ -38,8 +72,8 @@ Bytes for one request that the front end's device received and sent, the median.
 MEMORY = '''
 ## What a connection takes
 
-Bytes of slabs, per-processor data and processes' own pages at the front end for a connection that
-is open and idle after one response, from one run.
+Bytes of objects in slabs, per-processor data and processes' own pages at the front end for a
+connection that is open and idle after one response, from one run.
 '''
 
 CLIENT = '''
@@ -64,12 +98,14 @@ def figure(value: float) -> str:
 class Report:
     """What is to be said of a set of results."""
 
-    def __init__(self, results: Results, about: Dict[str, Any]) -> None:
+    def __init__(self, results: Results, about: Dict[str, Any],
+                 functions: List[Dict[str, Any]]) -> None:
         self._results = results
         self._about = about
+        self._functions = functions
         self._cells: List[Cell] = list(dict.fromkeys(
             (key.system, key.mode, key.forward, key.migrate)
-            for key in results.figures))
+            for key in results.figures if key.metric == 'fe_cpu_us'))
 
     def _sizes(self, metric: str, keepalive: bool) -> List[int]:
         return sorted({key.size for key in self._results.figures
@@ -108,15 +144,58 @@ class Report:
         short = 0
         for verdict in verdicts(self._results):
             short += 'short' in verdict.words
-            rows.append([
-                verdict.text, f'{verdict.limit:g}',
-                '-' if verdict.ratio is None else f'{verdict.ratio:.3f}',
-                verdict.words])
+            rows.append([verdict.text, f'{verdict.limit:g}', verdict.measured,
+                         verdict.words])
         said = (f'{short} of these fall short of what is aimed at.' if short else
                 'None that was measured falls short of what is aimed at.')
-        return (f'\n## Against what is aimed at\n\nRatios of medians of the front '
-                f"end's time for a request on a\nnew connection. {said}\n" +
-                table(['CARISMA', 'at most', 'measured', ''], rows))
+        return TARGETS.format(said) + table(['CARISMA', 'at most', 'measured', ''], rows)
+
+    def _floor(self) -> str:
+        """What of it nobody can reach who forwards what the client sends."""
+        ratios = [ratio(cpu(self._results, size, 'ipvs'),
+                        cpu(self._results, size, 'haproxy')) for size in (KIB, MIB)]
+        if None in ratios:
+            return ''
+        return FLOOR.format(*ratios)
+
+    def _by_module(self) -> str:
+        rows = [row for row in self._functions if row['size'] == KIB]
+        if not rows:
+            return ''
+        modules = list(dict.fromkeys(module for row in rows for module, count
+                                     in row['modules'].items() if count >= 500))
+        return MODULES + table(['', *modules], [
+            [name(*(row[word] for word in WORDS)),
+             *(figure(row['modules'].get(module, 0)) for module in modules)]
+            for row in rows])
+
+    def _top(self) -> str:
+        """Where it goes in CARISMA's own code, and what is added to that."""
+        by_cell = {tuple(row[word] for word in WORDS): row for row in self._functions
+                   if row['size'] == KIB}
+        parts = []
+        for which in HANDING + SERVING:
+            row = by_cell.get(('carisma', *which))
+            if row:
+                shown = list(row['functions'].items())[:SHOWN]
+                parts.append(f'\n{name("carisma", *which)}:\n' + table(
+                    ['function', 'instructions'],
+                    [[f'`{function}`', figure(count)] for function, count in shown]))
+        return TOP + ''.join(parts) if parts else ''
+
+    def _alone(self) -> str:
+        """What was measured in one guest."""
+        rows = []
+        for key, runs in self._results.figures.items():
+            if key.metric == 'handoff_us':
+                what = {'tcp': 'half the round trip of a small message of TCP\'s',
+                        'router': 'half the round trip of a forwarded packet'}.get(
+                            key.system, f'a handoff, {key.mode} {key.forward}')
+                rows.append([what, f'{figure(statistics.median(runs))} µs'])
+            elif key.metric == 'lookup_ns':
+                rows.append([f'a look-up among {key.size:,} flows',
+                             f'{figure(runs[0])} ns'])
+        return ALONE + table(['', 'time'], rows) if rows else ''
 
     def _single(self, heads: str, metric: str, keepalive: bool) -> str:
         sizes = self._sizes(metric, keepalive)
@@ -157,12 +236,13 @@ class Report:
         """The report itself."""
         kept = self._sizes('fe_cpu_us', True)
         return ''.join([
-            HEAD, self._machine(), self._targets(),
+            HEAD, self._machine(), self._targets(), self._floor(),
             CPU, self._by_size('fe_cpu_us', self._spread), '\n![](cpu.svg)\n',
             KEEPALIVE.format(', '.join(map(human, kept))) if kept else '',
             self._single('', 'fe_cpu_us', True),
             BYTES, self._by_size('fe_bytes', self._median), '\n![](bytes.svg)\n',
             MEMORY, self._single('', 'fe_mem_per_conn', True),
+            self._alone(), self._by_module(), self._top(),
             self._client()])
 
     def write(self, folder: str) -> None:

@@ -14,11 +14,10 @@ offload, as servers have them, which QEMU's socket devices have not.
 
 import mmap
 import os
-import struct
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, List, Mapping
+from typing import Any, List, Mapping, Optional, Tuple
 
 from harness.cluster import ClusterSpec, Host, NodeSpec, Rule
 from harness.guest import BUILD, Guest
@@ -38,7 +37,7 @@ WORK = f'{BUILD}/bench'
 # The emulator counts each byte that `rep movsb` copies as an instruction, which
 # would make copies, hence proxies, dearer than on any processor that has the
 # feature. Without it the kernel copies 64 bytes in about 18 instructions.
-PROCESSOR = 'max,erms=off,fsrm=off'
+PROCESSOR = 'max,erms=off,fsrm=off,fsrs=off,fzrm=off'
 
 # Nothing but what is asked for passes the wire, and neither a slow client nor
 # a slow front end is taken for a lost segment: emulated guests run at some
@@ -49,6 +48,8 @@ SYSCTLS = {
     'net.ipv6.conf.default.disable_ipv6': 1,
     'net.ipv4.tcp_rto_min_us': 3_000_000,
     'net.ipv4.tcp_early_retrans': 0,
+    'net.ipv4.tcp_recovery': 5,
+    'net.ipv4.tcp_reordering': 300,
     'net.ipv4.tcp_no_metrics_save': 1,
     'net.ipv4.tcp_max_tw_buckets': 65536,
 }
@@ -63,6 +64,13 @@ BOOT_SECONDS = 600
 PATIENT = 'root fq_codel limit 20000 target 10s interval 20s'
 
 
+def in_order(device: str) -> List[str]:
+    """Has a veth device take what comes in through one queue. Otherwise each
+    processor has a queue of its own, packets overtake each other, and TCP takes
+    that for loss."""
+    return [f'ethtool -L {device} rx 1 tx 1', f'ethtool -K {device} gro on']
+
+
 class Counter:
     """The number of instructions that the front end has executed."""
 
@@ -72,16 +80,30 @@ class Counter:
         subprocess.run(
             ['gcc', '-O2', '-Wall', '-Wextra', '-shared', '-fPIC', '-fvisibility=hidden',
              '-o', plugin, '/carisma/bench/count.c'], check=True)
-        with open(self._path, 'wb') as file:
-            file.write(bytes(8))
-        with open(self._path, 'rb') as file:
-            self._map = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
+        self._words: Optional[memoryview] = None
         self.arguments = ['-plugin', f'file={plugin},into={self._path}',
                           '-cpu', PROCESSOR]
 
+    def _mapped(self) -> memoryview:
+        """What the plugin writes; it is there when QEMU is."""
+        if self._words is None:
+            with open(self._path, 'rb') as file:
+                self._words = memoryview(
+                    mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)).cast('Q')
+        return self._words
+
     def read(self) -> int:
         """As many so far."""
-        return struct.unpack('=Q', self._map)[0]
+        return self._mapped()[0]
+
+    def blocks(self) -> List[Tuple[int, int]]:
+        """Where each block begins, and how many were executed there."""
+        words, found = self._mapped(), []
+        for at in range(1, len(words) - 1, 2):
+            if not words[at]:
+                break
+            found.append((words[at], words[at + 1]))
+        return found
 
 
 class FrontEnd(Node):
@@ -133,7 +155,10 @@ class Rig(NamespaceCluster):
                  f'tc -n {SWITCH} qdisc replace dev eth0 {PATIENT}']
         for name in ('be', 'client'):
             lines += [*self._plug(self.hosts[name].host),
-                      f'ip netns exec {name} sh -es <<-END', *QUIET, 'END']
+                      f'ip netns exec {SWITCH} sh -es <<-END',
+                      *in_order(f'p-{name}'), 'END',
+                      f'ip netns exec {name} sh -es <<-END', *QUIET,
+                      *in_order('eth0'), 'END']
         # For direct routing.
         return [*lines, 'ip netns exec be sh -es <<-END',
                 'sysctl -qw net.ipv4.conf.all.arp_ignore=1 '

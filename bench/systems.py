@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """The systems that are compared: how each is set up at the front end.
 
-All have the same address, 10.0.0.11:80, and but for IPVS, which cannot, all
-choose by the path. HAProxy and nginx are as their manuals advise where speed is
+All front ends have the same address, 10.0.0.11:80, and but for IPVS, which
+cannot, all choose by the path. HAProxy and nginx are as their manuals advise where speed is
 wanted: one worker for the one processor, responses spliced, connections to the
 server kept, no log.
 """
@@ -103,6 +103,8 @@ class System(abc.ABC):
     """What is at the front end in a run."""
 
     path = '/be/'               # what clients ask for
+    address = '10.0.0.11:80'    # and where
+    at_a_time = 4               # how many of them
 
     def __init__(self, rig: Rig, changes: Mapping[str, Any]) -> None:
         self.rig = rig
@@ -146,6 +148,43 @@ class CarismaLocal(Carisma):
     """The same, asked for what the front end itself serves."""
 
     path = '/fe/'
+
+
+class Router(System):
+    """No front end at all, but a router between client and back end. What it
+    forwards belongs to no service."""
+
+    address = '10.0.0.2:80'
+    # Whether packets meet on the way would make a greater difference than what is
+    # looked for.
+    at_a_time = 1
+
+    def start(self) -> None:
+        self.rig.front.run('sysctl -qw net.ipv4.ip_forward=1 '
+                           'net.ipv4.conf.all.send_redirects=0 '
+                           'net.ipv4.conf.eth0.send_redirects=0')
+        self.rig.client.run('ip route add 10.0.0.2/32 via 10.0.0.1')
+        self.rig.back.run('ip route add 10.0.0.100/32 via 10.0.0.1')
+
+    def stop(self) -> None:
+        self.rig.client.run('ip route del 10.0.0.2/32')
+        self.rig.back.run('ip route del 10.0.0.100/32')
+        self.rig.front.run('sysctl -qw net.ipv4.ip_forward=0')
+
+
+class CarismaRouter(Router):
+    """The same router, with both modules and services of its own."""
+
+    def start(self) -> None:
+        start_nginx(self.rig.front, SERVER)
+        self.rig.load()
+        self.rig.configure()
+        super().start()
+
+    def stop(self) -> None:
+        super().stop()
+        self.rig.end()
+        stop_pid(self.rig.front, f'{FOLDER}/fe/nginx.pid')
 
 
 class Haproxy(System):

@@ -15,8 +15,10 @@
 /* The head of every table entry (rust/net/table.rs); the value follows it in the same allocation. */
 struct carisma_node {
 	struct rhash_head	head;
-	struct timer_list	timer;
-	struct rcu_head		rcu;
+	union {
+		struct timer_list	timer;
+		struct rcu_head		rcu;	/* once nobody has a reference: the timer has one while armed */
+	} ending;
 	void			*net;
 	refcount_t		refs;
 	struct carisma_tuple	key;

@@ -43,6 +43,8 @@ def test_report(tmp_path) -> None:
     """The report says what the figures say."""
     with open(BENCH / 'about.json', encoding='utf-8') as file:
         about = json.load(file)
-    Report(Results.read(BENCH / 'results.json'), about).write(tmp_path)
+    with open(BENCH / 'functions.json', encoding='utf-8') as file:
+        functions = json.load(file)
+    Report(Results.read(BENCH / 'results.json'), about, functions).write(tmp_path)
     for written in tmp_path.iterdir():
         assert written.read_bytes() == (BENCH / written.name).read_bytes()

@@ -45,6 +45,7 @@ use carisma_core::{
     wire::{Body, Handoff, Record},
 };
 use carisma_net::{
+    bytes::zeroes,
     connection,
     lock::SpinLockBh,
     netfilter::{self, PacketContext},
@@ -60,6 +61,9 @@ use kernel::{
 
 /// A flow of the table.
 pub(crate) type FlowRef = Entry<Flow>;
+
+// The allocator has 512 bytes for what needs more than 256.
+const _: () = assert!(FlowRef::SIZE <= 256);
 
 /// A connection.
 #[pin_data]
@@ -296,8 +300,7 @@ impl State {
     }
 
     fn try_record(&self, node: u32, record: &Record<'_>) -> Result {
-        let mut bytes = KVec::new();
-        bytes.resize(record.encoded_len(), 0, GFP_ATOMIC)?;
+        let mut bytes = zeroes(record.encoded_len(), GFP_ATOMIC)?;
         let len = record.encode(&mut bytes).ok_or(EMSGSIZE)?;
         let record = bytes.get(..len).ok_or(EMSGSIZE)?;
         lower::send(&self.net, node, record)

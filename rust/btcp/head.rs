@@ -170,20 +170,12 @@ impl State {
         if !self.hold(held, more) {
             return Err(Unheld::Bound);
         }
-        let copied = deciding
-            .bytes
-            .resize(before.saturating_add(more), 0, GFP_ATOMIC)
-            .is_ok()
-            && deciding
-                .bytes
-                .get_mut(before..)
-                .is_some_and(|to| skb.copy_payload(layout, skip, to));
-        if copied {
+        let copied = skb.append_payload(layout, skip, more, &mut deciding.bytes);
+        if copied == Ok(true) {
             // CAST: A packet's length fits.
             deciding.front.took(more as u32);
             Ok(more == payload)
         } else {
-            deciding.bytes.truncate(before);
             self.counters.count(Counter::FlowsRefusedMemory);
             Err(Unheld::Memory)
         }

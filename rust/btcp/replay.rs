@@ -287,6 +287,8 @@ impl State {
                         let (seq, ack) = (replay.back.first(), replay.back.first_sent());
                         self.back_note(flow.key(), seq, ack);
                         self.back_live(flow, inner, None);
+                        // An acknowledgement alone would go by way of the front end.
+                        connection::await_answer(&self.net, flow.key());
                         self.drain(flow, ctx);
                         return;
                     }

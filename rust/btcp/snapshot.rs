@@ -44,12 +44,10 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     /// A number that differs for most endpoints.
     fn hash(&self) -> usize {
-        let mut words = [0u8; 8];
-        let (high, low) = self.addr.split_at(8);
-        for (word, (high, low)) in words.iter_mut().zip(high.iter().zip(low)) {
-            *word = high.rotate_left(3) ^ low;
-        }
-        let mixed = (u64::from_be_bytes(words) ^ (u64::from(self.port) << 40))
+        let addr = u128::from_be_bytes(self.addr);
+        // CAST: Each half.
+        let (high, low) = ((addr >> 64) as u64, addr as u64);
+        let mixed = (high.rotate_left(3) ^ low ^ (u64::from(self.port) << 40))
             .wrapping_mul(0x9e37_79b9_7f4a_7c15);
         // CAST: The upper bits, which depend on all of the lower ones.
         (mixed >> 40) as usize

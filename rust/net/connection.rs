@@ -40,6 +40,18 @@ pub fn expects(net: &Net, tuple: &Tuple) -> Option<Seq> {
     found.then_some(Seq(seq))
 }
 
+/// Has TCP acknowledge what comes next together with an answer, if that comes in the time for which it
+/// waits for one on other connections. Softirq context, or process context with softirqs off; no lock of
+/// a socket is held.
+pub fn await_answer(net: &Net, tuple: &Tuple) {
+    if let Some((client, client_port, local, local_port)) = ends(tuple) {
+        // SAFETY: The namespace is valid.
+        unsafe {
+            bindings::connection_await_answer(net.as_ptr(), client, client_port, local, local_port);
+        }
+    }
+}
+
 /// Has TCP make the socket of a connection that is being opened as soon as the handshake's ACK comes,
 /// although the listener waits for data (TCP_DEFER_ACCEPT): who calls this has got them. Softirq
 /// context, or process context with softirqs off.

@@ -204,6 +204,10 @@ impl Socket {
 
     /// The next connection that came in, if there is one.
     pub fn accept(&self) -> Result<Option<Self>> {
+        // SAFETY: The socket is valid, and listens.
+        if !unsafe { bindings::ksock_has_child(self.as_ptr()) } {
+            return Ok(None);
+        }
         let mut sock = core::ptr::null_mut();
         // CAST: A small number.
         let flags = bindings::O_NONBLOCK as c_int;

@@ -7,6 +7,7 @@
 pub mod adopt;
 pub mod below;
 pub mod bindings;
+pub mod bytes;
 pub mod connection;
 pub mod genl;
 pub mod hmac;

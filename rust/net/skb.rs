@@ -10,7 +10,10 @@ use carisma_core::{
     tuple::Addr, //
 };
 use core::{mem::MaybeUninit, ptr::NonNull};
-use kernel::prelude::*;
+use kernel::{
+    alloc::AllocError,
+    prelude::*, //
+};
 
 /// The shortest IPv4 header (RFC 791, section 3.1), and TCP header (RFC 9293, section 3.1).
 const MIN_HEADER: usize = 20;
@@ -283,6 +286,36 @@ impl Skb {
         self.copy(layout.headers().saturating_add(skip), to)
     }
 
+    /// Appends `len` bytes of the payload, from byte `skip` on, to `to`; whether that many were there.
+    /// Any context. Errors: those of memory.
+    pub fn append_payload(
+        &self,
+        layout: &Layout,
+        skip: usize,
+        len: usize,
+        to: &mut KVec<u8>,
+    ) -> Result<bool, AllocError> {
+        let end = skip.checked_add(len);
+        let at = layout.headers().saturating_add(skip);
+        let (Ok(offset), Ok(count)) = (i32::try_from(at), i32::try_from(len)) else {
+            return Ok(false);
+        };
+        if end.is_none_or(|end| end > layout.payload) {
+            return Ok(false);
+        }
+        to.reserve(len, GFP_ATOMIC)?;
+        let room = to.spare_capacity_mut().as_mut_ptr();
+        // SAFETY: The packet is valid, and there is room for as many bytes, which are initialised if
+        // skb_copy_bits says so; it checks the rest.
+        unsafe {
+            let copied = bindings::skb_copy_bits(self.as_ptr(), offset, room.cast(), count) == 0;
+            if copied {
+                to.inc_len(len);
+            }
+            Ok(copied)
+        }
+    }
+
     /// Copies the bytes from `at` on into `to`; whether that many were there.
     #[must_use]
     pub fn copy(&self, at: usize, to: &mut [u8]) -> bool {
@@ -374,9 +407,12 @@ impl Drop for Skb {
     }
 }
 
-/// Packets that wait, in order, up to a bound.
+/// Packets that wait, in order, up to a bound. Mostly there are none, which takes no memory.
 #[derive(Default)]
-pub struct Queue {
+pub struct Queue(Option<KBox<Waiting>>);
+
+/// Those that wait, and how many have been taken out before them.
+struct Waiting {
     packets: KVec<Option<Skb>>,
     first: usize,
 }
@@ -384,27 +420,35 @@ pub struct Queue {
 impl Queue {
     /// An empty queue.
     pub const fn new() -> Self {
-        Self {
-            packets: KVec::new(),
-            first: 0,
-        }
+        Self(None)
     }
 
     /// Lets a packet wait, unless `limit` do already: then it is dropped, as it is without memory.
     /// Any context.
     pub fn push(&mut self, mut skb: Skb, limit: usize) -> bool {
-        if self.packets.len() >= limit {
+        if self.0.is_none() {
+            let waiting = Waiting {
+                packets: KVec::new(),
+                first: 0,
+            };
+            self.0 = KBox::new(waiting, GFP_ATOMIC).ok();
+        }
+        let Some(waiting) = self.0.as_mut() else {
+            return false;
+        };
+        if waiting.packets.len() >= limit {
             return false;
         }
         skb.park();
-        self.packets.push(Some(skb), GFP_ATOMIC).is_ok()
+        waiting.packets.push(Some(skb), GFP_ATOMIC).is_ok()
     }
 
     /// The next one.
     pub fn pop(&mut self) -> Option<Skb> {
-        let skb = self.packets.get_mut(self.first).and_then(Option::take);
+        let Waiting { packets, first } = &mut **self.0.as_mut()?;
+        let skb = packets.get_mut(*first).and_then(Option::take);
         if skb.is_some() {
-            self.first = self.first.saturating_add(1);
+            *first = first.saturating_add(1);
         } else {
             *self = Self::new();
         }

@@ -57,6 +57,9 @@ unsafe impl<T: Value> Send for Entry<T> {}
 unsafe impl<T: Value> Sync for Entry<T> {}
 
 impl<T: Value> Entry<T> {
+    /// How many bytes one takes.
+    pub const SIZE: usize = size_of::<Node<T>>();
+
     /// Makes an entry that is in no table yet.
     ///
     /// Context: that of `flags`. Errors: `ENOMEM`, and those of `value`.
@@ -109,7 +112,7 @@ impl<T: Value> Entry<T> {
         // so has one.
         unsafe {
             bindings::node_get(head);
-            if bindings::mod_timer_ms(&raw mut (*head).timer, ms) != 0 {
+            if bindings::mod_timer_ms(&raw mut (*head).ending.timer, ms) != 0 {
                 drop(Self(self.0));
             }
         }
@@ -118,7 +121,7 @@ impl<T: Value> Entry<T> {
     /// Stops the timer, but does not wait for an expiry that is under way. Any context.
     pub fn disarm(&self) {
         // SAFETY: The node is live.
-        if unsafe { bindings::timer_delete(&raw mut (*self.head()).timer) } != 0 {
+        if unsafe { bindings::timer_delete(&raw mut (*self.head()).ending.timer) } != 0 {
             // INVARIANT: A timer that was armed had a reference, which is given up here.
             drop(Self(self.0));
         }
@@ -155,7 +158,7 @@ impl<T: Value> Drop for Entry<T> {
         // still read the node until a grace period has passed; then nobody can.
         unsafe {
             if bindings::node_put(head) {
-                bindings::call_rcu(&raw mut (*head).rcu, Some(free::<T>));
+                bindings::call_rcu(&raw mut (*head).ending.rcu, Some(free::<T>));
             }
         }
     }
@@ -168,7 +171,7 @@ unsafe extern "C" fn free<T: Value>(rcu: *mut bindings::callback_head) {
     // SAFETY: `rcu` is inside a `carisma_node`, which is the first field of a `Node<T>` that
     // `Entry::new` took out of its box.
     unsafe {
-        let head = container_of!(rcu, bindings::carisma_node, rcu);
+        let head = container_of!(rcu, bindings::carisma_node, ending.rcu);
         drop(KBox::from_raw(head.cast::<Node<T>>()));
     }
 }
@@ -180,7 +183,7 @@ unsafe extern "C" fn free<T: Value>(rcu: *mut bindings::callback_head) {
 unsafe extern "C" fn timer_expired<T: Value>(timer: *mut bindings::timer_list) {
     // SAFETY: As above. The reference of the timer, which is no longer armed, passes to `entry`.
     let entry = unsafe {
-        let head = container_of!(timer, bindings::carisma_node, timer);
+        let head = container_of!(timer, bindings::carisma_node, ending.timer);
         Entry::<T>(NonNull::new_unchecked(head.cast::<Node<T>>()))
     };
     // SAFETY: Entries are armed when they are in a table, which was made for this namespace and is

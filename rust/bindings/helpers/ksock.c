@@ -36,6 +36,12 @@ static int carisma_sockaddr_set(struct sockaddr_storage *storage, const u8 *addr
 	return sizeof(*sin6);
 }
 
+/* Whether a connection that came in waits to be accepted. To ask costs less than to accept none. */
+bool carisma_helper_ksock_has_child(const struct socket *sock)
+{
+	return !reqsk_queue_empty(&inet_csk(sock->sk)->icsk_accept_queue);
+}
+
 /* Bind to an address that the node need not have yet, or had a moment ago. */
 int carisma_helper_ksock_bind(struct socket *sock, const u8 *addr, u16 port)
 {

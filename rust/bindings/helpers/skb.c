@@ -403,6 +403,25 @@ bool carisma_helper_connection_expects(struct net *net, const struct carisma_tup
 }
 
 /*
+ * Let TCP wait with the acknowledgement of what comes next on this connection for an answer that it may
+ * be sent with, as long as it always waits for one.
+ */
+void carisma_helper_connection_await_answer(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
+{
+	struct sock *sk = carisma_established(net, client, client_port, local, local_port);
+
+	if (!sk)
+		return;
+	if (sk_fullsock(sk)) {
+		bh_lock_sock(sk);
+		if (!sock_owned_by_user(sk))
+			inet_csk_enter_pingpong_mode(sk);
+		bh_unlock_sock(sk);
+	}
+	sock_gen_put(sk);
+}
+
+/*
  * Let the bare ACK of this connection's handshake be enough for a socket, although its listener has
  * TCP_DEFER_ACCEPT: as if the SYN-ACK had been repeated for as long as that waits. The request's
  * timer is kept from counting, too, meanwhile.

@@ -1,13 +1,47 @@
 // SPDX-License-Identifier: GPL-2.0
 /* rhashtable, whose fast paths are inline, over struct carisma_node. */
+#include <linux/jhash.h>
 #include <linux/rhashtable.h>
+#include <linux/unaligned.h>
 
 #include "carisma_net.h"
+
+/* A word of a connection's name, which has 9. */
+static u32 carisma_tuple_word(const struct carisma_tuple *key, unsigned int word)
+{
+	return get_unaligned((const u32 *)key + word);
+}
+
+/* Of IPv4, whose addresses are v4-mapped, 3 words differ from connection to connection. */
+static u32 carisma_table_hash(const void *data, u32 len, u32 seed)
+{
+	const struct carisma_tuple *key = data;
+
+	if (!carisma_tuple_word(key, 0) && !carisma_tuple_word(key, 1) &&
+	    carisma_tuple_word(key, 2) == htonl(0xffff))
+		return jhash_3words(carisma_tuple_word(key, 3), carisma_tuple_word(key, 7),
+				    carisma_tuple_word(key, 8), seed);
+	return jhash2(data, sizeof(*key) / sizeof(u32), seed);
+}
+
+/* Those first that differ most often. */
+static int carisma_table_cmp(struct rhashtable_compare_arg *arg, const void *object)
+{
+	const struct carisma_tuple *key = &((const struct carisma_node *)object)->key;
+	unsigned int word = sizeof(*key) / sizeof(u32);
+
+	while (word--)
+		if (carisma_tuple_word(arg->key, word) != carisma_tuple_word(key, word))
+			return 1;
+	return 0;
+}
 
 static const struct rhashtable_params carisma_table_params = {
 	.key_len = sizeof(struct carisma_tuple),
 	.key_offset = offsetof(struct carisma_node, key),
 	.head_offset = offsetof(struct carisma_node, head),
+	.hashfn = carisma_table_hash,
+	.obj_cmpfn = carisma_table_cmp,
 	.automatic_shrinking = true,
 };
 
@@ -39,7 +73,7 @@ unsigned int carisma_helper_table_len(const struct rhashtable *table)
 
 void carisma_helper_node_init(struct carisma_node *node, void (*expired)(struct timer_list *))
 {
-	timer_setup(&node->timer, expired, 0);
+	timer_setup(&node->ending.timer, expired, 0);
 	refcount_set(&node->refs, 1);
 }
 

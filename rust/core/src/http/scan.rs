@@ -61,12 +61,25 @@ impl Scan {
     /// Looks at what has come since the last time. `bytes` are all that have come, from the
     /// head's first byte on.
     pub fn advance(&mut self, bytes: &[u8]) -> Scanned {
-        for &byte in bytes.get(self.pos..).unwrap_or(&[]) {
-            if let State::End | State::Refused(_) = self.state {
-                break;
+        let mut rest = bytes.get(self.pos..).unwrap_or(&[]);
+        while let Some((&byte, tail)) = rest.split_first() {
+            match self.state {
+                State::End | State::Refused(_) => break,
+                // Most bytes of a line neither end nor spoil it.
+                State::Line => {
+                    let odd = rest.iter().position(|&byte| byte < b' ' || byte == 0x7f);
+                    let plain = odd.unwrap_or(rest.len());
+                    self.pos = self.pos.saturating_add(plain);
+                    rest = rest.get(plain..).unwrap_or(&[]);
+                    if plain > 0 {
+                        continue;
+                    }
+                }
+                _ => {}
             }
             self.state = self.next(byte);
             self.pos = self.pos.saturating_add(1);
+            rest = tail;
         }
         match self.state {
             State::End => Scanned::Head(self.pos),
