@@ -94,7 +94,7 @@ impl State {
         node: u32,
     ) -> Result<(), Option<Counter>> {
         // What names the node is not what the client sent.
-        let open = self.front_route(flow, deciding, node) && deciding.via.is_some();
+        let open = self.front_route(flow, deciding, node) && deciding.via.is_unchanged();
         if !open || self.tunnel_to(node).is_none() {
             self.counters.count(Counter::HandoffsRefusedRoute);
             return Err(None);
@@ -124,7 +124,7 @@ impl State {
                 let Some(via) = self.tunnel_to(node) else {
                     return;
                 };
-                let room = self.with_way(node, via, |known| via.mtu(&self.net, known));
+                let room = self.with_way(node, via, |own, known| via.mtu(&self.net, own, known));
                 let room = usize::from(room.unwrap_or(0).saturating_sub(HEADERS));
                 let room = room.clamp(1, packet::SEGMENT);
                 let rest = deciding.bytes.get(offset..).unwrap_or(&[]);
@@ -277,7 +277,6 @@ impl State {
     pub(crate) fn tunnel_to(&self, node: u32) -> Option<Via> {
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
-        let own = config.local_node()?.at.addr;
-        Some(Via::Tunnel(own, config.node(node)?.at.addr))
+        Some(Via::Tunnel(config.node(node)?.at.addr))
     }
 }

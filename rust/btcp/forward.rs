@@ -21,7 +21,7 @@ use carisma_core::{
 };
 use carisma_net::{
     connection,
-    netfilter::{self, PacketContext, Unsent},
+    netfilter::{PacketContext, Unsent},
     route::{self, Via, Way},
     skb::{Layout, Skb},
 };
@@ -35,10 +35,8 @@ const CHECK_MS: u32 = 1_000;
 pub(crate) struct Forward {
     pub(crate) id: u64,
     pub(crate) node: u32,
-    /// What its segments' destination is when the back end's TCP gets them.
-    pub(crate) to: (Addr, u16),
-    /// How they get there, if they are sent as they are; they are rewritten otherwise.
-    pub(crate) via: Option<Via>,
+    /// How its segments get there.
+    pub(crate) via: Via,
     /// Since when, in milliseconds, there has been no such way to it.
     pub(crate) stuck: Option<u32>,
     /// The newest acknowledgement of the client's.
@@ -92,28 +90,26 @@ impl State {
         layout: &Layout,
         ctx: &PacketContext,
     ) {
-        if forward.via.is_some() && skb.ends().is_some_and(|ends| is_opening(&ends)) {
+        if forward.via.is_unchanged() && skb.ends().is_some_and(|ends| is_opening(&ends)) {
             return self.front_question(flow, forward, skb, layout, ctx);
         }
-        let (addr, port) = forward.to;
         let partial = skb.checksum_is_partial();
         let Some((ip, tcp)) = skb.headers_mut(layout) else {
             self.counters.count(Counter::FlowsRefusedMemory);
             return;
         };
-        let rewritten = forward.via.is_some()
-            || translate::rewrite_addr(ip, tcp, End::Destination, &addr, partial)
-                .and_then(|()| translate::rewrite_port(tcp, End::Destination, port, partial))
-                .is_ok();
+        let rewritten = match forward.via {
+            Via::Named(addr) => {
+                translate::rewrite_addr(ip, tcp, End::Destination, &addr, partial).is_ok()
+            }
+            _ => true,
+        };
         if !rewritten {
             self.counters.count(Counter::PacketsDroppedMalformed);
             return;
         }
         skb.hop();
-        let sent = match forward.via {
-            Some(via) => self.xmit_via(forward.node, via, skb, ctx),
-            None => netfilter::xmit(&self.net, skb, ctx),
-        };
+        let sent = self.xmit_via(forward.node, forward.via, skb, ctx);
         self.front_sent(flow, forward, sent, layout, ctx);
     }
 
@@ -128,9 +124,6 @@ impl State {
         layout: &Layout,
         ctx: &PacketContext,
     ) {
-        let Some(via) = forward.via else {
-            return;
-        };
         let right = skb.checksum_is_right(layout);
         let syn = skb.tcp(layout).and_then(tcp::Header::parse);
         let Some(syn) = syn.filter(|_| right) else {
@@ -146,12 +139,12 @@ impl State {
         );
         // Without memory the client sends its SYN again.
         if let Ok(skb) = packet::from_client(key, &question, &[]) {
-            let sent = self.xmit_via(forward.node, via, skb, ctx);
+            let sent = self.xmit_via(forward.node, forward.via, skb, ctx);
             self.front_sent(flow, forward, sent, layout, ctx);
         }
     }
 
-    /// Sends a packet to a node as it is. Any context.
+    /// Sends a packet to a node. Any context.
     pub(crate) fn xmit_via(
         &self,
         node: u32,
@@ -159,16 +152,24 @@ impl State {
         skb: Skb,
         ctx: &PacketContext,
     ) -> Result<(), Unsent> {
-        self.with_way(node, via, |known| {
-            route::xmit_via(&self.net, skb, via, known, ctx)
+        self.with_way(node, via, |own, known| {
+            route::xmit_via(&self.net, skb, via, own, known, ctx)
         })
     }
 
-    /// Calls `f` with what is known of the way to a node, which may be none any more.
-    pub(crate) fn with_way<R>(&self, node: u32, via: Via, f: impl FnOnce(Option<&Way>) -> R) -> R {
+    /// Calls `f` with this node's address, unspecified if it has none any more, and what is known of the way
+    /// to a node, which may be none either.
+    pub(crate) fn with_way<R>(
+        &self,
+        node: u32,
+        via: Via,
+        f: impl FnOnce(&Addr, Option<&Way>) -> R,
+    ) -> R {
         let rcu = rcu::read_lock();
-        let node = self.config.snapshot(&rcu).node(node);
-        f(node.and_then(|node| node.way(via)))
+        let config = self.config.snapshot(&rcu);
+        let own = config.local_node().map(|local| local.at.addr);
+        let way = config.node(node).and_then(|node| node.way(via));
+        f(&own.unwrap_or_default(), way)
     }
 
     /// A segment was sent to the back end, or could not be.
@@ -189,11 +190,10 @@ impl State {
                 Counter::PacketsDroppedTooBig
             }
         });
-        match forward.via {
-            Some(via)
-                if lost
-                    && !self.with_way(forward.node, via, |known| via.is_open(&self.net, known)) =>
-            {
+        let via = forward.via;
+        let is_open = |own: &Addr, known: Option<&Way>| via.is_open(&self.net, own, known);
+        match via {
+            _ if lost && !self.with_way(forward.node, via, is_open) => {
                 self.front_stuck(flow, ctx);
             }
             _ if done && forward.stuck.is_some() => {
@@ -317,7 +317,6 @@ impl State {
 impl Forward {
     /// The connection as the back end's TCP knows it.
     pub(crate) fn theirs(&self, flow: &FlowRef) -> Tuple {
-        let (addr, port) = self.to;
-        theirs(flow.key(), addr, port)
+        theirs(flow.key(), self.via)
     }
 }

@@ -48,9 +48,8 @@ pub(crate) struct Deciding {
     pub(crate) asked: Option<Ticket>,
     pub(crate) id: u64,
     pub(crate) node: u32,
-    /// Where that node takes forwarded segments, and by whom: see [`Forward`](crate::forward::Forward).
-    pub(crate) to: (Addr, u16),
-    pub(crate) via: Option<Via>,
+    /// How that node gets forwarded segments.
+    pub(crate) via: Via,
     /// When that node was given the request.
     pub(crate) commit: Commit,
     /// Its handshake was BTCP's: TCP has no socket.
@@ -298,8 +297,7 @@ impl Deciding {
             asked: None,
             id: 0,
             node: 0,
-            to: (Addr::default(), 0),
-            via: None,
+            via: Via::Named(Addr::default()),
             commit: Commit::default(),
             cookie: false,
             in_band: false,
@@ -340,8 +338,8 @@ fn front_next_early(flow: &FlowRef) -> Option<Skb> {
 }
 
 /// The connection as the back end's TCP knows it.
-pub(crate) fn theirs(key: &Tuple, addr: Addr, port: u16) -> Tuple {
-    key.with_local(addr, port)
+pub(crate) fn theirs(key: &Tuple, via: Via) -> Tuple {
+    key.with_local(via.destination(&key.local), key.local_port.get())
 }
 
 /// Whether a segment with these flags opens a connection.

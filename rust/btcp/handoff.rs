@@ -118,7 +118,7 @@ impl State {
         deciding.front.ask();
         deciding.id = self.next_handoff();
         deciding.node = node;
-        let (key, (addr, port)) = (flow.key(), deciding.to);
+        let key = flow.key();
         let handshake = deciding.front.handshake();
         let req = Req {
             vip: key.local,
@@ -128,7 +128,7 @@ impl State {
             replay: self.is_service(key, |service| service.migrate == Migrate::Replay),
             handshake: handshake.ok_or(Some(Counter::RequestsLocalOptions))?,
         };
-        self.record(node, deciding.id, theirs(key, addr, port), Body::Req(req))
+        self.record(node, deciding.id, theirs(key, deciding.via), Body::Req(req))
             .map_err(|_| Some(Counter::RequestsLocalPeerDown))?;
         self.counters.count(Counter::HandoffsStarted);
         flow.arm(self.knobs.handoff_timeout_ms());
@@ -155,23 +155,15 @@ impl State {
         let (Some(node), Some(local)) = (config.node(node), config.local_node()) else {
             return false;
         };
-        let (vip, port) = (flow.key().local, flow.key().local_port.get());
-        let via = node.via(&self.net, local.at.addr, &vip);
-        let to = match via {
-            Some(_) => vip,
-            None => node.at.addr,
-        };
-        (deciding.to, deciding.via) = ((to, port), via);
+        let (vip, own) = (flow.key().local, local.at.addr);
+        let via = node.via(&self.net, &own, &vip);
+        deciding.via = via;
         // Such a client has neighbours only.
         let link = link_of(&flow.key().client);
         if link != 0 && route::link_to(&self.net, &node.at.addr) != link {
             return false;
         }
-        match via {
-            // What is rewritten stays of its family.
-            None => theirs(flow.key(), to, port).is_valid(),
-            Some(via) => via.takes(&vip) && via.is_open(&self.net, node.way(via)),
-        }
+        via.takes(&vip) && via.is_open(&self.net, &own, node.way(via))
     }
 
     /// Whether a node that lacks the address of the service is to be asked once more, as the segments
@@ -184,12 +176,11 @@ impl State {
 
     /// Tells the node that was asked that it is not to have the connection.
     pub(crate) fn front_abort(&self, flow: &FlowRef, deciding: &Deciding) {
-        let (addr, port) = deciding.to;
         // If it cannot be told, it gives up by itself: nothing was committed.
         let _ = self.record(
             deciding.node,
             deciding.id,
-            theirs(flow.key(), addr, port),
+            theirs(flow.key(), deciding.via),
             Body::Abort,
         );
     }
@@ -238,7 +229,7 @@ impl State {
         match (&inner.stage, handoff.body) {
             (Stage::Asked(_), Body::Accept) => self.front_commit(&flow, inner, &ctx),
             (Stage::Asked(it), Body::Reject(Reason::NoAddress))
-                if it.via.is_some() && self.front_names(node) =>
+                if it.via.is_unchanged() && self.front_names(node) =>
             {
                 if let Stage::Asked(deciding) = &mut inner.stage {
                     deciding.target.again();
@@ -310,8 +301,7 @@ impl State {
             window,
             bytes: &deciding.bytes,
         };
-        let (addr, port) = deciding.to;
-        let tuple = theirs(key, addr, port);
+        let tuple = theirs(key, deciding.via);
         self.record(deciding.node, deciding.id, tuple, Body::Data(data))
     }
 
@@ -332,7 +322,6 @@ impl State {
         inner.stage = Stage::Forward(Forward {
             id: deciding.id,
             node: deciding.node,
-            to: deciding.to,
             via: deciding.via,
             stuck: None,
             acked,

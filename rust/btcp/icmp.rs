@@ -123,15 +123,14 @@ impl State {
 
     /// Sends an error on to the back end.
     fn icmp_relay(&self, mut skb: Skb, error: &Error, forward: &Forward) {
-        if !self.icmp_rewrite(&mut skb, error, forward.to, 0) {
+        let (vip, port) = error.source();
+        let source = (forward.via.destination(&vip), port);
+        if !self.icmp_rewrite(&mut skb, error, source, 0) {
             return;
         }
         skb.hop();
         let ctx = PacketContext::enter();
-        let sent = match forward.via {
-            Some(via) => self.xmit_via(forward.node, via, skb, &ctx),
-            None => netfilter::xmit(&self.net, skb, &ctx),
-        };
+        let sent = self.xmit_via(forward.node, forward.via, skb, &ctx);
         self.counters.count(match sent {
             Ok(()) => Counter::IcmpRelayed,
             Err(_) => Counter::PacketsDroppedUnroutable,

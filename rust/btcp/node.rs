@@ -110,33 +110,35 @@ impl Node {
         })
     }
 
-    /// How segments to the address `vip` get to it, from this node's address `own`; `None` if they are to
-    /// name it. Any context.
-    pub(crate) fn via(&self, net: &Net, own: Addr, vip: &Addr) -> Option<Via> {
+    /// How segments to the address `vip` get to it, from this node's address `own`. Any context.
+    pub(crate) fn via(&self, net: &Net, own: &Addr, vip: &Addr) -> Via {
         let addr = self.at.addr;
         match self.forwarding {
-            Forwarding::Nat => None,
-            Forwarding::Direct => Some(Via::Neighbour(addr)),
-            Forwarding::Tunnel => Some(Via::Tunnel(own, addr)),
-            Forwarding::Auto if self.is_lacking() => None,
-            Forwarding::Auto => self.via_unchanged(net, own, vip),
+            Forwarding::Nat => Via::Named(addr),
+            Forwarding::Direct => Via::Neighbour(addr),
+            Forwarding::Tunnel => Via::Tunnel(addr),
+            Forwarding::Auto if self.is_lacking() => Via::Named(addr),
+            Forwarding::Auto => self
+                .via_unchanged(net, own, vip)
+                .unwrap_or(Via::Named(addr)),
         }
     }
 
     /// How segments to the address `vip` get to it that cannot name it, whatever is configured; `None` if
     /// no route leads there. Any context.
-    pub(crate) fn via_unchanged(&self, net: &Net, own: Addr, vip: &Addr) -> Option<Via> {
+    pub(crate) fn via_unchanged(&self, net: &Net, own: &Addr, vip: &Addr) -> Option<Via> {
         let addr = self.at.addr;
-        [Via::Neighbour(addr), Via::Tunnel(own, addr)]
+        [Via::Neighbour(addr), Via::Tunnel(addr)]
             .into_iter()
-            .find(|via| via.takes(vip) && via.is_open(net, self.way(*via)))
+            .find(|via| via.takes(vip) && via.is_open(net, own, self.way(*via)))
     }
 
     /// What is known of the way to it.
     pub(crate) fn way(&self, via: Via) -> Option<&Way> {
         match via {
+            Via::Named(_) => None,
             Via::Neighbour(_) => self.neighbour.as_ref(),
-            Via::Tunnel(..) => self.tunnel.as_ref(),
+            Via::Tunnel(_) => self.tunnel.as_ref(),
         }
     }
 

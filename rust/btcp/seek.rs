@@ -56,9 +56,6 @@ pub(crate) struct Seeking {
     _ticket: Ticket,
 }
 
-/// What the destination of segments is, and how they get there.
-type Way = ((Addr, u16), Option<Via>);
-
 /// How many events there were in this second.
 pub(crate) struct Rate {
     second: Atomic<u32>,
@@ -190,12 +187,11 @@ impl State {
             Body::Own { addr, port } => self.front_way_to(flow.key(), node, addr, *port),
             _ => None,
         };
-        if let Some((to, via)) = way.filter(|_| lower::hold_modules(false)) {
+        if let Some(via) = way.filter(|_| lower::hold_modules(false)) {
             flow.disarm();
             inner.stage = Stage::Forward(Forward {
                 id,
                 node,
-                to,
                 via,
                 stuck: None,
                 acked,
@@ -214,18 +210,20 @@ impl State {
     }
 
     /// How segments get to a node whose TCP has a connection at this address.
-    fn front_way_to(&self, key: &Tuple, node: u32, addr: &Addr, port: u16) -> Option<Way> {
-        let to = (*addr, port);
-        if (*addr, port) != (key.local, key.local_port.get()) {
-            return Some((to, None));
+    fn front_way_to(&self, key: &Tuple, node: u32, addr: &Addr, port: u16) -> Option<Via> {
+        if port != key.local_port.get() {
+            return None;
+        }
+        if *addr != key.local {
+            return Some(Via::Named(*addr)).filter(|via| via.takes(&key.local));
         }
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
         let own = config.local_node()?.at.addr;
         let node = config.node(node)?;
-        let via = node.via(&self.net, own, addr).filter(|via| via.takes(addr));
-        let via = via.or_else(|| node.via_unchanged(&self.net, own, addr))?;
-        Some((to, Some(via)))
+        let via = Some(node.via(&self.net, &own, addr));
+        let via = via.filter(|via| via.is_unchanged() && via.takes(addr));
+        via.or_else(|| node.via_unchanged(&self.net, &own, addr))
     }
 
     /// Nobody has a connection, as far as can be found out: its client is told so.

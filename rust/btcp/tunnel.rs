@@ -19,7 +19,6 @@ use carisma_core::{
 };
 use carisma_net::{
     netfilter::PacketContext,
-    route::Via,
     skb::{Layout, Skb},
     tunnel::{self, Outer},
 };
@@ -138,10 +137,8 @@ impl State {
             .nodes()
             .filter(|node| !node.local && node.forwarding.may_tunnel())
             .filter_map(|node| {
-                let via @ Via::Tunnel(..) = node.via(&self.net, own, vip)? else {
-                    return None;
-                };
-                via.mtu(&self.net, node.way(via))
+                let via = node.via(&self.net, &own, vip);
+                via.mtu(&self.net, &own, node.way(via))
             });
         // The shortest headers, which an MSS does not count (RFC 9293, section 3.7.1). CAST: Small numbers.
         let headers = (ip::header_len(vip) + HEADER_LEN) as u16;

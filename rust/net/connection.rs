@@ -44,12 +44,8 @@ pub fn expects(net: &Net, tuple: &Tuple) -> Option<Seq> {
 /// waits for one on other connections. Softirq context, or process context with softirqs off; no lock of
 /// a socket is held.
 pub fn await_answer(net: &Net, tuple: &Tuple) {
-    if let Some((client, client_port, local, local_port)) = ends(tuple) {
-        // SAFETY: The namespace is valid.
-        unsafe {
-            bindings::connection_await_answer(net.as_ptr(), client, client_port, local, local_port);
-        }
-    }
+    // SAFETY: The namespace is valid, and so is the tuple.
+    unsafe { bindings::connection_await_answer(net.as_ptr(), raw(tuple)) };
 }
 
 /// Has TCP make the socket of a connection that is being opened as soon as the handshake's ACK comes,

@@ -38,20 +38,38 @@ pub fn link_to(net: &Net, addr: &Addr) -> u16 {
     u16::try_from(link).unwrap_or(0)
 }
 
-/// How a packet gets to a node whose header does not name it.
+/// How a packet gets to a node. Each has the node's address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Via {
-    /// As it is, to the MAC address of the node at this address, which is reached without a gateway.
+    /// With that as its destination.
+    Named(Addr),
+    /// As it is, to the MAC address of the node, which is reached without a gateway.
     Neighbour(Addr),
-    /// In a packet (RFC 2003, RFC 2473) from the first of these addresses, which is this node's, to the second.
-    Tunnel(Addr, Addr),
+    /// As it is, in a packet to that (RFC 2003, RFC 2473).
+    Tunnel(Addr),
 }
 
 impl Via {
-    /// Whether routes lead there. Any context.
-    pub fn is_open(self, net: &Net, known: Option<&Way>) -> bool {
-        let Self::Neighbour(addr) = self else {
-            return self.mtu(net, known).is_some();
+    /// The destination of a packet that was for `vip`, when it gets there.
+    pub fn destination(self, vip: &Addr) -> Addr {
+        match self {
+            Self::Named(to) => to,
+            Self::Neighbour(_) | Self::Tunnel(_) => *vip,
+        }
+    }
+
+    /// Whether packets get there as they are.
+    pub fn is_unchanged(self) -> bool {
+        !matches!(self, Self::Named(_))
+    }
+
+    /// Whether routes lead there from `own`, this node's address. `known` is of the same namespace. Any
+    /// context.
+    pub fn is_open(self, net: &Net, own: &Addr, known: Option<&Way>) -> bool {
+        let addr = match self {
+            Self::Named(_) => return true,
+            Self::Tunnel(_) => return self.mtu(net, own, known).is_some(),
+            Self::Neighbour(addr) => addr,
         };
         let _context = PacketContext::enter();
         // SAFETY: The namespace is valid, the context the one that the helper asks for. The cache is
@@ -62,10 +80,10 @@ impl Via {
         }
     }
 
-    /// How big a packet may be that a tunnel takes whole; `None` if no route leads there, and of a
-    /// neighbour. `known` is of the same namespace. Any context.
-    pub fn mtu(self, net: &Net, known: Option<&Way>) -> Option<u16> {
-        let Self::Tunnel(from, to) = self else {
+    /// How big a packet may be that a tunnel from `own` takes whole; `None` if no route leads there, and
+    /// of all that is no tunnel. `known` is of the same namespace. Any context.
+    pub fn mtu(self, net: &Net, own: &Addr, known: Option<&Way>) -> Option<u16> {
+        let Self::Tunnel(to) = self else {
             return None;
         };
         let _context = PacketContext::enter();
@@ -73,24 +91,24 @@ impl Via {
         // initialised, if there is one, and of this address.
         let mtu = unsafe {
             let cache = Way::cache(known, self);
-            bindings::tunnel_mtu(net.as_ptr(), from.as_ptr(), to.as_ptr(), cache)
+            bindings::tunnel_mtu(net.as_ptr(), own.as_ptr(), to.as_ptr(), cache)
         };
         // One of loopback's, of 64 KiB, is no limit.
         (mtu != 0).then(|| u16::try_from(mtu).unwrap_or(u16::MAX))
     }
 
-    /// Whether a packet to `addr` can go there in that way: a neighbour is one of its own family.
+    /// Whether a packet to `addr` can go there in that way: only a tunnel takes those of another family.
     pub fn takes(self, addr: &Addr) -> bool {
         match self {
-            Self::Neighbour(to) => v4_of(&to).is_some() == v4_of(addr).is_some(),
-            Self::Tunnel(..) => true,
+            Self::Named(to) | Self::Neighbour(to) => v4_of(&to).is_some() == v4_of(addr).is_some(),
+            Self::Tunnel(_) => true,
         }
     }
 
     /// The node that it leads to.
     fn to(self) -> Addr {
         match self {
-            Self::Neighbour(to) | Self::Tunnel(_, to) => to,
+            Self::Named(to) | Self::Neighbour(to) | Self::Tunnel(to) => to,
         }
     }
 }
@@ -129,7 +147,7 @@ impl Way {
     /// The cache of this way, if it is that way's; else NULL.
     fn cache(known: Option<&Self>, via: Via) -> *mut bindings::dst_cache {
         let is_it = |known: &&Self| {
-            known.addr == via.to() && known.tunnel == matches!(via, Via::Tunnel(..))
+            known.addr == via.to() && known.tunnel == matches!(via, Via::Tunnel(_))
         };
         known
             .filter(is_it)
@@ -144,12 +162,14 @@ impl Drop for Way {
     }
 }
 
-/// Sends a whole packet to a node, whatever its header says. `known` is of the same namespace. It
-/// is lost, too, when no route leads there in that way.
+/// Sends a whole packet to a node from `own`, this node's address, whatever its header says; one that is
+/// to name the node does. `known` is of the same namespace. It is lost, too, when no route leads there in
+/// that way.
 pub fn xmit_via(
     net: &Net,
     skb: Skb,
     via: Via,
+    own: &Addr,
     known: Option<&Way>,
     _context: &PacketContext,
 ) -> Result<(), Unsent> {
@@ -160,11 +180,12 @@ pub fn xmit_via(
     // say of it is told to `sent`. The cache is initialised, if there is one, and of this way.
     unsafe {
         let ret = match via {
+            Via::Named(_) => bindings::xmit(net.as_ptr(), raw, &mut mtu),
             Via::Neighbour(to) => {
                 bindings::xmit_direct(net.as_ptr(), raw, to.as_ptr(), cache, &mut mtu)
             }
-            Via::Tunnel(from, to) => {
-                let (from, to) = (from.as_ptr(), to.as_ptr());
+            Via::Tunnel(to) => {
+                let (from, to) = (own.as_ptr(), to.as_ptr());
                 bindings::xmit_tunnel(net.as_ptr(), raw, from, to, cache, &mut mtu)
             }
         };

@@ -406,9 +406,9 @@ bool carisma_helper_connection_expects(struct net *net, const struct carisma_tup
  * Let TCP wait with the acknowledgement of what comes next on this connection for an answer that it may
  * be sent with, as long as it always waits for one.
  */
-void carisma_helper_connection_await_answer(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
+void carisma_helper_connection_await_answer(struct net *net, const struct carisma_tuple *tuple)
 {
-	struct sock *sk = carisma_established(net, client, client_port, local, local_port);
+	struct sock *sk = carisma_established(net, tuple);
 
 	if (!sk)
 		return;

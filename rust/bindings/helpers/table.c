@@ -21,7 +21,7 @@ static u32 carisma_table_hash(const void *data, u32 len, u32 seed)
 	    carisma_tuple_word(key, 2) == htonl(0xffff))
 		return jhash_3words(carisma_tuple_word(key, 3), carisma_tuple_word(key, 7),
 				    carisma_tuple_word(key, 8), seed);
-	return jhash2(data, sizeof(*key) / sizeof(u32), seed);
+	return jhash(data, sizeof(*key), seed);
 }
 
 /* Those first that differ most often. */
