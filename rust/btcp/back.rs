@@ -390,8 +390,7 @@ impl State {
 impl Origin {
     /// The connection as the front end's TCP knows it.
     pub(crate) fn theirs(&self, flow: &FlowRef) -> Tuple {
-        flow.key()
-            .with_local(self.vip, self.vip_port)
+        flow.key().with_local(self.vip, self.vip_port)
     }
 
     /// What the client connected to.

@@ -21,9 +21,7 @@ impl State {
     /// Whether connections to this address and port may be ours.
     pub(crate) fn is_endpoint(&self, addr: &Addr, port: u16) -> bool {
         let rcu = rcu::read_lock();
-        self.config
-            .snapshot(&rcu)
-            .is_endpoint(addr, port)
+        self.config.snapshot(&rcu).is_endpoint(addr, port)
     }
 }
 

@@ -19,8 +19,7 @@ use crate::{
 };
 use carisma_core::{
     icmp::{End, Error, TooBig},
-    ip,
-    translate,
+    ip, translate,
     tuple::{link_of, on_link, Tuple},
 };
 use carisma_net::{

@@ -146,12 +146,7 @@ impl State {
     }
 
     /// Lets a SYN-ACK of TCP's ask for segments that fit into the tunnels.
-    pub(crate) fn tunnel_clamp(
-        &self,
-        key: &Tuple,
-        mut skb: Skb,
-        layout: &Layout,
-    ) -> Option<Skb> {
+    pub(crate) fn tunnel_clamp(&self, key: &Tuple, mut skb: Skb, layout: &Layout) -> Option<Skb> {
         if let Some(mss) = self.tunnel_mss(&key.local) {
             let partial = skb.checksum_is_partial();
             // Without memory it is sent once more.

@@ -146,9 +146,8 @@ impl Way {
 
     /// The cache of this way, if it is that way's; else NULL.
     fn cache(known: Option<&Self>, via: Via) -> *mut bindings::dst_cache {
-        let is_it = |known: &&Self| {
-            known.addr == via.to() && known.tunnel == matches!(via, Via::Tunnel(_))
-        };
+        let is_it =
+            |known: &&Self| known.addr == via.to() && known.tunnel == matches!(via, Via::Tunnel(_));
         known
             .filter(is_it)
             .map_or(core::ptr::null_mut(), |known| known.cache.get())

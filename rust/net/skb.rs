@@ -6,7 +6,9 @@
 
 use crate::bindings;
 use carisma_core::{
-    icmp, ip, ipv6,
+    icmp,
+    ip,
+    ipv6,
     tuple::Addr, //
 };
 use core::{mem::MaybeUninit, ptr::NonNull};

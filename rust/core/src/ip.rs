@@ -3,8 +3,7 @@
 //! IP headers of either version, with addresses as [`Addr`].
 
 use crate::{
-    ipv4,
-    ipv6,
+    ipv4, ipv6,
     tuple::{
         v4_mapped,
         v4_of,
@@ -205,7 +204,13 @@ mod tests {
             assert_eq!(header.is_v6(), len == 40);
             assert!(!header.is_fragment() && !header.is_later_fragment());
             assert_eq!(Header::quoted(&out).unwrap().src(), src);
-            assert!(Build { dst: a, src: c, ..build }.write(&mut out, 3).is_none());
+            assert!(Build {
+                dst: a,
+                src: c,
+                ..build
+            }
+            .write(&mut out, 3)
+            .is_none());
         }
         assert!(Header::parse(&[]).is_none());
     }

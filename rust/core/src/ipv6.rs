@@ -132,10 +132,9 @@ impl<'a> Header<'a> {
                     fragment |= word & MORE != 0;
                     8
                 }
-                (
-                    next::HOP_BY_HOP | next::ROUTING | next::DESTINATION | next::FRAGMENT,
-                    _,
-                ) => return None,
+                (next::HOP_BY_HOP | next::ROUTING | next::DESTINATION | next::FRAGMENT, _) => {
+                    return None
+                }
                 _ => break,
             };
             protocol = *rest.first()?;
@@ -209,7 +208,7 @@ impl Build {
     #[must_use]
     pub fn write(&self, out: &mut [u8], payload: usize) -> Option<usize> {
         let header = Fixed {
-            class: [0x60 | self.class >> 4, self.class << 4, 0, 0],
+            class: [0x60 | (self.class >> 4), self.class << 4, 0, 0],
             len: U16::new(u16::try_from(payload).ok()?),
             next: self.protocol,
             hops: self.hops,

@@ -23,9 +23,7 @@
 
 use crate::{
     csum::Csum,
-    ip,
-    ipv4,
-    ipv6,
+    ip, ipv4, ipv6,
     tcp::{
         flag,
         option,

@@ -149,7 +149,11 @@ fn main() -> io::Result<()> {
         icmp(name, &segment, segment.len(), &[])?;
     }
     icmp_v6("v6", &raw(&BUILD, &[]), &[])?;
-    icmp_v6("v6_extensions", &raw(&BUILD, &[]), &[0, 0, 1, 4, 0, 0, 0, 0])?;
+    icmp_v6(
+        "v6_extensions",
+        &raw(&BUILD, &[]),
+        &[0, 0, 1, 4, 0, 0, 0, 0],
+    )?;
     icmp("eight", &raw(&BUILD, &[]), 8, &[])?;
     icmp("seven", &raw(&BUILD, &[]), 7, &[])?;
     icmp(

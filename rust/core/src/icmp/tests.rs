@@ -278,7 +278,10 @@ fn a_packet_that_is_too_big() {
     error.write(&mut out).unwrap();
     let header = crate::ip::Header::parse(&out).unwrap();
     assert_eq!((header.src(), header.dst()), (VIP.0, CLIENT.0));
-    assert_eq!((header.protocol(), 20 + header.payload().len()), (1, out.len()));
+    assert_eq!(
+        (header.protocol(), 20 + header.payload().len()),
+        (1, out.len())
+    );
     assert_eq!(Sum::new().append(&out[..20]).check(), 0);
     assert_eq!(Sum::new().append(&out[20..]).check(), 0);
     assert_eq!(out[20..22], [3, 4]);
@@ -359,7 +362,14 @@ fn ip6(protocol: u8, src: Addr, dst: Addr, options: bool, payload: &[u8]) -> Vec
 }
 
 /// The ICMPv6 error about a segment of this source, whose number was greater by `delta`.
-fn error6(kind: u8, quoted: usize, options: bool, source: End, delta: u32, partial: bool) -> Vec<u8> {
+fn error6(
+    kind: u8,
+    quoted: usize,
+    options: bool,
+    source: End,
+    delta: u32,
+    partial: bool,
+) -> Vec<u8> {
     let mut segment: Vec<u8> = (0..60).collect();
     segment[..2].copy_from_slice(&source.1.to_be_bytes());
     segment[2..4].copy_from_slice(&CLIENT6.1.to_be_bytes());
@@ -402,7 +412,15 @@ proptest! {
 fn what_is_no_error_of_icmpv6_is_left_alone() {
     let good = error6(2, 60, false, VIP6, 0, false);
     // An echo, something else than ICMPv6, a quote of IPv4, one of UDP, one with extensions only.
-    for (at, value) in [(40, 128), (40, 0), (40, 5), (6, 1), (48, 0x45), (54, 17), (54, 60)] {
+    for (at, value) in [
+        (40, 128),
+        (40, 0),
+        (40, 5),
+        (6, 1),
+        (48, 0x45),
+        (54, 17),
+        (54, 60),
+    ] {
         let mut packet = good.clone();
         packet[at] = value;
         assert_eq!(Error::parse(&packet), None, "{at}");
@@ -421,15 +439,32 @@ fn a_packet_that_is_too_big_for_ipv6() {
     let (src, dst) = (VIP6.0, CLIENT6.0);
     let at = TooBig::quote_at(&src);
     let mut out = vec![0xee; at + 100];
-    let error = TooBig { src, dst, mtu: 1400 };
+    let error = TooBig {
+        src,
+        dst,
+        mtu: 1400,
+    };
     error.write(&mut out).unwrap();
     let header = ip::Header::parse(&out).unwrap();
-    assert_eq!((header.src(), header.dst(), header.protocol()), (src, dst, 58));
-    assert_eq!(Sum::pseudo_of(58, &src, &dst, 108).append(&out[40..]).check(), 0);
+    assert_eq!(
+        (header.src(), header.dst(), header.protocol()),
+        (src, dst, 58)
+    );
+    assert_eq!(
+        Sum::pseudo_of(58, &src, &dst, 108)
+            .append(&out[40..])
+            .check(),
+        0
+    );
     assert_eq!(out[40..42], [2, 0]);
     assert_eq!(out[44..48], [0, 0, 0x05, 0x78]);
     assert_eq!(at + TooBig::quote_max(&src), 1280);
-    assert!(TooBig { dst: CLIENT.0, ..error }.write(&mut out).is_none());
+    assert!(TooBig {
+        dst: CLIENT.0,
+        ..error
+    }
+    .write(&mut out)
+    .is_none());
 }
 
 #[test]

@@ -49,7 +49,9 @@ fuzz_target!(|input: ([u8; 4], u16, u32, bool, &[u8])| {
         false => (v4_mapped(bytes), [0x20; 16]),
     };
     let mut out = packet.to_vec();
-    assert!(error.rewrite(&mut out, (other, port), delta, partial).is_err());
+    assert!(error
+        .rewrite(&mut out, (other, port), delta, partial)
+        .is_err());
     let done = error.rewrite(&mut out, (addr, port), delta, partial);
     assert_eq!(done.is_ok(), sound);
     if !sound {
@@ -95,7 +97,9 @@ fuzz_target!(|input: ([u8; 4], u16, u32, bool, &[u8])| {
             (false, true) => {}
             // The outer addresses are in it.
             (true, false) => {
-                sums.push(sum(&[&packet[dst..dst + len], &packet[icmp..total]].concat()));
+                sums.push(sum(
+                    &[&packet[dst..dst + len], &packet[icmp..total]].concat()
+                ));
             }
             // They are all that is.
             (true, true) => {
@@ -157,7 +161,9 @@ fn find_v6(packet: &[u8]) -> Option<Found> {
     let (icmp, protocol) = headers_v6(packet)?;
     let said = usize::from(u16::from_be_bytes([packet[4], packet[5]]));
     let total = if said == 0 { packet.len() } else { 40 + said };
-    let kind = *packet.get(icmp..total.min(packet.len()).max(icmp))?.first()?;
+    let kind = *packet
+        .get(icmp..total.min(packet.len()).max(icmp))?
+        .first()?;
     if total < icmp || protocol != 58 || !(1..=4).contains(&kind) {
         return None;
     }
@@ -212,7 +218,11 @@ fn first_only(headers: &[u8]) -> bool {
         if next == 44 && header[3] & 1 != 0 {
             return false;
         }
-        at += if next == 44 { 8 } else { (usize::from(header[1]) + 1) * 8 };
+        at += if next == 44 {
+            8
+        } else {
+            (usize::from(header[1]) + 1) * 8
+        };
         next = header[0];
     }
     true
