@@ -116,9 +116,11 @@ def kvm_works():
             works = b'Unable to mount root fs' in trial.stdout
         except subprocess.TimeoutExpired:
             pass
-    with open(verdict + '.new', 'w', encoding='ascii') as file:
+    # Others may find out at the same time.
+    new = f'{verdict}.{os.getpid()}'
+    with open(new, 'w', encoding='ascii') as file:
         file.write(f'{boot} {"yes" if works else "no"}\n')
-    os.replace(verdict + '.new', verdict)
+    os.replace(new, verdict)
     return works
 
 
