@@ -37,6 +37,14 @@ pub fn is_live(net: &Net, tuple: &Tuple) -> bool {
     })
 }
 
+/// Whether this connection is over, but for its TIME_WAIT. Softirq or process context.
+pub fn is_in_time_wait(net: &Net, tuple: &Tuple) -> bool {
+    // SAFETY: The namespace is valid.
+    ends(tuple).is_some_and(|(client, client_port, local, local_port)| unsafe {
+        bindings::connection_is_in_time_wait(net.as_ptr(), client, client_port, local, local_port)
+    })
+}
+
 /// The number that the socket with this connection expects next of the client; `None` if there is
 /// none that could take it. A socket that a process owns at the moment may have more than that in
 /// its backlog. Softirq or process context.

@@ -260,6 +260,19 @@ bool carisma_helper_connection_is_live(struct net *net, __be32 client, __be16 cl
 	return live;
 }
 
+/* Whether a TIME_WAIT socket has this connection. */
+bool carisma_helper_connection_is_in_time_wait(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port)
+{
+	struct sock *sk = carisma_established(net, client, client_port, local, local_port);
+	bool waits;
+
+	if (!sk)
+		return false;
+	waits = sk->sk_state == TCP_TIME_WAIT;
+	sock_gen_put(sk);
+	return waits;
+}
+
 /* The number that TCP expects next of the client; false without an established socket. */
 bool carisma_helper_connection_expects(struct net *net, __be32 client, __be16 client_port, __be32 local, __be16 local_port, u32 *seq)
 {
