@@ -74,6 +74,20 @@ def pytest_ignore_collect(collection_path: pathlib.Path,
     return None
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare what tests are marked by."""
+    config.addinivalue_line(
+        'markers', 'control: about handoffs by control connections, of which always mode has none')
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
+    """What only other modes do is no test of this one."""
+    if config.getoption('--mode') == 'always':
+        others = [item for item in items if item.get_closest_marker('control')]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
     """Let fixtures know that their test failed."""

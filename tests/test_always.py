@@ -15,6 +15,7 @@ from scapy.packet import Packet
 from checks import (
     STRANGERS, gone, hand_off, mac_of, no_flows, request, served, unbroken)
 from conftest import Lab
+from harness.cluster import ClusterSpec
 from harness.kernel import MODULES
 from harness.load import Load
 from harness.node import Node
@@ -31,6 +32,7 @@ WAYS = {
     'tunnel': ('tunnel', MODULES),
     'alone': ('direct', MODULES[:1]),
 }
+PEER_TIMEOUT = 30_000       # as it is by itself
 
 
 @pytest.fixture(scope='module', params=tuple(WAYS))
@@ -39,23 +41,42 @@ def way(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def enable(lab: Lab, cluster: Cluster, way: str) -> None:
+    """Load one of the modules, or both, and configure all nodes."""
+    _, modules = WAYS[way]
+    if modules == MODULES:
+        lab.enable(cluster)
+        return
+    cluster.end()
+    for kernel in cluster.kernels:
+        kernel.load(*modules)
+    for node in cluster.nodes:
+        node.configure()
+
+
+def spec(lab: Lab, way: str) -> ClusterSpec:
+    """A site whose services are all in always mode."""
+    return dataclasses.replace(lab.spec, forward=WAYS[way][0], mode='always')
+
+
 @pytest.fixture
 def always(lab: Lab, way: str) -> Iterator[Cluster]:
-    """A site whose services are all in always mode, with one of the modules or
-    with both."""
-    forward, modules = WAYS[way]
-    site = lab.site(dataclasses.replace(lab.spec, forward=forward, mode='always'))
-    if modules == MODULES:
-        lab.enable(site)
-        yield site
-        return
-    site.end()
-    lab.once = True
-    for kernel in site.kernels:
-        kernel.load(*modules)
-    for node in site.nodes:
-        node.configure()
+    """Such a site, with one of the modules or with both."""
+    site = lab.site(spec(lab, way))
+    enable(lab, site, way)
+    lab.once = not site.ready
     yield site
+    for node in site.nodes:
+        node.knob('peer_timeout_ms', PEER_TIMEOUT)
+
+
+@pytest.fixture
+def mortal(lab: Lab, way: str) -> Cluster:
+    """The same, for a node to die in."""
+    cluster = lab.bare(spec(lab, way))
+    cluster.start_servers()
+    enable(lab, cluster, way)
+    return cluster
 
 
 def counted(node: Node, before: Dict[str, int]) -> Dict[str, int]:
@@ -88,6 +109,37 @@ def test_handed_off(always: Cluster) -> None:
     # The acknowledgement of the request, if there was one, and the server's FIN.
     assert ahead['packets_relayed'] == behind['packets_relayed'] in (1, 2)
     assert not ahead.get('packets_dropped_stale'), ahead
+
+
+def test_replayed(always: Cluster) -> None:
+    """If the back end's service says so it shows TCP the handshake, and translates
+    until the end."""
+    front, back = always['en'], always['fr']
+    before = front.stats(), back.stats()
+    back.ctl('service', 'set', front.service, '--migrate', 'replay')
+    try:
+        with always.client.capture() as capture:
+            socks = [hand_off(always) for _ in range(3)]
+            assert [flow['migration'] for flow in back.flows()] == ['replay'] * 3
+            for sock, size in zip(socks, ('empty', '128k', '2m')):
+                sock.send(request(f'/fr/{size}'), chunk=20, delay=0.05)
+                served(sock.response(), 'fr', size)
+            socks[0].close()
+            socks[1].send(request('/fr/1k', Connection='close'))
+            served(socks[1].response(), 'fr', '1k')
+            assert socks[1].receive().size == 0
+            socks[1].close()
+            socks[2].reset()
+            no_flows(always, timeout=30)
+    finally:
+        back.ctl('service', 'set', front.service, '--migrate', 'adopt')
+    for sock in socks:
+        unbroken(capture.connection(sock.port), reset=sock is socks[2])
+        gone(back, f'sport = :80 and dport = :{sock.port}')
+    ahead, behind = (counted(node, then) for node, then in zip((front, back), before))
+    assert ahead['handoffs_accepted'] == behind['handoffs_in'] == 3, (ahead, behind)
+    assert 'handoffs_in_adopted' not in behind, behind
+    assert behind['packets_translated_in'] > 3 and behind['packets_translated_out'] > 3
 
 
 def test_bodies(always: Cluster) -> None:
@@ -173,13 +225,15 @@ def test_server_hears_late(always: Cluster) -> None:
              'it is repeated')
     [flow] = always.live_flows()['en']
     assert (flow['state'], flow['node']) == ('requested', 'fr')
-    # What the client sends meanwhile waits.
+    # What the client sends meanwhile waits, even if it is its end.
     sock.send(request('/fr/128k'))
+    sock.shutdown()
     back.run('nft flush ruleset')
     served(sock.response(), 'fr', '1k')
     served(sock.response(), 'fr', '128k')
+    assert sock.receive().size == 0
     sock.close()
-    no_flows(always, timeout=30)
+    no_flows(always)
 
 
 def test_the_next_node(always: Cluster) -> None:
@@ -219,6 +273,91 @@ def test_resets(always: Cluster) -> None:
     with pytest.raises(SocketError, match='ConnectionResetError'):
         sock.receive()
     no_flows(always, timeout=30)
+
+
+def test_back_end_dies(mortal: Cluster) -> None:
+    """Nobody says so: the front end asks, and resets the clients, of which one is
+    silent, one asks again and again, and one has more than the front end has seen it
+    acknowledge."""
+    front, client = mortal['en'], mortal.client
+    front.knob('peer_timeout_ms', 2000)
+    silent, asking = hand_off(mortal, 'de'), hand_off(mortal, 'de')
+    unsure = client.connect(front.vip)
+    client.nft('table ip t { chain c { type filter hook output '
+               'priority 0; tcp dport 80 tcp flags == ack drop; }; }')
+    unsure.send(request('/de/1k'))
+    served(unsure.response(), 'de', '1k')
+    mortal['de'].kill()
+    client.nft('')
+    asking.send(request('/de/1k'))
+    no_flows(mortal, timeout=30)
+    for lost in (silent, asking, unsure):
+        with pytest.raises(SocketError, match='ConnectionResetError'):
+            lost.receive()
+    assert front.stats()['flows_reset'] == 3
+    served(client.curl.get(mortal.url('en', '/fr/1k')), 'fr', '1k')
+
+
+def test_last_words_are_lost(always: Cluster) -> None:
+    """A reset of the server's that does not come through to the front end: it asks,
+    and passes the answer on."""
+    front, back = always['en'], always['fr']
+    front.knob('peer_timeout_ms', 5000)
+    sock = hand_off(always)
+    front.nft('table ip lose { chain in { type filter hook prerouting priority -450; '
+              'ip protocol 4 drop; }; }')
+    back.run(f'ss -K "sport = :80 and dport = :{sock.port}"')
+    # The back end looks after a second, and forgets it after another.
+    wait_for(lambda: 'fr' not in always.live_flows(), 'the back end has forgotten it')
+    assert [flow['state'] for flow in front.flows()] == ['handed-off']
+    front.nft('')
+    with pytest.raises(SocketError, match='ConnectionResetError'):
+        sock.receive()
+    no_flows(always)
+
+
+def test_nobody_there(always: Cluster) -> None:
+    """A node that nobody has configured is asked, as it might have no UTCP. What it
+    does not answer may have been served: the client is reset, and nobody else is
+    asked."""
+    front, client = always['en'], always.client
+    before = front.stats()
+    front.knob('peer_timeout_ms', 2000)
+    front.ctl('node', 'add', 'aa', client.address, '--remote', '--forward',
+              always.spec.forward)
+    rule(front, '/aa/', 'aa', 'fr')
+    try:
+        sock = client.connect(front.vip)
+        sock.send(request('/aa/1k'))
+        with pytest.raises(SocketError, match='ConnectionResetError'):
+            sock.receive()
+    finally:
+        front.ctl('rule', 'del', front.service, '--path', '/aa/')
+        front.ctl('node', 'del', 'aa')
+    after = counted(front, before)
+    assert (after['handoffs_started'], after['flows_reset']) == (1, 1), after
+    assert 'handoffs_rejected' not in after and not times_served(always, '/aa/1k'), after
+    no_flows(always)
+
+
+def test_idle(always: Cluster) -> None:
+    """A client that says nothing for longer than a node may be out of reach, or
+    whose answer takes so long, is asked after and loses nothing."""
+    front, back = always['en'], always['fr']
+    before = front.stats()
+    front.knob('peer_timeout_ms', 1000)
+    socks = [hand_off(always), hand_off(always)]
+    back.nginx.freeze()
+    socks[1].send(request('/fr/128k'))
+    wait_for(lambda: counted(front, before).get('presence_asked', 0) >= 6, 'it asks')
+    back.nginx.thaw()
+    served(socks[1].response(), 'fr', '128k')
+    socks[0].send(request('/fr/1k'))
+    served(socks[0].response(), 'fr', '1k')
+    for sock in socks:
+        sock.close()
+    no_flows(always, timeout=30)
+    assert 'flows_reset' not in counted(front, before)
 
 
 def test_mode_changes(always: Cluster) -> None:

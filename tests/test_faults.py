@@ -62,6 +62,7 @@ def test_lossy_links_of_the_nodes(cluster: Cluster) -> None:
     assert sum(answer.node == 'fr' for answer in answers) >= 15
 
 
+@pytest.mark.control
 def test_peer_without_carisma(bare: Cluster, lab: Lab) -> None:
     """A node that nobody configured is not waited for."""
     bare.start_servers()
@@ -80,6 +81,7 @@ def test_peer_without_carisma(bare: Cluster, lab: Lab) -> None:
     assert bare['en'].stats()['requests_local_peer_down'] == 1
 
 
+@pytest.mark.control
 def test_control_connection_is_cut(fresh: Cluster) -> None:
     """Until the loss is noticed each request waits a little, then it is
     served here; when the link is back, it is handed off again."""
@@ -187,6 +189,7 @@ def test_impatient_back_end(fresh: Cluster) -> None:
         served(answer, 'de', '1k')
 
 
+@pytest.mark.control
 def test_end_while_control_connection_is_down(fresh: Cluster) -> None:
     """A connection may end while nobody can tell its front end; that asks
     when it can. Those that have not ended go on."""
@@ -217,6 +220,7 @@ def test_end_while_control_connection_is_down(fresh: Cluster) -> None:
     no_flows(fresh)
 
 
+@pytest.mark.control
 def test_front_end_asks_until_it_is_answered(fresh: Cluster) -> None:
     """A back end may have no room for the answer: it is asked again. What it has
     not answered when it is out of reach again stays for as long as that may be."""
@@ -259,6 +263,7 @@ def test_front_end_asks_until_it_is_answered(fresh: Cluster) -> None:
     peer.close()
 
 
+@pytest.mark.control
 def test_front_end_comes_back_anew(bare: Cluster, lab: Lab) -> None:
     """What a front end has handed over and knows nothing of any more ends at
     the back end, if its client says nothing for as long as a node may be away."""

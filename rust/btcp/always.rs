@@ -18,7 +18,7 @@ use crate::{
 };
 use carisma_core::{
     commit::{Commit, Outcome},
-    inband::{Closing, Left, REFUSED},
+    inband::{Closing, Doubt, Left, Watch, ANSWER, ASK_MS, PRESENT, REFUSED},
     seq::Seq,
     tcp::{self, flag, Build},
     tuple::Tuple,
@@ -44,31 +44,51 @@ pub(crate) struct InBand {
     pub(crate) closing: Closing,
     /// When something of the connection was seen last, in milliseconds.
     heard: u32,
+    watch: Watch,
 }
 
 impl InBand {
-    /// One whose client has sent everything up to `next`. It is forgotten when it has been idle for long.
-    /// The flow's lock is held.
+    /// One whose client has sent everything up to `next`, and whose back end is there. The flow's lock is
+    /// held.
     pub(crate) fn new(flow: &FlowRef, next: Seq) -> Self {
+        let now = connection::now_ms();
         let it = Self {
             closing: Closing::new(next),
-            heard: connection::now_ms(),
+            heard: now,
+            watch: Watch::new(now),
         };
         it.arm(flow);
         it
     }
 
-    /// A segment of the client's with `payload` bytes. The flow's lock is held.
-    pub(crate) fn on_client(&mut self, flow: &FlowRef, header: &tcp::Header<'_>, payload: u32) {
+    /// A segment of the client's with `payload` bytes; `answered` says that it acknowledges more than those
+    /// before. The flow's lock is held.
+    pub(crate) fn on_client(
+        &mut self,
+        flow: &FlowRef,
+        header: &tcp::Header<'_>,
+        payload: u32,
+        answered: bool,
+    ) {
         self.heard = connection::now_ms();
+        let len = header.seq_len(payload);
+        let again = len > 0 && self.closing.is_old(header.seq().add(len));
+        if answered {
+            self.watch = Watch::new(self.heard);
+        }
         if self.closing.on_client(header, payload) {
             self.arm(flow);
+        } else if again && !answered && self.closing.left() == Left::Open {
+            if let Some(ms) = self.watch.on_repeat() {
+                flow.arm(ms);
+            }
         }
     }
 
     /// A segment that the back end relays. The flow's lock is held.
     fn on_server(&mut self, flow: &FlowRef, header: &tcp::Header<'_>) {
         self.heard = connection::now_ms();
+        self.watch = Watch::new(self.heard);
         if self.closing.on_server(header) {
             self.arm(flow);
         }
@@ -77,6 +97,8 @@ impl InBand {
     /// Has the flow looked at when there may be nothing left of it.
     fn arm(&self, flow: &FlowRef) {
         flow.arm(match self.closing.left() {
+            // Then it is known how much longer there need be no sign of the back end.
+            Left::Open => ASK_MS,
             Left::Idle(ms) => ms,
             // At once, but not under its lock.
             Left::Over { .. } => 1,
@@ -131,8 +153,12 @@ impl State {
                 let Some(chunk) = rest.chunks(room).next() else {
                     return;
                 };
-                // CAST: Less than is held at most.
-                let segment = deciding.front.segment(offset as u32);
+                let segment = Build {
+                    // Without URG it says nothing to TCP.
+                    urgent: deciding.front.rtt(),
+                    // CAST: Less than is held at most.
+                    ..deciding.front.segment(offset as u32)
+                };
                 (
                     node,
                     via,
@@ -211,6 +237,9 @@ impl State {
             return;
         };
         let mut inner = flow.inner.lock();
+        if header.flags() & ANSWER == ANSWER {
+            return self.front_answered_for(flow, inner, node, &header, ctx);
+        }
         if let Stage::Committed(deciding) = &inner.stage {
             if deciding.in_band && deciding.node == node {
                 if header.flags() & REFUSED == REFUSED {
@@ -258,9 +287,38 @@ impl State {
     }
 
     /// The timer of a connection that was handed off in band has run out. Softirq.
-    pub(crate) fn front_idle(&self, flow: &FlowRef, inner: InnerGuard<'_>, in_band: &InBand) {
+    pub(crate) fn front_idle(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        ctx: &PacketContext,
+    ) {
+        let Stage::Forward(forward) = &mut inner.stage else {
+            return;
+        };
+        let node = forward.node;
+        let Some(in_band) = &mut forward.in_band else {
+            return;
+        };
         match in_band.closing.left() {
             Left::Over { time_wait } => self.front_closed(flow, inner, time_wait),
+            Left::Open => {
+                let patience = self.knobs.peer_timeout_ms();
+                match in_band.watch.on_timer(connection::now_ms(), patience) {
+                    Doubt::None(ms) => flow.arm(ms),
+                    Doubt::Ask(ms) => {
+                        flow.arm(ms);
+                        let next = in_band.closing.next();
+                        drop(inner);
+                        self.front_inquire(flow, node, next, ctx);
+                    }
+                    Doubt::Lost => {
+                        let forward = *forward;
+                        self.front_recall(flow, &forward, ctx);
+                        self.front_missing(flow, inner, ctx);
+                    }
+                }
+            }
             Left::Idle(patience) => {
                 let idle = connection::now_ms().wrapping_sub(in_band.heard);
                 if idle < patience {
@@ -271,6 +329,60 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Asks a node whether it has a connection that it was given. No lock of a flow is held.
+    fn front_inquire(&self, flow: &FlowRef, node: u32, next: Seq, ctx: &PacketContext) {
+        let key = flow.key();
+        let question = Build {
+            flags: REFUSED,
+            ..Build::rst(key.client_port.get(), key.local_port.get(), next)
+        };
+        let sent = match (
+            self.tunnel_to(node),
+            packet::from_client(key, &question, &[]),
+        ) {
+            (Some(via), Ok(skb)) => self.xmit_via(node, via, skb, ctx).is_ok(),
+            _ => false,
+        };
+        // What is lost is asked once more.
+        self.counters.count(match sent {
+            true => Counter::PresenceAsked,
+            false => Counter::PacketsDroppedUnroutable,
+        });
+    }
+
+    /// A back end has a connection no more. Unless its server has closed it, the client is told so.
+    fn front_missing(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
+        let Stage::Forward(forward) = &inner.stage else {
+            return;
+        };
+        match forward.in_band {
+            Some(in_band) if in_band.closing.is_said() => self.front_closed(flow, inner, false),
+            _ => self.front_lose(flow, inner, ctx),
+        }
+    }
+
+    /// A back end says whether it has a connection. Until it was asked the client may have begun another.
+    fn front_answered_for(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        node: u32,
+        header: &tcp::Header<'_>,
+        ctx: &PacketContext,
+    ) {
+        if let Stage::Forward(forward) = &mut inner.stage {
+            let in_band = forward.in_band.as_mut().filter(|_| forward.node == node);
+            if let Some(in_band) = in_band.filter(|it| it.closing.is_old(header.ack())) {
+                if header.window() != PRESENT {
+                    return self.front_missing(flow, inner, ctx);
+                }
+                in_band.watch = Watch::new(connection::now_ms());
+                return;
+            }
+        }
+        self.counters.count(Counter::PacketsDroppedStale);
     }
 
     /// The tunnel to a node. Any context.

@@ -171,6 +171,8 @@ counters! {
         ClosedNotified = c"closed_notified",
         /// A back end told that a connection is closed.
         ClosedHeard = c"closed_heard",
+        /// Always mode: a back end of which nothing was heard was asked whether it has a connection.
+        PresenceAsked = c"presence_asked",
         /// Always mode: a connection was forgotten, as nothing came of its client for too long.
         FlowsIdle = c"flows_idle",
         /// A connection ended with a reset, because its peer or this module went away.

@@ -245,14 +245,16 @@ impl State {
                 inner.held.clear();
                 return;
             };
-            match inner.stage {
+            match &mut inner.stage {
                 Stage::Forward(forward) => {
-                    drop(inner);
                     if let Some(layout) = skb.layout() {
+                        forward.note(flow, &skb, &layout);
+                        let forward = *forward;
+                        drop(inner);
                         self.forward(flow, &forward, skb, &layout, ctx);
                     }
                 }
-                Stage::Live(Live { translation, .. }) => {
+                &mut Stage::Live(Live { translation, .. }) => {
                     drop(inner);
                     if let Some(skb) = skb
                         .layout()

@@ -62,20 +62,12 @@ impl State {
         else {
             return;
         };
-        if let Some(header) = skb.tcp(layout).and_then(tcp::Header::parse) {
-            if header.has(flag::ACK) && header.ack().gt(forward.acked) {
-                forward.acked = header.ack();
-            }
-            if let Some(in_band) = &mut forward.in_band {
-                // CAST: A packet's length fits.
-                in_band.on_client(flow, &header, layout.payload as u32);
-            }
-        }
-        let forward = *forward;
-        if inner.draining {
-            self.park(&mut inner, skb);
+        if inner_now.draining {
+            self.park(inner_now, skb);
             return;
         }
+        forward.note(flow, &skb, layout);
+        let forward = *forward;
         inner.packets = inner.packets.wrapping_add(1);
         drop(inner);
         self.forward(flow, &forward, skb, layout, ctx);
@@ -253,8 +245,8 @@ impl State {
         let Stage::Forward(forward) = inner.stage else {
             return;
         };
-        if let Some(in_band) = forward.in_band {
-            return self.front_idle(flow, inner, &in_band);
+        if forward.in_band.is_some() {
+            return self.front_idle(flow, inner, ctx);
         }
         if self.is_up(forward.node) {
             self.front_check(flow, &forward);
@@ -315,6 +307,21 @@ impl State {
 }
 
 impl Forward {
+    /// A segment of the client's is about to be forwarded. The flow's lock is held.
+    pub(crate) fn note(&mut self, flow: &FlowRef, skb: &Skb, layout: &Layout) {
+        let Some(header) = skb.tcp(layout).and_then(tcp::Header::parse) else {
+            return;
+        };
+        let answered = header.has(flag::ACK) && header.ack().gt(self.acked);
+        if answered {
+            self.acked = header.ack();
+        }
+        if let Some(in_band) = &mut self.in_band {
+            // CAST: A packet's length fits.
+            in_band.on_client(flow, &header, layout.payload as u32, answered);
+        }
+    }
+
     /// The connection as the back end's TCP knows it.
     pub(crate) fn theirs(&self, flow: &FlowRef) -> Tuple {
         theirs(flow.key(), self.via)

@@ -23,7 +23,7 @@ use crate::{
 use carisma_core::{
     cookie::{self, Verdict},
     front::Front,
-    inband::{Route, REFUSED},
+    inband::{Route, ANSWER, PRESENT, REFUSED},
     seq::Seq,
     tcp::{self, flag, Build},
     translate,
@@ -52,18 +52,22 @@ impl State {
         skb: &mut Skb,
         ctx: &PacketContext,
     ) -> bool {
-        let is_over = |flow: &FlowRef| matches!(flow.inner.lock().stage, Stage::Over(_));
-        let before = self.flows.lookup(key);
-        if before.as_ref().is_some_and(|flow| !is_over(flow)) || connection::is_live(&self.net, key)
-        {
-            return true;
-        }
         let Some(layout) = skb.layout() else {
             return true;
         };
         let Some(header) = skb.tcp(&layout).and_then(tcp::Header::parse) else {
             return true;
         };
+        let is_over = |flow: &FlowRef| matches!(flow.inner.lock().stage, Stage::Over(_));
+        let before = self.flows.lookup(key);
+        if header.flags() & REFUSED == REFUSED {
+            self.back_asked(node, key, before.as_ref(), header.seq(), ctx);
+            return false;
+        }
+        if before.as_ref().is_some_and(|flow| !is_over(flow)) || connection::is_live(&self.net, key)
+        {
+            return true;
+        }
         if header.flags() & (flag::ACK | flag::SYN | flag::RST) != flag::ACK {
             return true;
         }
@@ -79,6 +83,8 @@ impl State {
             (Verdict::Stranger, _) => return true,
         };
         let print = self.back_print(key, header.seq(), header.ack());
+        // The front end's: what this node would measure is the way from there.
+        let rtt = header.urgent();
         let front = self
             .front_mss(key, skb)
             .and_then(|mss| Front::of_cookie(&header, &said, mss, clock, connection::now_ms()));
@@ -97,7 +103,7 @@ impl State {
                 self.end(&before, inner);
             }
         }
-        match self.back_open(node, key, &front) {
+        match self.back_open(node, key, &front, rtt) {
             Ok(flow) => {
                 if !self.is_service(key, |service| service.migrate == Migrate::Replay) {
                     self.back_adopt(&flow, ctx);
@@ -137,7 +143,13 @@ impl State {
     }
 
     /// The flow of a connection that was handed over in band, if there is nothing against it.
-    fn back_open(&self, node: u32, key: &Tuple, front: &Front) -> Result<FlowRef, Reason> {
+    fn back_open(
+        &self,
+        node: u32,
+        key: &Tuple,
+        front: &Front,
+        rtt: u16,
+    ) -> Result<FlowRef, Reason> {
         if !self.is_always(key) {
             return Err(Reason::NoService);
         }
@@ -151,7 +163,7 @@ impl State {
             in_band: true,
         };
         self.back_begin(key, |tickets: (Ticket, Ticket)| {
-            Replay::new(back, origin, front.rtt(), tickets)
+            Replay::new(back, origin, rtt, tickets)
         })
     }
 
@@ -163,6 +175,34 @@ impl State {
             ..Build::rst(key.local_port.get(), key.client_port.get(), Seq(0))
         };
         if let Ok(skb) = packet::to_client(key, &refused) {
+            self.back_relay(node, skb, ctx);
+        }
+    }
+
+    /// A front end asks by `number` whether this node has a connection.
+    fn back_asked(
+        &self,
+        node: u32,
+        key: &Tuple,
+        flow: Option<&FlowRef>,
+        number: Seq,
+        ctx: &PacketContext,
+    ) {
+        let enters = |flow: &FlowRef| matches!(flow.inner.lock().stage, Stage::Replay(_));
+        let has = flow.is_some_and(enters)
+            || connection::is_live(&self.net, key)
+            || connection::is_in_time_wait(&self.net, key);
+        let said = match has {
+            true => PRESENT,
+            false => Reason::Unknown.number(),
+        };
+        let answer = Build {
+            flags: ANSWER,
+            ack: number,
+            window: said,
+            ..Build::rst(key.local_port.get(), key.client_port.get(), Seq(0))
+        };
+        if let Ok(skb) = packet::to_client(key, &answer) {
             self.back_relay(node, skb, ctx);
         }
     }
@@ -234,7 +274,6 @@ impl State {
             return;
         }
         drop(inner);
-        // It may be in TIME_WAIT.
-        self.back_closed(flow, true);
+        self.back_closed(flow, connection::is_in_time_wait(&self.net, flow.key()));
     }
 }

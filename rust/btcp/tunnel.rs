@@ -10,7 +10,7 @@
 //!
 //! Who can send from a node's address can so send from any, to services; as he can who is a neighbour.
 
-use crate::{counters::Counter, node::Node, state::State};
+use crate::{counters::Counter, flow::FlowRef, node::Node, state::State};
 use carisma_core::{
     ip,
     tcp::HEADER_LEN,
@@ -74,7 +74,9 @@ impl State {
         let (to, to_port) = (ends.destination, ends.destination_port);
         if self.is_endpoint(&to, to_port) {
             let key = Tuple::new(from, from_port, to, to_port);
-            return Some(Within::Clients(peer(self.is_always(&key))?, key));
+            let goes_on = |flow: FlowRef| flow.inner.lock().stage.in_band();
+            let always = self.is_always(&key) || self.flows.lookup(&key).is_some_and(goes_on);
+            return Some(Within::Clients(peer(always)?, key));
         }
         if self.is_endpoint(&from, from_port) {
             let key = Tuple::new(to, to_port, from, from_port);

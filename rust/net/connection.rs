@@ -30,6 +30,12 @@ pub fn is_live(net: &Net, tuple: &Tuple) -> bool {
     unsafe { bindings::connection_is_live(net.as_ptr(), raw(tuple)) }
 }
 
+/// Whether this connection is over, but for its TIME_WAIT. Softirq or process context.
+pub fn is_in_time_wait(net: &Net, tuple: &Tuple) -> bool {
+    // SAFETY: The namespace is valid, and so is the tuple.
+    unsafe { bindings::connection_is_in_time_wait(net.as_ptr(), raw(tuple)) }
+}
+
 /// The number that the socket with this connection expects next of the client; `None` if there is
 /// none that could take it. A socket that a process owns at the moment may have more than that in
 /// its backlog. Softirq or process context.

@@ -114,6 +114,10 @@ class Nginx:
         """Read and write nothing any more."""
         self._node.run(f'kill -STOP $(pgrep -P $(cat {self.folder}/pid))')
 
+    def thaw(self) -> None:
+        """Go on after that."""
+        self._node.run(f'kill -CONT $(pgrep -P $(cat {self.folder}/pid))')
+
     def crash(self) -> None:
         """End at once; what clients sent and nobody read is lost."""
         self._node.run(f'pid=$(cat {self.folder}/pid); '

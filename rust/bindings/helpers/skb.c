@@ -387,6 +387,19 @@ bool carisma_helper_connection_is_live(struct net *net, const struct carisma_tup
 	return live;
 }
 
+/* Whether a TIME_WAIT socket has this connection. */
+bool carisma_helper_connection_is_in_time_wait(struct net *net, const struct carisma_tuple *tuple)
+{
+	struct sock *sk = carisma_established(net, tuple);
+	bool waits;
+
+	if (!sk)
+		return false;
+	waits = sk->sk_state == TCP_TIME_WAIT;
+	sock_gen_put(sk);
+	return waits;
+}
+
 /* The number that TCP expects next of the client; false without an established socket. */
 bool carisma_helper_connection_expects(struct net *net, const struct carisma_tuple *tuple, u32 *seq)
 {

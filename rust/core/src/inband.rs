@@ -16,10 +16,15 @@ use crate::{
 /// server has seen any of it. The window is the number of a [`crate::wire::Reason`].
 pub const REFUSED: u8 = flag::SYN | flag::RST;
 
-/// How long nothing may come from a client until its connection is forgotten, in milliseconds.
-const IDLE_MS: u32 = 900_000;
+/// What answers a front end that asks, by a [`REFUSED`], whether the back end has a connection: it
+/// acknowledges the question's number. The window is a reason why it has not, or [`PRESENT`].
+pub const ANSWER: u8 = REFUSED | flag::ACK;
 
-/// The same, if both ends have said that they will send no more: as long as a TIME_WAIT lasts.
+/// No number of a [`crate::wire::Reason`].
+pub const PRESENT: u16 = 0;
+
+/// How long nothing may come from a client until its connection is forgotten, in milliseconds, if both
+/// ends have said that they will send no more: as long as a TIME_WAIT lasts.
 const ENDING_MS: u32 = 60_000;
 
 /// The same, if the client has reset it: a reset that its TCP did not believe is followed by other
@@ -55,7 +60,9 @@ impl Route {
 /// How much is left of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
-    /// It goes on; it is forgotten when nothing has come of the client for so many milliseconds.
+    /// It goes on.
+    Open,
+    /// It is forgotten when nothing has come of the client for so many milliseconds.
     Idle(u32),
     /// It is over, and maybe one end keeps it in TIME_WAIT.
     Over {
@@ -136,7 +143,7 @@ impl Closing {
             },
             _ if self.reset => Left::Idle(RESET_MS),
             (Some(_), Some(_)) => Left::Idle(ENDING_MS),
-            _ => Left::Idle(IDLE_MS),
+            _ => Left::Open,
         }
     }
 
@@ -150,6 +157,86 @@ impl Closing {
     #[must_use]
     pub fn is_reset(&self) -> bool {
         self.reset
+    }
+
+    /// Whether the server has said that it will send no more.
+    #[must_use]
+    pub fn is_said(&self) -> bool {
+        self.server.is_some()
+    }
+
+    /// Whether the client has sent all that comes before `number`.
+    #[must_use]
+    pub fn is_old(&self, number: Seq) -> bool {
+        number.le(self.next)
+    }
+}
+
+/// How often a back end is asked that does not answer, and how long there need be no sign of it while the
+/// client repeats itself, in milliseconds.
+pub const ASK_MS: u32 = 1_000;
+
+/// What is to be done about a back end of which nothing is heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Nothing, for so many milliseconds.
+    None(u32),
+    /// It is asked whether it has the connection, and looked at again after so many milliseconds.
+    Ask(u32),
+    /// It has been asked for long enough.
+    Lost,
+}
+
+/// Whether a connection's back end is still there. Its data goes straight to the client, so that a front
+/// end may see nothing of it for as long as the connection lives. So it asks, when there was no sign of it
+/// for long, and sooner if the client sends again what it has sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    /// When there was a sign of it last, in milliseconds of any clock.
+    seen: u32,
+    /// Since when it has been asked in vain.
+    asked: Option<u32>,
+    /// The client has repeated itself since.
+    repeats: bool,
+}
+
+impl Watch {
+    /// There was a sign of it at `now`.
+    #[must_use]
+    pub fn new(now: u32) -> Self {
+        Self {
+            seen: now,
+            asked: None,
+            repeats: false,
+        }
+    }
+
+    /// The client repeats itself. If it is to be looked at sooner for that, after how many milliseconds.
+    pub fn on_repeat(&mut self) -> Option<u32> {
+        let first = !core::mem::replace(&mut self.repeats, true);
+        (first && self.asked.is_none()).then_some(ASK_MS)
+    }
+
+    /// It is time to look at it; `patience` is how long there need be no sign of it, and how long it is
+    /// asked in vain.
+    pub fn on_timer(&mut self, now: u32, patience: u32) -> Doubt {
+        if let Some(since) = self.asked {
+            return match now.wrapping_sub(since) >= patience {
+                true => Doubt::Lost,
+                false => Doubt::Ask(ASK_MS),
+            };
+        }
+        let due = match self.repeats {
+            true => patience.min(ASK_MS),
+            false => patience,
+        };
+        match due.saturating_sub(now.wrapping_sub(self.seen)) {
+            0 => {
+                self.asked = Some(now);
+                Doubt::Ask(ASK_MS)
+            }
+            left => Doubt::None(left),
+        }
     }
 }
 
@@ -199,7 +286,7 @@ mod tests {
     #[test]
     fn it_is_over_when_both_ends_have_heard() {
         let (client, server) = (true, false);
-        assert_eq!(after(&[(client, ACK, 101, 501)]), Left::Idle(IDLE_MS));
+        assert_eq!(after(&[(client, ACK, 101, 501)]), Left::Open);
         // Who closes first keeps it in TIME_WAIT.
         let first = [(client, FIN, 101, 501), (server, FIN, 501, 102)];
         assert_eq!(after(&first), Left::Idle(ENDING_MS));
@@ -210,7 +297,7 @@ mod tests {
             (client, ACK, 101, 502),
             (client, FIN, 101, 502),
         ];
-        assert_eq!(after(&first[..2]), Left::Idle(IDLE_MS));
+        assert_eq!(after(&first[..2]), Left::Open);
         assert_eq!(after(&first), Left::Over { time_wait: true });
         // Repeated ones change nothing.
         let again = [
@@ -222,7 +309,7 @@ mod tests {
         .concat();
         assert_eq!(after(&again), Left::Over { time_wait: true });
         // Half closed it goes on.
-        assert_eq!(after(&[(client, FIN, 101, 501)]), Left::Idle(IDLE_MS));
+        assert_eq!(after(&[(client, FIN, 101, 501)]), Left::Open);
     }
 
     #[test]
@@ -231,8 +318,36 @@ mod tests {
         let reset = [(client, RST, 300, 0)];
         assert_eq!(after(&reset), Left::Idle(RESET_MS));
         let on = [&reset[..], &[(client, ACK, 101, 501)]].concat();
-        assert_eq!(after(&on), Left::Idle(IDLE_MS));
+        assert_eq!(after(&on), Left::Open);
         let dead = [&on[..], &[(server, RST, 501, 0)]].concat();
         assert_eq!(after(&dead), Left::Over { time_wait: false });
+    }
+
+    #[test]
+    fn a_silent_back_end_is_asked_and_given_up() {
+        let start = u32::MAX - 700;
+        let at = |ms: u32| start.wrapping_add(ms);
+        let mut watch = Watch::new(start);
+        assert_eq!(watch.on_timer(at(10_000), 30_000), Doubt::None(20_000));
+        assert_eq!(watch.on_timer(at(30_000), 30_000), Doubt::Ask(ASK_MS));
+        assert_eq!(watch.on_timer(at(59_999), 30_000), Doubt::Ask(ASK_MS));
+        assert_eq!(watch.on_timer(at(60_000), 30_000), Doubt::Lost);
+        // A sign of it is the beginning.
+        watch = Watch::new(at(60_000));
+        assert_eq!(watch.on_timer(at(60_000), 30_000), Doubt::None(30_000));
+    }
+
+    #[test]
+    fn it_is_asked_sooner_if_the_client_repeats_itself() {
+        let mut watch = Watch::new(5_000);
+        assert_eq!(watch.on_repeat(), Some(ASK_MS));
+        // What comes again and again does not put it off.
+        assert_eq!(watch.on_repeat(), None);
+        assert_eq!(watch.on_timer(5_900, 30_000), Doubt::None(100));
+        assert_eq!(watch.on_timer(6_000, 30_000), Doubt::Ask(ASK_MS));
+        assert_eq!(watch.on_repeat(), None);
+        assert_eq!(watch.on_timer(36_000, 30_000), Doubt::Lost);
+        let closing = Closing::new(Seq(101));
+        assert!(closing.is_old(Seq(101)) && !closing.is_old(Seq(102)));
     }
 }

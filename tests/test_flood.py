@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A flood of SYNs that alone takes at least half of an always-mode front end's
+processor: those who mean it are served, and nothing is kept of the others."""
+
+import contextlib
+import dataclasses
+import time
+from typing import Iterator, List
+
+import pytest
+
+from checks import all_right, mac_of, no_flows
+from conftest import Lab
+from harness.kernel import Kernel
+from harness.load import Load
+from harness.paths import INSIDE
+from harness.patience import patient
+from harness.running import Cluster
+
+REQUESTS = 200
+UNHARMED = 0.95
+SHARE = 0.5             # of a processor, at least
+AIM = 0.65
+MEASURED = 4            # seconds
+# What a SYN would leave behind would be no smaller than this (a request_sock has more).
+LEFT = 100
+
+
+class Flood:
+    """SYNs from the client's cable, sent by the guest's first processor."""
+
+    def __init__(self, cluster: Cluster, rate: int) -> None:
+        client, front = cluster.client, cluster['en']
+        self.sent, self.rate = 0, 0.0
+        self._process = client.popen(
+            ['taskset', '-c', '0', 'python3', '-S', f'{INSIDE}/flood_fast.py', 'eth0',
+             mac_of(client), mac_of(front), front.vip, '80', str(rate)], stdin=True)
+        assert self._process.readline(60) == b'begun\n'
+
+    def end(self) -> None:
+        """Stop; how many there were, in all and a second, is known then."""
+        self._process.write(b'', close=True)
+        sent, seconds = self._process.readline(30).split()
+        self.sent, self.rate = int(sent), int(sent) / float(seconds)
+
+
+@contextlib.contextmanager
+def flooded(cluster: Cluster, rate: int) -> Iterator[Flood]:
+    """A flood meanwhile."""
+    flood = Flood(cluster, rate)
+    yield flood
+    flood.end()
+
+
+@pytest.fixture
+def flat(lab: Lab) -> Iterator[Cluster]:
+    """A site whose front end takes what comes for it on the guest's second processor
+    alone, and loses what answers strangers."""
+    site = lab.site(dataclasses.replace(lab.spec, forward='direct', mode='always'))
+    lab.enable(site)
+    front = site['en']
+    queue = '/sys/class/net/eth0/queues/rx-0/rps_cpus'
+    front.run(f'echo 2 >{queue} && ip link add strangers up type dummy && '
+              'ip route add 198.18.0.0/15 dev strangers')
+    yield site
+    front.run(f'echo 0 >{queue}; ip link del strangers')
+
+
+def times(kernel: Kernel) -> List[int]:
+    """What the second processor has done so far, in ticks."""
+    told = kernel.guest.run(['grep', '^cpu1 ', '/proc/stat']).out
+    return [int(field) for field in told.split()[1:]]
+
+
+def share(kernel: Kernel) -> float:
+    """The part of its time that it spends on packets."""
+    before = times(kernel)
+    time.sleep(patient(MEASURED))
+    spent = [after - then for after, then in zip(times(kernel), before)]
+    return spent[6] / sum(spent)
+
+
+def slab(kernel: Kernel) -> int:
+    """Bytes in the kernel's slabs."""
+    told = kernel.guest.run('grep ^Slab: /proc/meminfo').out
+    return int(told.split()[1]) * 1024
+
+
+def test_half_of_the_processor(flat: Cluster) -> None:
+    """By the front end's own account, with nothing else to do: at first as fast as
+    can be, and then, if that were more than it can do, at a rate that it can."""
+    kernel, front = flat.kernels[0], flat['en']
+    alone = share(kernel)
+    with flooded(flat, 0) as flood:
+        taken = share(kernel) - alone
+    print(f'{flood.rate:.0f}/s take {taken:.0%}')
+    rate = int(flood.rate * min(1, AIM / max(taken, 0.01)))
+    Load(flat.client, front.service, ['/fr/1k'], threads=4, count=40).end(60)
+    no_flows(flat, timeout=30)
+    before, answered = slab(kernel), front.stats()['cookies_sent']
+    name = 'TcpExtTCPSynRetrans'
+    repeated = flat.client.counter(name)[name]
+    with flooded(flat, rate) as flood:
+        taken = share(kernel) - alone
+        told = Load(flat.client, front.service, ['/fr/1k'], threads=4,
+                    count=REQUESTS).end(patient(120))
+        flows = front.flows()
+    print(f'{flood.rate:.0f}/s take {taken:.0%}, {flood.sent} in all: {told}')
+    assert taken >= SHARE
+    answered = front.stats()['cookies_sent'] - answered
+    assert answered > flood.sent // 2 > 10_000, answered
+    # Unharmed is who did not even have to repeat his SYN.
+    repeated = flat.client.counter(name)[name] - repeated
+    right = all_right(told, '/fr/1k', 'fr')['fr']
+    assert right == REQUESTS, told
+    assert right - repeated >= UNHARMED * REQUESTS, repeated
+    strangers = [flow for flow in flows
+                 if not flow['client'].startswith(flat.client.address)]
+    assert not strangers, strangers
+    no_flows(flat, timeout=30)
+    assert slab(kernel) - before < LEFT * flood.sent
