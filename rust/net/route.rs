@@ -97,11 +97,11 @@ impl Via {
         (mtu != 0).then(|| u16::try_from(mtu).unwrap_or(u16::MAX))
     }
 
-    /// Whether a packet to `addr` can go there in that way: only a tunnel takes those of another family.
+    /// Whether a packet to `addr` can go there in that way: none has a destination of the other family.
     pub fn takes(self, addr: &Addr) -> bool {
         match self {
-            Self::Named(to) | Self::Neighbour(to) => v4_of(&to).is_some() == v4_of(addr).is_some(),
-            Self::Tunnel(_) => true,
+            Self::Named(to) => v4_of(&to).is_some() == v4_of(addr).is_some(),
+            Self::Neighbour(_) | Self::Tunnel(_) => true,
         }
     }
 

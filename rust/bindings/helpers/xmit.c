@@ -9,6 +9,7 @@
 #include <net/gso.h>
 #include <net/ip.h>
 #include <net/ip6_route.h>
+#include <net/neighbour.h>
 
 #include "carisma_net.h"
 
@@ -77,16 +78,43 @@ int carisma_helper_xmit(struct net *net, struct sk_buff *skb, unsigned int *mtu)
 }
 
 /*
- * Send a whole packet to the node at "via" itself, which is of the packet's family, whatever its header
- * says. As above.
+ * Send a whole packet to the node at "via", of which only the link address is of interest, as "via" is of
+ * the other family. IP has no route for that, and netfilter's POST_ROUTING is left out.
  */
+static int carisma_xmit_link(struct sk_buff *skb, struct dst_entry *dst, const __u8 *via, unsigned int *mtu)
+{
+	struct net_device *dev = dst->dev;
+	struct in6_addr in6 = carisma_in6(via);
+	unsigned int max = dst_mtu(dst);
+
+	dst_release(dst);
+	if (carisma_is_too_big(skb, max)) {
+		*mtu = max;
+		return -EMSGSIZE;
+	}
+	if (skb_cow_head(skb, LL_RESERVED_SPACE(dev))) {
+		kfree_skb(skb);
+		return -ENOMEM;
+	}
+	skb_dst_drop(skb);
+	skb->dev = dev;
+	skb->protocol = htons(carisma_skb_is_v6(skb) ? ETH_P_IPV6 : ETH_P_IP);
+	skb_forward_csum(skb);
+	skb_clear_tstamp(skb);
+	if (carisma_is_v4(via))
+		return neigh_xmit(NEIGH_ARP_TABLE, dev, &in6.s6_addr32[3], skb);
+	return neigh_xmit(NEIGH_ND_TABLE, dev, &in6, skb);
+}
+
+/* Send a whole packet to the node at "via" itself, whatever its header says. As carisma_helper_xmit(). */
 int carisma_helper_xmit_direct(struct net *net, struct sk_buff *skb, const __u8 *via,
 			       struct dst_cache *cache, unsigned int *mtu)
 {
-	struct dst_entry *dst = ERR_PTR(-EAFNOSUPPORT);
+	struct dst_entry *dst = carisma_route_direct_cached(net, via, cache);
 
-	if (carisma_skb_is_v6(skb) != carisma_is_v4(via))
-		dst = carisma_route_direct_cached(net, via, cache);
+	*mtu = 0;
+	if (!IS_ERR(dst) && carisma_skb_is_v6(skb) == carisma_is_v4(via))
+		return carisma_xmit_link(skb, dst, via, mtu);
 	return carisma_xmit(net, skb, dst, mtu);
 }
 
