@@ -49,14 +49,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """What the suites mark tests with."""
-    config.addinivalue_line(
-        'markers', 'family(number): a test of one version of IP alone')
+    for mark in (
+            'family(number): a test of one version of IP alone',
+            'control: about handoffs by control connections, of which always mode has none'):
+        config.addinivalue_line('markers', mark)
 
 
 def pytest_collection_modifyitems(config: pytest.Config,
                                   items: List[pytest.Item]) -> None:
-    """What is of one version of IP alone is no test of the other."""
+    """What is of one version of IP alone, or of other modes, is no test of this one."""
     def is_other(item: pytest.Item) -> bool:
+        if item.get_closest_marker('control') and config.getoption('--mode') == 'always':
+            return True
         mark = item.get_closest_marker('family')
         return mark is not None and mark.args[0] != config.getoption('--family')
     others = [item for item in items if is_other(item)]
@@ -72,20 +76,6 @@ def pytest_ignore_collect(collection_path: pathlib.Path,
             and config.getoption('--kernel') != 'debug'):
         return True
     return None
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Declare what tests are marked by."""
-    config.addinivalue_line(
-        'markers', 'control: about handoffs by control connections, of which always mode has none')
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
-    """What only other modes do is no test of this one."""
-    if config.getoption('--mode') == 'always':
-        others = [item for item in items if item.get_closest_marker('control')]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item not in others]
 
 
 @pytest.hookimpl(wrapper=True)
