@@ -328,6 +328,7 @@ impl State {
             to: deciding.to,
             via: deciding.via,
             stuck: None,
+            time_wait: false,
             acked,
             down: None,
             in_band: deciding

@@ -198,6 +198,7 @@ impl State {
                 to,
                 via,
                 stuck: None,
+                time_wait: false,
                 acked,
                 down: None,
                 in_band: None,
