@@ -248,7 +248,7 @@ impl State {
             match &mut inner.stage {
                 Stage::Forward(forward) => {
                     if let Some(layout) = skb.layout() {
-                        forward.note(flow, &skb, &layout);
+                        let _ = forward.note(flow, &skb, &layout);
                         let forward = *forward;
                         drop(inner);
                         self.forward(flow, &forward, skb, &layout, ctx);
@@ -329,6 +329,10 @@ impl State {
             Stage::Over(Over::Live(Live {
                 untold: Some(_), ..
             })) => self.back_tell(flow, &mut inner),
+            // It began when the client's FIN came, not when the server's went.
+            Stage::Over(Over::Live(_)) if connection::is_in_time_wait(&self.net, flow.key()) => {
+                flow.arm(linger_ms(false));
+            }
             Stage::Over(_) => self.end(flow, inner),
             Stage::Forward(_) => self.front_overdue(flow, inner, &ctx),
             Stage::Seeking(_) => self.front_unknown(flow, inner, &ctx),

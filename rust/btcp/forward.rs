@@ -6,7 +6,7 @@
 use crate::{
     always::InBand,
     counters::{Counter, Gauge},
-    flow::{FlowRef, InnerGuard, Over, Stage},
+    flow::{linger_ms, FlowRef, InnerGuard, Over, Stage},
     front::{is_opening, theirs},
     lower, packet,
     state::State,
@@ -43,6 +43,8 @@ pub(crate) struct Forward {
     pub(crate) acked: Seq,
     /// Since when its node is out of reach, in milliseconds; `None` if it is not.
     pub(crate) down: Option<u32>,
+    /// Its back end keeps it in TIME_WAIT.
+    pub(crate) time_wait: bool,
     /// It was handed off in band: this node hears of its end by its segments only.
     pub(crate) in_band: Option<InBand>,
 }
@@ -58,6 +60,7 @@ impl State {
         ctx: &PacketContext,
     ) {
         let inner_now = &mut *inner;
+        let over = matches!(inner_now.stage, Stage::Over(_));
         let (Stage::Forward(forward) | Stage::Over(Over::Forward(forward))) = &mut inner_now.stage
         else {
             return;
@@ -66,7 +69,11 @@ impl State {
             self.park(inner_now, skb);
             return;
         }
-        forward.note(flow, &skb, layout);
+        let fin = forward.note(flow, &skb, layout);
+        if over && fin && forward.time_wait {
+            // That may only begin now: the back end counts from its own FIN.
+            flow.arm(linger_ms(true));
+        }
         let forward = *forward;
         inner.packets = inner.packets.wrapping_add(1);
         drop(inner);
@@ -265,11 +272,12 @@ impl State {
 
     /// The back end's socket is closed.
     pub(crate) fn front_closed(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, linger: bool) {
-        let Stage::Forward(forward) = inner.stage else {
+        let Stage::Forward(mut forward) = inner.stage else {
             return;
         };
+        forward.time_wait = linger;
         inner.stage = Stage::Over(Over::Forward(forward));
-        flow.arm(crate::flow::linger_ms(linger));
+        flow.arm(linger_ms(linger));
         drop(inner);
         self.trace_flow(
             event::FLOW_CLOSED,
@@ -307,10 +315,10 @@ impl State {
 }
 
 impl Forward {
-    /// A segment of the client's is about to be forwarded. The flow's lock is held.
-    pub(crate) fn note(&mut self, flow: &FlowRef, skb: &Skb, layout: &Layout) {
+    /// A segment of the client's is about to be forwarded. Whether it has FIN. The flow's lock is held.
+    pub(crate) fn note(&mut self, flow: &FlowRef, skb: &Skb, layout: &Layout) -> bool {
         let Some(header) = skb.tcp(layout).and_then(tcp::Header::parse) else {
-            return;
+            return false;
         };
         let answered = header.has(flag::ACK) && header.ack().gt(self.acked);
         if answered {
@@ -320,6 +328,7 @@ impl Forward {
             // CAST: A packet's length fits.
             in_band.on_client(flow, &header, layout.payload as u32, answered);
         }
+        header.has(flag::FIN)
     }
 
     /// The connection as the back end's TCP knows it.

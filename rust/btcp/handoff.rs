@@ -324,6 +324,7 @@ impl State {
             node: deciding.node,
             via: deciding.via,
             stuck: None,
+            time_wait: false,
             acked,
             down: None,
             in_band: deciding

@@ -73,6 +73,8 @@ impl State {
         }
         let (said, clock) = match self.front_verdict(key, &header) {
             (Verdict::First(said), clock) => (said, clock),
+            // It ends, and TCP has it in TIME_WAIT.
+            _ if before.is_some() || connection::is_in_time_wait(&self.net, key) => return true,
             // What comes before it will be sent again, and is to come first.
             (Verdict::Early, _) => return false,
             (Verdict::Stranger, _) if self.is_always(key) => {

@@ -194,6 +194,7 @@ impl State {
                 node,
                 via,
                 stuck: None,
+                time_wait: false,
                 acked,
                 down: None,
                 in_band: None,
