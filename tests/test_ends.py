@@ -36,9 +36,10 @@ TIME_WAIT = 60
 ON_ITS_WAY = 1
 UNSURE = 10
 # How much later a timer may be, and the one who looks.
-LATE = 4
-# The client has not got the last acknowledgement, and sends its FIN again, so long after.
-AGAIN = 50
+LATE = 6
+# The client has not got the last acknowledgement, and sends its FIN again, so long after:
+# a TIME_WAIT begins anew with that.
+AGAIN = 30
 # The client's own last one, if the server has closed after it, comes so late.
 HESITATION = 2
 
@@ -163,7 +164,7 @@ def lives(session_lab: Lab) -> Iterator[Dict[Case, Life]]:
                 end(cluster, case, life)
                 found[case] = life
                 look(cluster, found)
-        deadline = time.monotonic() + patient(TIME_WAIT + 30)
+        deadline = time.monotonic() + patient(AGAIN + TIME_WAIT + 30)
         while not look(cluster, found) and time.monotonic() < deadline:
             time.sleep(0.5)
     finally:
@@ -175,7 +176,7 @@ def lives(session_lab: Lab) -> Iterator[Dict[Case, Life]]:
 def wanted(mode: str, how: str) -> int:
     """How long the front end needs to know of such an end, in seconds."""
     if how == 'server':
-        return TIME_WAIT
+        return AGAIN + TIME_WAIT
     return UNSURE + ON_ITS_WAY if (mode, how) == ('always', 'client-resets') else ON_ITS_WAY
 
 
@@ -200,7 +201,7 @@ def test_back_end(lives: Dict[Case, Life], case: Case) -> None:
     always mode it looks when that has said that it ends, else every ten seconds."""
     mode, way, how = case
     life, name = lives[case], WAYS[way][1]
-    least = TIME_WAIT if how == 'server' else ON_ITS_WAY
+    least = AGAIN + TIME_WAIT if how == 'server' else ON_ITS_WAY
     most = least + (UNSURE if mode == 'always' else 0)
     told = f'{life}\n{life.peer}'
     assert life.missed.get(name, least) >= least, told
