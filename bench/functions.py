@@ -13,6 +13,7 @@ KALLSYMS = "grep -E ' [tTwW] ' /proc/kallsyms"
 # What is below is not the kernel's.
 KERNEL = 1 << 63
 USER = 'programs'
+HOOKS, HOOKED = 'netfilter', ('nf_hook_slow', 'nf_hook_slow_list')
 # How many functions of a run are kept.
 KEPT = 40
 
@@ -70,6 +71,15 @@ def executed(before: Blocks, after: Blocks) -> Multiset:
     return found
 
 
+def module_of(function: str) -> str:
+    """What a function belongs to."""
+    match = MODULE.search(function)
+    if match:
+        return match[1]
+    # Nobody calls a hook if there is none.
+    return {USER: USER, **dict.fromkeys(HOOKED, HOOKS)}.get(function, 'kernel')
+
+
 def by_function(symbols: Symbols, busy: Multiset, idle: Multiset, share: float,
                 requests: int) -> Dict[str, Dict[str, float]]:
     """Instructions for a request, without what the idle front end executes,
@@ -82,8 +92,7 @@ def by_function(symbols: Symbols, busy: Multiset, idle: Multiset, share: float,
         found[symbols.of(begin)] -= count * share / requests
     modules: Multiset = Multiset()
     for function, count in found.items():
-        match = MODULE.search(function)
-        modules[match[1] if match else function if function == USER else 'kernel'] += count
+        modules[module_of(function)] += count
     kept = dict(found.most_common(KEPT))
     return {
         'modules': {module: round(count, 1) for module, count in modules.most_common()},

@@ -142,7 +142,7 @@ class Report:
     def _targets(self) -> str:
         rows = []
         short = 0
-        for verdict in verdicts(self._results):
+        for verdict in verdicts(self._results, self._functions):
             short += 'short' in verdict.words
             rows.append([verdict.text, f'{verdict.limit:g}', verdict.measured,
                          verdict.words])
