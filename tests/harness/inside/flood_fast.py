@@ -23,7 +23,7 @@ from typing import List
 from flood import ethertype, packed, segment, stranger
 
 COUNT = 4096            # different ones
-BURST = 64
+BURST = 8               # which with all copies must fit into the queue of one processor
 SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
 
 
