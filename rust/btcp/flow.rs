@@ -62,8 +62,13 @@ use kernel::{
 /// A flow of the table.
 pub(crate) type FlowRef = Entry<Flow>;
 
-// The allocator has 512 bytes for what needs more than 256.
-const _: () = assert!(FlowRef::SIZE <= 256);
+// The allocator has 512 bytes for what needs more than 256. Where locks are larger, that has to do.
+const _: () = assert!(
+    FlowRef::SIZE <= 256
+        || cfg!(CONFIG_DEBUG_SPINLOCK)
+        || cfg!(CONFIG_DEBUG_LOCK_ALLOC)
+        || cfg!(CONFIG_PREEMPT_RT)
+);
 
 /// A connection.
 #[pin_data]
