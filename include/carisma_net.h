@@ -27,7 +27,7 @@ struct carisma_node {
 /* What the first look at a packet says of it. */
 enum carisma_seen {
 	CARISMA_SEEN_OTHER,
-	CARISMA_SEEN_TCP,
+	CARISMA_SEEN_IT,		/* what was asked for */
 	CARISMA_SEEN_EXTENSIONS,	/* headers of IPv6 extensions stand before whatever it is */
 };
 

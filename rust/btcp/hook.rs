@@ -112,6 +112,12 @@ impl Hooks for State {
             _ => {
                 let header = skb.tcp(&layout).and_then(tcp::Header::parse)?;
                 let opens = header.has(flag::SYN);
+                // Nobody listens.
+                let refuses = header.has(flag::RST | flag::ACK);
+                if refuses && matches!(&inner.stage, Stage::Deciding(it) if !it.is_open()) {
+                    self.end(&flow, inner);
+                    return Some(skb);
+                }
                 if self.front_output(&mut inner, &header) {
                     drop(inner);
                     match opens {

@@ -20,8 +20,9 @@ use kernel::{
 /// The shortest IPv4 header (RFC 791, section 3.1), and TCP header (RFC 9293, section 3.1).
 const MIN_HEADER: usize = 20;
 
-/// The protocol number of TCP.
+/// The protocol numbers of TCP and ICMPv6.
 const TCP: u8 = bindings::IPPROTO_TCP as u8;
+const ICMPV6: u8 = bindings::IPPROTO_ICMPV6 as u8;
 
 /// A packet, owned: it is dropped with its last owner.
 ///
@@ -102,9 +103,9 @@ impl Skb {
         // SAFETY: The packet is valid.
         let seen = unsafe { bindings::skb_peek_tcp(self.as_ptr(), at, peek.as_mut_ptr()) };
         match seen {
-            bindings::carisma_seen_CARISMA_SEEN_TCP => {}
+            bindings::carisma_seen_CARISMA_SEEN_IT => {}
             bindings::carisma_seen_CARISMA_SEEN_EXTENSIONS => {
-                let at = at.checked_add(self.behind_extensions(at)?)?;
+                let at = at.checked_add(self.behind_extensions(at, TCP)?)?;
                 // SAFETY: As above; the addresses were filled in when that was seen.
                 if !unsafe { bindings::skb_peek_behind(self.as_ptr(), at, peek.as_mut_ptr()) } {
                     return None;
@@ -123,9 +124,9 @@ impl Skb {
         })
     }
 
-    /// How many bytes of headers stand before the TCP header of the IPv6 packet that begins at byte
-    /// `at`, if one does.
-    fn behind_extensions(&self, at: u32) -> Option<u32> {
+    /// How many bytes of headers stand before this protocol's in the IPv6 packet that begins at byte
+    /// `at`, if it has that.
+    fn behind_extensions(&self, at: u32, protocol: u8) -> Option<u32> {
         let mut buf = [0; ipv6::CHAIN_MAX];
         // CAST: A length of 32 bits.
         let at = at as usize;
@@ -135,7 +136,7 @@ impl Skb {
             return None;
         }
         let header = ipv6::Header::parse(head)?;
-        let is_it = header.protocol() == TCP && !header.is_fragment();
+        let is_it = header.protocol() == protocol && !header.is_fragment();
         // CAST: It is within the buffer.
         is_it.then_some(header.header_len() as u32)
     }
@@ -166,8 +167,12 @@ impl Skb {
     /// The part that matters of the ICMP error that begins at byte `at`, if one does.
     pub(crate) fn icmp_at(&mut self, at: u32) -> Option<&[u8]> {
         // SAFETY: The packet is valid.
-        if !unsafe { bindings::skb_is_icmp_error(self.as_ptr(), at) } {
-            return None;
+        match unsafe { bindings::skb_peek_icmp_error(self.as_ptr(), at) } {
+            bindings::carisma_seen_CARISMA_SEEN_IT => {}
+            bindings::carisma_seen_CARISMA_SEEN_EXTENSIONS => {
+                self.behind_extensions(at, ICMPV6)?;
+            }
+            _ => return None,
         }
         // CAST: A length of 32 bits.
         let at = at as usize;
@@ -203,7 +208,7 @@ impl Skb {
             true if !pull(ipv6::HEADER_LEN) => return None,
             true if self.linear().get(6) == Some(&TCP) => ipv6::HEADER_LEN,
             // CAST: A small number.
-            true => self.behind_extensions(0)? as usize,
+            true => self.behind_extensions(0, TCP)? as usize,
         };
         if ip < MIN_HEADER || !pull(ip + MIN_HEADER) {
             return None;

@@ -76,6 +76,20 @@ static bool carisma_peek_ip(const struct sk_buff *skb, unsigned int at, unsigned
 	return true;
 }
 
+/* What is known of what is behind an IP header of that length, which is none of the payloads looked for. */
+static enum carisma_seen carisma_seen_behind(unsigned int len, __u8 protocol)
+{
+	switch (protocol) {
+	case NEXTHDR_HOP:
+	case NEXTHDR_ROUTING:
+	case NEXTHDR_FRAGMENT:
+	case NEXTHDR_DEST:
+		return len == sizeof(struct ipv6hdr) ? CARISMA_SEEN_EXTENSIONS : CARISMA_SEEN_OTHER;
+	default:
+		return CARISMA_SEEN_OTHER;
+	}
+}
+
 /*
  * What there is at byte "at", and whose, if it is a TCP segment. Behind extension headers of IPv6 it
  * takes carisma_helper_skb_peek_behind().
@@ -89,16 +103,8 @@ enum carisma_seen carisma_helper_skb_peek_tcp(const struct sk_buff *skb, unsigne
 	if (!carisma_peek_ip(skb, at, &len, &protocol, peek))
 		return CARISMA_SEEN_OTHER;
 	if (protocol == IPPROTO_TCP)
-		return carisma_peek_ports(skb, at + len, peek) ? CARISMA_SEEN_TCP : CARISMA_SEEN_OTHER;
-	switch (protocol) {
-	case NEXTHDR_HOP:
-	case NEXTHDR_ROUTING:
-	case NEXTHDR_FRAGMENT:
-	case NEXTHDR_DEST:
-		return len == sizeof(struct ipv6hdr) ? CARISMA_SEEN_EXTENSIONS : CARISMA_SEEN_OTHER;
-	default:
-		return CARISMA_SEEN_OTHER;
-	}
+		return carisma_peek_ports(skb, at + len, peek) ? CARISMA_SEEN_IT : CARISMA_SEEN_OTHER;
+	return carisma_seen_behind(len, protocol);
 }
 
 /* Whose the segment is that has its TCP header at byte "at" and its addresses in "peek", if it has one. */
@@ -107,19 +113,21 @@ bool carisma_helper_skb_peek_behind(const struct sk_buff *skb, unsigned int at, 
 	return carisma_peek_ports(skb, at, peek);
 }
 
-/* Whether there is an ICMP message about another packet at byte "at", right behind an IP header. */
-bool carisma_helper_skb_is_icmp_error(const struct sk_buff *skb, unsigned int at)
+/* Whether there is an ICMP message about another packet at byte "at". */
+enum carisma_seen carisma_helper_skb_peek_icmp_error(const struct sk_buff *skb, unsigned int at)
 {
 	unsigned int len;
 	const __u8 *type;
 	__u8 protocol, buf;
 
 	if (!carisma_peek_ip(skb, at, &len, &protocol, NULL))
-		return false;
-	if (protocol != (len == sizeof(struct ipv6hdr) ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
-		return false;
+		return CARISMA_SEEN_OTHER;
+	if (protocol != IPPROTO_ICMP && protocol != IPPROTO_ICMPV6)
+		return carisma_seen_behind(len, protocol);
 	type = skb_header_pointer(skb, at + len, sizeof(buf), &buf);
-	return type && (protocol == IPPROTO_ICMP ? icmp_is_err(*type) : icmpv6_is_err(*type));
+	if (type && (protocol == IPPROTO_ICMP ? icmp_is_err(*type) : icmpv6_is_err(*type)))
+		return CARISMA_SEEN_IT;
+	return CARISMA_SEEN_OTHER;
 }
 
 /* Whether the checksum of what is behind an IP header of "ip" bytes is right. At PRE_ROUTING. */
