@@ -160,11 +160,14 @@ REFUSED = {
     # call: (error, attribute, what the text says)
     ('service-add', 'addr=10.0.0.12'): (errno.EINVAL, 'port', 'port: must be 1 to 65535'),
     ('service-add', 'addr=10.0.0.12 port=0'): (errno.EINVAL, 'port', 'port: must be 1 to 65535'),
-    ('service-add', 'port=80'): (errno.EINVAL, 'addr', 'addr: must be a unicast IPv4'),
+    ('service-add', 'port=80'): (errno.EINVAL, 'addr', 'addr: must be a unicast address, 4'),
     ('service-add', 'addr=0.0.0.0 port=80'): (errno.EINVAL, 'addr', 'addr: must be a unicast'),
     ('service-add', 'addr=239.1.2.3 port=80'): (errno.EINVAL, 'addr', 'addr: must be a unicast'),
     ('service-add', 'addr=255.255.255.255 port=80'): (errno.EINVAL, 'addr', 'addr: must be'),
-    ('service-add', 'addr=2001:db8::1 port=80'): (errno.EINVAL, 'addr', 'addr: must be'),
+    ('service-add', 'addr=:: port=80'): (errno.EINVAL, 'addr', 'addr: must be'),
+    ('service-add', 'addr=fe80::1 port=80'): (errno.EINVAL, 'addr', 'addr: must be'),
+    ('service-add', 'addr=ff0e::1 port=80'): (errno.EINVAL, 'addr', 'addr: must be'),
+    ('service-add', 'addr=::ffff:239.1.2.3 port=80'): (errno.EINVAL, 'addr', 'addr: must be'),
     ('service-add', 'addr=10.0.0.12 port=80 mode=always'): (
         errno.EINVAL, 'mode', "mode: always needs a key of the cluster's"),
     ('service-set', 'addr=10.0.0.12 port=80 mode=1'): (

@@ -33,7 +33,8 @@ def connect(number: int, host: str, port: int, source: Any = None,
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     if source:
         # With the number of a link-local address's link.
-        sock.bind(socket.getaddrinfo(*source, family)[0][4])
+        at, own = source
+        sock.bind(socket.getaddrinfo(at or None, own, family, flags=socket.AI_PASSIVE)[0][4])
     sock.settimeout(timeout)
     sock.connect(to)
     sockets[number] = sock
