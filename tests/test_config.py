@@ -183,7 +183,7 @@ REFUSED = {
     ('node-add', 'name=0123456789abcdef addr=10.0.0.9'): (errno.EINVAL, 'name', 'name: must be'),
     ('node-add', 'name=-x addr=10.0.0.9'): (errno.EINVAL, 'name', 'name: must be 1 to 15'),
     ('node-add', 'name=a/b addr=10.0.0.9'): (errno.EINVAL, 'name', 'name: must be 1 to 15'),
-    ('node-add', 'name=it'): (errno.EINVAL, 'addr', 'addr: must be a unicast IPv4'),
+    ('node-add', 'name=it'): (errno.EINVAL, 'addr', 'addr: must be a unicast address, 4'),
     ('node-add', 'name=it addr=10.0.0.9 port=0'): (errno.EINVAL, 'port', 'port: must be 1'),
     ('node-add', 'name=fr addr=10.0.0.9'): (errno.EEXIST, 'name', 'name: a node of this name'),
     ('node-add', 'name=it addr=10.0.0.2'): (errno.EEXIST, 'addr', 'addr: another node has'),
