@@ -181,19 +181,6 @@ class Process:
         """Wait for the end, and return (rc, out, err)."""
         return Result(self.wait(timeout), self.stdout, self.stderr)
 
-    def done(self, timeout=60, check=True):
-        """Wait for the end, which must be a good one if that is to be checked, and return
-        (rc, out, err)."""
-        try:
-            result = self.result(timeout)
-        except CommandTimeout:
-            self.kill()
-            raise
-        if check and result.rc != 0:
-            raise CommandFailed(f'{self.guest.name}: {self.argv} returned {result.rc}\n'
-                                f'{result.out}{result.err}')
-        return result
-
     def wait_for(self, pattern, timeout=10):
         """Wait until what the command wrote matches `pattern`; return the match."""
         guest = self.guest
@@ -522,7 +509,15 @@ class Guest:
     def run(self, command, timeout=60, input=b'', check=True, env=None, cwd='/root'):
         """Run a command (a list, or a line for the shell) and return (rc, out, err)."""
         process = self.popen(command, input=input, env=env, cwd=cwd)
-        return process.done(timeout, check)
+        try:
+            result = process.result(timeout)
+        except CommandTimeout:
+            process.kill()
+            raise
+        if check and result.rc != 0:
+            raise CommandFailed(
+                f'{self.name}: {command} returned {result.rc}\n{result.out}{result.err}')
+        return result
 
     def popen(self, command, input=b'', env=None, cwd='/root', stdin=False):
         """Begin a command (a list, or a line for the shell) and return its Process.

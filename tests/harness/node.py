@@ -225,14 +225,9 @@ class Node(abc.ABC):
                       for rule in self.cluster.rules]
         return calls
 
-    def configuring(self) -> Process:
-        """Begin to configure this node as the cluster's description says; the
-        key's file is there."""
-        return self.popen('set -e\n' + '\n'.join(
-            ' '.join([paths.CARISMACTL, *words])
-            for words in self.configuration()))
-
     def configure(self) -> None:
         """Configure this node as the cluster's description says."""
         self.put(KEY_FILE, self.cluster.key)
-        self.configuring().done()
+        self.run('set -e\n' + '\n'.join(
+            ' '.join([paths.CARISMACTL, *words])
+            for words in self.configuration()))

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, Sequence
 from .address import alone, endpoint, family
 from .cluster import PREFIXES, ClusterSpec, Host, NodeSpec
 from .kernel import MODULES, Kernel
-from .node import KEY_FILE, Node
+from .node import Node
 from .paths import INSIDE, WORK
 from .patience import patient
 
@@ -153,11 +153,9 @@ class Cluster(abc.ABC):
 
     def configure(self) -> None:
         """Configure every node and wait for the control connections."""
+        # One by one: who is called by a node that it does not know yet counts that.
         for node in self.nodes:
-            node.put(KEY_FILE, self.spec.key)
-        # All at once: it is starting programs that takes long.
-        for process in [node.configuring() for node in self.nodes]:
-            process.done()
+            node.configure()
         for node in self.nodes:
             wait_for(lambda: self.joined(node),
                      f"{node.name}'s control connections are up")
