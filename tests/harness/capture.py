@@ -28,6 +28,11 @@ done
 '''
 
 
+# The longest packet that a device is given. Of the buffer each takes as much as
+# the longest may have: with tcpdump's own 256 KiB there would be room for a hundred.
+WHOLE = 66_000
+
+
 class Capture:
     """tcpdump on one device, from `start` to `stop`.
 
@@ -36,7 +41,7 @@ class Capture:
     """
 
     def __init__(self, node: 'Node', wanted: str = 'tcp port 80',
-                 device: str = 'eth0', bytes_each: int = 0) -> None:
+                 device: str = 'eth0', bytes_each: int = WHOLE) -> None:
         self._node = node
         self._file = f'{WORK}/{node.name}.{next(NUMBER)}.pcap'
         self._command = (
