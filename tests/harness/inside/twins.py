@@ -55,11 +55,11 @@ class Sender:
                 frame, (_, _, kind, _, _) = self.sock.recvfrom(1 << 16)
             except TimeoutError:
                 break
-            size = len(self._ours)
-            tcp = 14 + (20 if size == 4 else 40)
-            if kind == socket.PACKET_OUTGOING or frame[tcp - size:tcp] != self._ours:
+            width = len(self._ours)
+            tcp = 14 + (20 if width == 4 else 40)
+            if kind == socket.PACKET_OUTGOING or frame[tcp - width:tcp] != self._ours:
                 continue
-            at, before = (16, 20) if size == 4 else (18, 0)
+            at, before = (16, 20) if width == 4 else (18, 0)
             length, = struct.unpack('!H', frame[at:at + 2])
             to, seq, offset, found = struct.unpack('!2xHI4xBB', frame[tcp:tcp + 14])
             payload = length - before - (offset >> 4) * 4
