@@ -38,7 +38,8 @@ use crate::{
     bindings,
     sock::{
         Locked,
-        Sock, //
+        Sock,
+        State, //
     },
     ulp::{
         self,
@@ -521,10 +522,19 @@ unsafe fn offer<G: Gate>(
 
 /// # Safety
 ///
-/// Called by TCP only, as the `sk_data_ready` of an attached listener.
+/// Called by TCP only, as the `sk_data_ready` of an attached listener; or of a child that stock TCP was
+/// about to copy when the listener was attached.
 unsafe extern "C" fn data_ready<G: Gate>(sk: *mut bindings::sock) {
     // SAFETY: TCP holds the listener during the call.
     let listener = unsafe { Sock::from_raw(sk) };
+    // One that is being closed is detached elsewhere.
+    if !matches!(listener.state(), State::Listening | State::Closed) {
+        if let Some(stock) = stock(listener) {
+            // SAFETY: TCP calls this with the child's lock held.
+            unsafe { restore::<G>(stock, sk) };
+        }
+        return listener.wake();
+    }
     // SAFETY: As above.
     if unsafe { bindings::acceptq_is_empty(sk) } {
         G::quiet(listener);
