@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from checks import all_right, hand_off, no_flows, request, served
+from checks import (
+    all_right, hand_off, no_flows, request, served, sha256)
 from conftest import Lab
 from harness.guest import CommandFailed, Process
 from harness.load import Load
@@ -13,6 +14,26 @@ from harness.paths import CARISMACTL, WORK
 from harness.patience import Patience
 from harness.running import MODULES, Cluster, wait_for
 from harness.sockets import SocketError
+
+# Connects, over and over, until it is told that this will do; then asks by each of the connections
+# when it is told to.
+CONNECT = '''
+import hashlib, http.client, select, sys
+address, port, path = sys.argv[1:]
+connections = []
+while not select.select([sys.stdin], [], [], 0)[0]:
+    connections.append(http.client.HTTPConnection(address, int(port)))
+    connections[-1].connect()
+    if len(connections) == 1:
+        print('connected', flush=True)
+sys.stdin.readline()
+print(len(connections), flush=True)
+sys.stdin.readline()
+for connection in connections:
+    connection.request('GET', path)
+    answer = connection.getresponse()
+    print(answer.status, answer.headers['X-Node'], hashlib.sha256(answer.read()).hexdigest())
+'''
 
 
 def keep_asking(cluster: Cluster, path: str, count: int) -> Process:
@@ -182,6 +203,28 @@ def test_hundred_times(fresh: Cluster) -> None:
     print(answers)
     assert all_right(answers, '/en/1k', 'en')['en'] > 2 * rounds
     assert refused == rounds // 10
+
+
+def test_listener_is_copied_as_it_is_attached(fresh: Cluster) -> None:
+    """TCP makes a child without the listener's lock: it may be about to copy a listener that is
+    being attached. The child has nothing of ours when we are gone."""
+    node, client = fresh['en'], fresh.client
+    node.ctl('service', 'del', node.service)
+    with fresh.kernels[0].delayed(inet_csk_clone_lock=200, carisma_helper_lhash2_buckets=50):
+        clients = client.popen(
+            ['python3', '-uSc', CONNECT, node.vip, fresh.spec.port, '/fr/1k'], stdin=True)
+        assert clients.readline(30) == b'connected\n'
+        # There is hardly a moment at which no child is being made.
+        node.ctl(*node.offer()[0])
+        clients.write(b'enough\n')
+        count = int(clients.readline(30))
+    assert count > 2
+    assert 'tcp-ulp-carisma' in node.run('ss -tlnieH sport = :80').out
+    fresh.drain()
+    fresh.unload()
+    clients.write(b'ask\n')
+    assert clients.wait(60) == 0, clients.stderr
+    assert clients.stdout.splitlines()[2:] == count * [f'200 en {sha256("en", "1k")}']
 
 
 def test_in_use(fresh: Cluster) -> None:

@@ -7,6 +7,13 @@
 //! the accept queue is empty; and `icsk_ulp_ops`, by the label of [`crate::ulp`]. A child is a copy
 //! of its listener, and gets the stock pointers back before anybody can see it.
 //!
+//! Requests are worked on without the listener's lock, so that a copy may be made while the pointers
+//! are being replaced. Who attaches a listener has it labelled for a grace period before anything
+//! else: then whatever copies our pointers copies the label, too, and the label's `clone()` puts the
+//! child right, whichever `syn_recv_sock` TCP had read. Who detaches it takes the label last, and
+//! `sk_data_ready` before the operations: TCP that had read our `syn_recv_sock` puts the child right
+//! there, and who read the stock one copies what is stock.
+//!
 //! When the handshake ends, `tcp_check_req()` calls `syn_recv_sock`, and then leaves the child out
 //! of the accept queue if `rsk_drop_req()` says so of the request: this is how MPTCP keeps the
 //! subflows that join. We keep a reference to the request, which in turn keeps its listener, and
@@ -93,6 +100,27 @@ struct Stock {
     ops: bindings::carisma_sock_ops,
     /// The copy that attached listeners point to.
     wrapped: bindings::inet_connection_sock_af_ops,
+    /// What they have in place of `ops.data_ready`.
+    data_ready: unsafe extern "C" fn(*mut bindings::sock),
+}
+
+impl Stock {
+    /// What a listener has that is labelled, and no more.
+    fn labelled(&self) -> bindings::carisma_sock_ops {
+        bindings::carisma_sock_ops {
+            ulp: ulp::ops(),
+            ..self.ops
+        }
+    }
+
+    /// What an attached listener has.
+    fn attached(&'static self) -> bindings::carisma_sock_ops {
+        bindings::carisma_sock_ops {
+            af_ops: &raw const self.wrapped,
+            data_ready: Some(self.data_ready),
+            ulp: ulp::ops(),
+        }
+    }
 }
 
 // SAFETY: Written once, before it is shared; what it points to is the kernel's, and constant.
@@ -154,7 +182,11 @@ impl<G: Gate> Hooks<G> {
                 bindings::sock_release(sock);
                 wrapped
             };
-            stock.populate(Stock { ops, wrapped });
+            stock.populate(Stock {
+                ops,
+                wrapped,
+                data_ready: data_ready::<G>,
+            });
         }
         Ok(Self {
             _ulp: ulp,
@@ -162,17 +194,8 @@ impl<G: Gate> Hooks<G> {
         })
     }
 
-    /// What attached listeners of the family have.
-    fn ours(stock: &'static Stock) -> bindings::carisma_sock_ops {
-        bindings::carisma_sock_ops {
-            af_ops: &raw const stock.wrapped,
-            data_ready: Some(data_ready::<G>),
-            ulp: ulp::ops(),
-        }
-    }
-
     /// Attaches a listener, or a socket that is about to become one; an attached one stays so.
-    /// While there are hooks only.
+    /// While there are hooks only. May sleep if the socket listens.
     pub fn attach(sk: &Locked<'_>) -> Result<(), Foreign> {
         let stock = stock(sk).ok_or(Foreign::Ops)?;
         let mut has = bindings::carisma_sock_ops::default();
@@ -196,12 +219,16 @@ impl<G: Gate> Hooks<G> {
         {
             return Err(Foreign::Ops);
         }
-        let ours = Self::ours(stock);
-        // SAFETY: The socket is valid and locked; the stock operations with our `syn_recv_sock` do
-        // all that the stock ones do.
-        unsafe {
-            bindings::sock_ops_replace(sk.as_ptr(), &raw const stock.ops, &raw const ours);
+        // SAFETY: The socket is valid and locked; a label does nothing to a listener.
+        unsafe { bindings::sock_ops_replace(sk.as_ptr(), &stock.ops, &stock.labelled()) };
+        // A socket that does not listen yet has no requests.
+        if sk.state() == State::Listening {
+            // SAFETY: Who has the lock of a socket that listens already may sleep, see above.
+            unsafe { bindings::synchronize_rcu_expedited() };
         }
+        // SAFETY: As above; the stock operations with our `syn_recv_sock` do all that the stock
+        // ones do.
+        unsafe { bindings::sock_ops_replace(sk.as_ptr(), &stock.labelled(), &stock.attached()) };
         Ok(())
     }
 
@@ -211,9 +238,8 @@ impl<G: Gate> Hooks<G> {
         let Some(stock) = stock(sk) else {
             return true;
         };
-        let ours = Self::ours(stock);
         // SAFETY: The socket is valid and locked.
-        unsafe { bindings::sock_ops_replace(sk.as_ptr(), &raw const ours, &raw const stock.ops) }
+        unsafe { bindings::sock_ops_replace(sk.as_ptr(), &stock.attached(), &stock.ops) }
     }
 }
 
@@ -463,7 +489,7 @@ unsafe extern "C" fn syn_recv_sock<G: Gate>(
     // then.
     unsafe {
         if !child.is_null() {
-            restore::<G>(stock, child);
+            restore(child);
             if *own {
                 offer::<G>(listener, child, req, skb, unhash);
             }
@@ -472,24 +498,17 @@ unsafe extern "C" fn syn_recv_sock<G: Gate>(
     child
 }
 
-/// Gives a child, which is a copy of its listener, the stock pointers back. A child of IPv4 whose
-/// listener is of IPv6 has others already.
+/// Gives a child, which is a copy of its listener, the stock pointers back.
 ///
 /// # Safety
 ///
-/// `child` must be valid and locked.
-unsafe fn restore<G: Gate>(stock: &'static Stock, child: *mut bindings::sock) {
-    let ours = bindings::carisma_sock_ops {
-        af_ops: &raw const stock.wrapped,
-        data_ready: Some(data_ready::<G>),
-        ulp: core::ptr::null(),
-    };
-    let theirs = bindings::carisma_sock_ops {
-        ulp: core::ptr::null(),
-        ..stock.ops
-    };
+/// `child` must be valid, and locked or known to nobody.
+pub(crate) unsafe fn restore(child: *mut bindings::sock) {
     // SAFETY: The caller says so.
-    unsafe { bindings::sock_ops_replace(child, &raw const ours, &raw const theirs) };
+    if let Some(stock) = stock(unsafe { Sock::from_raw(child) }) {
+        // SAFETY: As above.
+        unsafe { bindings::sock_ops_replace(child, &stock.attached(), &stock.ops) };
+    }
 }
 
 /// # Safety
@@ -522,19 +541,10 @@ unsafe fn offer<G: Gate>(
 
 /// # Safety
 ///
-/// Called by TCP only, as the `sk_data_ready` of an attached listener; or of a child that stock TCP was
-/// about to copy when the listener was attached.
+/// Called by TCP only, as the `sk_data_ready` of an attached listener.
 unsafe extern "C" fn data_ready<G: Gate>(sk: *mut bindings::sock) {
     // SAFETY: TCP holds the listener during the call.
     let listener = unsafe { Sock::from_raw(sk) };
-    // One that is being closed is detached elsewhere.
-    if !matches!(listener.state(), State::Listening | State::Closed) {
-        if let Some(stock) = stock(listener) {
-            // SAFETY: TCP calls this with the child's lock held.
-            unsafe { restore::<G>(stock, sk) };
-        }
-        return listener.wake();
-    }
     // SAFETY: As above.
     if unsafe { bindings::acceptq_is_empty(sk) } {
         G::quiet(listener);

@@ -5,11 +5,15 @@
 //!
 //! It has no owner: with one, every listener would pin the module, and a child's clean-up would
 //! give back a reference that nobody took. No process can attach it, and no child inherits it, so
-//! that the server's own protocol (kTLS) finds its place free.
+//! that the server's own protocol (kTLS) finds its place free; nor anything else of ours
+//! (`listener.rs`).
 //!
 //! C header: [`include/net/tcp.h`](srctree/include/net/tcp.h)
 
-use crate::bindings;
+use crate::{
+    bindings,
+    listener, //
+};
 use kernel::{
     error::to_result,
     ffi::c_int,
@@ -76,7 +80,7 @@ unsafe extern "C" fn init(_sk: *mut bindings::sock) -> c_int {
     EOPNOTSUPP.to_errno()
 }
 
-/// Leaves the child without.
+/// Leaves the child without, and with what stock TCP gives it.
 ///
 /// # Safety
 ///
@@ -87,5 +91,5 @@ unsafe extern "C" fn clone(
     _priority: bindings::gfp_t,
 ) {
     // SAFETY: The child is valid, and nobody else knows it.
-    unsafe { bindings::ulp_forget(child) };
+    unsafe { listener::restore(child) };
 }

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """One running kernel: its modules and what it had to say."""
 
+import contextlib
 import re
-from typing import List, Optional, Pattern
+import subprocess
+from typing import Iterator, List, Optional, Pattern
 
-from .guest import Guest
+from .guest import BUILD, CACHE, Guest
+from .paths import CHECKOUT
 
 MODULES = ('carisma_btcp', 'carisma_utcp')      # in the order of loading
 INFO = 6
@@ -48,6 +51,24 @@ class Kernel:
         listed = self.guest.run(['cat', '/proc/modules']).out.splitlines()
         present = {line.split()[0] for line in listed}
         return [name for name in MODULES if name in present]
+
+    @contextlib.contextmanager
+    def delayed(self, **functions: int) -> Iterator[None]:
+        """Hold up whoever calls these functions of the kernel's or of UTCP's, for so many
+        milliseconds."""
+        tree = f'{CACHE}/{"debug" if self.guest.kernel == "debug" else "kernel"}/tree'
+        built = f'{BUILD}/delay-{self.guest.kernel}'
+        subprocess.run(
+            ['make', '--silent', '--no-print-directory', '-C', tree, 'CC=gcc-14',
+             f'M={CHECKOUT}/tests/harness/delay', f'MO={built}', 'modules'], check=True)
+        names = ','.join(f'carisma_utcp:{name}' if name.startswith('carisma') else name
+                         for name in functions)
+        self.guest.run(['insmod', f'{built}/delay.ko', f'function={names}',
+                        f'ms={",".join(map(str, functions.values()))}'])
+        try:
+            yield
+        finally:
+            self.guest.run(['rmmod', 'delay'])
 
     def expect(self, pattern: str) -> None:
         """What `messages()` is not to report the next time."""

@@ -26,7 +26,8 @@ void carisma_helper_sock_ops_get(struct sock *sk, struct carisma_sock_ops *ops)
 }
 
 /*
- * Replace each that is as in "from" by that of "to"; whether all three were. The socket is locked.
+ * Replace each that is as in "from" by that of "to"; whether all three were. The socket is locked. The
+ * order matters to who copies it meanwhile.
  */
 bool carisma_helper_sock_ops_replace(struct sock *sk, const struct carisma_sock_ops *from,
 				     const struct carisma_sock_ops *to)
@@ -34,20 +35,15 @@ bool carisma_helper_sock_ops_replace(struct sock *sk, const struct carisma_sock_
 	struct inet_connection_sock *icsk = inet_csk(sk);
 	int n = 0;
 
-	if (icsk->icsk_af_ops == from->af_ops && ++n)
-		WRITE_ONCE(icsk->icsk_af_ops, to->af_ops);
 	if (sk->sk_data_ready == from->data_ready && ++n)
 		WRITE_ONCE(sk->sk_data_ready, to->data_ready);
+	smp_wmb();
+	if (icsk->icsk_af_ops == from->af_ops && ++n)
+		WRITE_ONCE(icsk->icsk_af_ops, to->af_ops);
+	smp_wmb();
 	if (icsk->icsk_ulp_ops == from->ulp && ++n)
 		WRITE_ONCE(icsk->icsk_ulp_ops, to->ulp);
 	return n == 3;
-}
-
-/* A ULP's clone(): the child has none. */
-void carisma_helper_ulp_forget(struct sock *sk)
-{
-	inet_csk(sk)->icsk_ulp_ops = NULL;
-	rcu_assign_pointer(inet_csk(sk)->icsk_ulp_data, NULL);
 }
 
 bool carisma_helper_acceptq_is_empty(const struct sock *sk)
