@@ -19,6 +19,7 @@ use crate::{
 use carisma_core::{
     commit::{Commit, Outcome},
     inband::{Closing, Doubt, Left, Watch, ANSWER, ASK_MS, PRESENT, REFUSED},
+    ip,
     seq::Seq,
     tcp::{self, flag, Build},
     tuple::Tuple,
@@ -34,9 +35,6 @@ use kernel::sync::rcu;
 
 /// How often a node is sent a request again that it has not acknowledged.
 pub(crate) const REPEAT_MS: u32 = 200;
-
-/// The headers of such a segment: IPv4, TCP, timestamps.
-const HEADERS: u16 = 52;
 
 /// What the front end knows of a connection that was handed off in band.
 #[derive(Clone, Copy)]
@@ -146,18 +144,24 @@ impl State {
                 let Some(via) = self.tunnel_to(node) else {
                     return;
                 };
-                let room = self.with_way(node, via, |own, known| via.mtu(&self.net, own, known));
-                let room = usize::from(room.unwrap_or(0).saturating_sub(HEADERS));
-                let room = room.clamp(1, packet::SEGMENT);
-                let rest = deciding.bytes.get(offset..).unwrap_or(&[]);
-                let Some(chunk) = rest.chunks(room).next() else {
-                    return;
-                };
                 let segment = Build {
                     // Without URG it says nothing to TCP.
                     urgent: deciding.front.rtt(),
                     // CAST: Less than is held at most.
                     ..deciding.front.segment(offset as u32)
+                };
+                let mtu = self.with_way(node, via, |own, known| via.mtu(&self.net, own, known));
+                let Some(mtu) = mtu else {
+                    self.counters.count(Counter::PacketsDroppedUnroutable);
+                    return;
+                };
+                let headers =
+                    ip::header_len(&flow.key().client).saturating_add(segment.header_len());
+                let room = usize::from(mtu).saturating_sub(headers);
+                let room = room.clamp(1, packet::SEGMENT);
+                let rest = deciding.bytes.get(offset..).unwrap_or(&[]);
+                let Some(chunk) = rest.chunks(room).next() else {
+                    return;
                 };
                 (
                     node,
