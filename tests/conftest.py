@@ -21,6 +21,7 @@ from harness.kernel import Kernel                       # noqa: E402
 from harness.namespaces import NamespaceCluster         # noqa: E402
 from harness.patience import Patience, patient          # noqa: E402
 from harness.running import Cluster                     # noqa: E402
+from harness.wire import Wire                           # noqa: E402
 
 FAILED = pytest.StashKey[str]()
 
@@ -266,6 +267,14 @@ def site(lab: Lab) -> Cluster:
     site.end()
     lab.once = True
     return site
+
+
+@pytest.fixture
+def wire(cluster: Cluster) -> Iterator[Wire]:
+    """A client of exact segments."""
+    found = Wire(cluster)
+    yield found
+    found.stop()
 
 
 @pytest.fixture

@@ -46,14 +46,6 @@ def cluster(lab: Lab) -> Cluster:
     return site
 
 
-@pytest.fixture
-def wire(cluster: Cluster) -> Iterator[Wire]:
-    """A client of exact segments."""
-    found = Wire(cluster)
-    yield found
-    found.stop()
-
-
 @pytest.fixture(params=WAYS)
 def way(lab: Lab, request: pytest.FixtureRequest) -> Cluster:
     """The site, whose nodes forward in one way after the other."""
