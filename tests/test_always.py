@@ -26,6 +26,8 @@ from harness.wire import header
 from test_elsewhere import ask, rule, times_served
 from test_tunnel import send
 
+pytestmark = pytest.mark.xdist_group('always')
+
 WAYS = {
     # Forwarding, and the modules that are loaded.
     'direct': ('direct', MODULES),

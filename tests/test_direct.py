@@ -26,6 +26,8 @@ from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
 from test_elsewhere import KINDS, ask, lose, rule
 
+pytestmark = pytest.mark.xdist_group('direct')
+
 WAYS = ('direct', 'tunnel')
 NARROW = 1400
 HEADERS = {4: 40, 6: 60}        # of IP and TCP

@@ -24,6 +24,8 @@ from harness.pcap import ACK, FIN, RST, Segment
 from harness.running import Cluster, wait_for
 from harness.wire import Peer, Wire
 
+pytestmark = pytest.mark.xdist_group('ends')
+
 MODES = ('rare', 'frequent', 'always')
 # Front end and back end.
 WAYS = {'nat': ('en', 'fr'), 'direct': ('en', 'de'), 'tunnel': ('fr', 'de')}

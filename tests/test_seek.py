@@ -16,6 +16,8 @@ from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
 from test_direct import asks_again
 
+pytestmark = pytest.mark.xdist_group('seek')
+
 
 @pytest.fixture(scope='module', params=('nat', 'direct', 'tunnel'))
 def way(request: pytest.FixtureRequest) -> str:

@@ -22,6 +22,8 @@ from harness.running import Cluster
 from harness.trace import distance
 from harness.wire import MSS, Peer, Wire
 
+pytestmark = pytest.mark.xdist_group('segments')
+
 PLACES = ('plain', 'local', 'handed-off')
 HALF = 11
 AT_ONCE = 8
