@@ -21,8 +21,8 @@
 
 #include "carisma_net.h"
 
-/* The ports and flags of the TCP header at byte "at", if it is whole. */
-static bool carisma_peek_ports(const struct sk_buff *skb, unsigned int at, struct carisma_peek *peek)
+/* The ports and flags of the segment that has its TCP header at byte "at"; false if that is not whole. */
+bool carisma_helper_skb_peek_behind(const struct sk_buff *skb, unsigned int at, struct carisma_peek *peek)
 {
 	struct tcphdr buf;
 	const struct tcphdr *tcp = skb_header_pointer(skb, at, sizeof(buf), &buf);
@@ -103,14 +103,9 @@ enum carisma_seen carisma_helper_skb_peek_tcp(const struct sk_buff *skb, unsigne
 	if (!carisma_peek_ip(skb, at, &len, &protocol, peek))
 		return CARISMA_SEEN_OTHER;
 	if (protocol == IPPROTO_TCP)
-		return carisma_peek_ports(skb, at + len, peek) ? CARISMA_SEEN_IT : CARISMA_SEEN_OTHER;
+		return carisma_helper_skb_peek_behind(skb, at + len, peek) ? CARISMA_SEEN_IT :
+									     CARISMA_SEEN_OTHER;
 	return carisma_seen_behind(len, protocol);
-}
-
-/* Whose the segment is that has its TCP header at byte "at" and its addresses in "peek", if it has one. */
-bool carisma_helper_skb_peek_behind(const struct sk_buff *skb, unsigned int at, struct carisma_peek *peek)
-{
-	return carisma_peek_ports(skb, at, peek);
 }
 
 /* Whether there is an ICMP message about another packet at byte "at". */
@@ -351,14 +346,16 @@ static struct sock *carisma_established(struct net *net, const struct carisma_tu
 	const __be16 client_port = carisma_port(tuple->client_port);
 	const u16 local_port = ntohs(carisma_port(tuple->local_port));
 	const bool v4 = carisma_is_v4(tuple->client);
-	unsigned int hash = inet_ehashfn(net, local.s6_addr32[3], local_port, client.s6_addr32[3], client_port);
 	struct inet_hashinfo *table = net->ipv4.tcp_death_row.hashinfo;
 	struct hlist_nulls_node *node;
+	unsigned int hash;
 	struct sock *sk;
 	int dif;
 
 	carisma_take_link(&client);
-	if (!v4)
+	if (v4)
+		hash = inet_ehashfn(net, local.s6_addr32[3], local_port, client.s6_addr32[3], client_port);
+	else
 		hash = inet6_ehashfn(net, &local, local_port, &client, client_port);
 	rcu_read_lock();
 again:
