@@ -70,7 +70,7 @@ def test_what_is_added_is_listed(node: Node) -> None:
         f'service add {VIP}',
         'service add 10.0.0.11:8080 --mode frequent --migrate replay',
         'node add en 10.0.0.1', 'node add fr 10.0.0.2 --port 7000',
-        'node add de 10.0.0.3 --remote --forward direct',
+        'node add de 10.0.0.3 --remote --forward direct --other fd00::3 --other-forward nat',
         f'rule add {VIP} --path /fr/ --node fr',
         f'rule add {VIP} --host WWW.Example. --node en',
         'rule add 10.0.0.11:8080 --host [2001:DB8::1] --path / --node de --node fr '
@@ -86,6 +86,8 @@ def test_what_is_added_is_listed(node: Node) -> None:
         ('en', '10.0.0.1', 7480, True, 'auto', 'self'),      # the machine's own address
         ('fr', '10.0.0.2', 7000, False, 'auto', 'down'),
         ('de', '10.0.0.3', 7480, False, 'direct', 'down')]
+    assert [(n['other_address'], n['other_forward']) for n in nodes] == [
+        (None, None), (None, None), ('fd00::3', 'nat')]
     assert node.ask('rule', 'list') == [
         {'address': '10.0.0.11', 'port': 80, 'host': None, 'path': '/fr/',
          'nodes': ['fr'], 'otherwise': 'local', 'pick': 'order', 'cookie': None},
@@ -102,10 +104,10 @@ def test_what_is_added_is_listed(node: Node) -> None:
     assert [(s['mode'], s['migrate'], s['rules']) for s in node.ask('service', 'list')] == [
         ('rare', 'replay', 2), ('rare', 'replay', 1)]
     assert node.ctl('node', 'list').out == (
-        'NODE  ADDRESS        FORWARD  STATE\n'
-        'en    10.0.0.1:7480  auto     self\n'
-        'fr    10.0.0.2:7000  auto     down\n'
-        'de    10.0.0.3:7480  direct   down\n')
+        'NODE  ADDRESS                 FORWARD      STATE\n'
+        'en    10.0.0.1:7480           auto         self\n'
+        'fr    10.0.0.2:7000           auto         down\n'
+        'de    10.0.0.3:7480, fd00::3  direct, nat  down\n')
     assert node.ctl('rule', 'list').out == (
         'SERVICE         HOST           PATH  NODES  PICK   COOKIE  OTHERWISE\n'
         '10.0.0.11:80    *              /fr/  fr     order  -       local\n'
@@ -190,6 +192,15 @@ REFUSED = {
     ('node-add', 'name=it addr=10.0.0.9 local=1'): (errno.EEXIST, 'local', 'local: another node'),
     ('node-add', 'name=it addr=10.0.0.9 forward=4'): (
         errno.EINVAL, 'forward', 'forward: must be 0 (nat), 1 (direct), 2 (tunnel) or 3 (auto)'),
+    ('node-add', 'name=it addr=10.0.0.9 other-addr=10.0.0.10'): (
+        errno.EINVAL, 'other-addr', 'other-addr: must be such an address as addr, but IPv6'),
+    ('node-add', 'name=it addr=fd00::9 other-addr=::ffff:239.1.2.3'): (
+        errno.EINVAL, 'other-addr', 'other-addr: must be such an address as addr, but IPv6'),
+    ('node-add', 'name=it addr=fd00::9 other-addr=10.0.0.2'): (
+        errno.EEXIST, 'other-addr', 'other-addr: another node has'),
+    ('node-add', 'name=it addr=fd00::2'): (errno.EEXIST, 'addr', 'addr: another node has'),
+    ('node-add', 'name=it addr=10.0.0.9 other-forward=4'): (
+        errno.EINVAL, 'other-forward', 'other-forward: must be 0 (nat), 1 (direct), 2 (tunnel) or'),
     ('node-del', ''): (errno.EINVAL, 'name', 'name: must be 1 to 15 letters'),
     ('node-del', 'name=it'): (errno.ENOENT, 'name', 'name: no such node'),
     ('node-del', 'name=fr'): (errno.EBUSY, 'name', 'name: a rule sends requests'),
@@ -222,7 +233,8 @@ REFUSED.update({
 
 def test_nonsense_is_refused(node: Node) -> None:
     """Each refusal names the attribute and what it may be; nothing changes."""
-    many(node, [f'service add {VIP}', 'node add en 10.0.0.1', 'node add fr 10.0.0.2',
+    many(node, [f'service add {VIP}', 'node add en 10.0.0.1',
+                'node add fr 10.0.0.2 --other fd00::2',
                 f'rule add {VIP} --path /fr/ --node fr'])
     before = everything(node)
     calls = []
@@ -320,7 +332,8 @@ def test_ynl_drives_the_family(node: Node) -> None:
         ['do', 'service-add', {**service, 'mode': 'frequent'}],
         ['do', 'service-set', {**service, 'mode': 'rare'}],
         ['do', 'node-add', {'name': 'en', 'addr': '10.0.0.1', 'local': True}],
-        ['do', 'node-add', {'name': 'fr', 'addr': '10.0.0.2', 'port': 7481}],
+        ['do', 'node-add', {'name': 'fr', 'addr': '10.0.0.2', 'port': 7481,
+                            'other-addr': 'fd00::2', 'other-forward': 'tunnel'}],
         ['do', 'rule-add', rule],
         ['dump', 'service-get', {}], ['dump', 'node-get', {}], ['dump', 'rule-get', {}],
         ['dump', 'flow-get', {}], ['dump', 'stats-get', {}],
@@ -337,7 +350,7 @@ def test_ynl_drives_the_family(node: Node) -> None:
         {'index': 1, 'name': 'en', 'addr': '10.0.0.1', 'port': 7480, 'local': True,
          'state': 'self', 'forward': 'auto'},
         {'index': 2, 'name': 'fr', 'addr': '10.0.0.2', 'port': 7481, 'state': 'down',
-         'forward': 'auto'}]
+         'forward': 'auto', 'other-addr': 'fd00::2', 'other-forward': 'tunnel'}]
     assert found['rule-get'] == [rule]
     assert found['flow-get'] == []
     assert {stat['name'] for stat in found['stats-get']} == set(node.stats())

@@ -387,35 +387,79 @@ def inner(request: pytest.FixtureRequest) -> int:
     return request.param
 
 
-@pytest.mark.parametrize('forward', WAYS)
-def test_mixed(lab: Lab, forward: str, inner: int) -> None:
-    """Control connections of the other family than services. What is forwarded as it
-    came is; a destination of the other family cannot be put in, so nodes are not
-    asked, and requests are served where they arrive."""
+def mixed(lab: Lab, inner: int, forward: str, named: bool) -> Cluster:
+    """Control connections of the other family than services; each node may have an
+    address of that family, too."""
     outer = 10 - inner
-    nodes = tuple(NodeSpec(name, address(outer, number), address(inner, 10 + number))
+    nodes = tuple(NodeSpec(name, address(outer, number), address(inner, 10 + number),
+                           address(inner, number) if named else '')
                   for number, name in enumerate(('en', 'fr', 'de'), 1))
     cluster = lab.bare(dataclasses.replace(
         lab.spec, nodes=nodes, clients=(Host('client', address(inner, 100)),),
         forward=forward))
     net = f'{address(inner, 0)}/{PREFIXES[inner]}'
-    for node in cluster.nodes:
-        node.run(f'ip route add {net} dev eth0')
+    for node, spec in zip(cluster.nodes, nodes):
+        node.run(f'ip addr add {spec.other}/{PREFIXES[inner]} dev eth0' if named
+                 else f'ip route add {net} dev eth0')
         node.nginx.listen = DUAL
     cluster.start_servers()
     lab.enable(cluster)
+    return cluster
+
+
+@pytest.mark.parametrize('named', (False, True), ids=('one-address', 'both'))
+@pytest.mark.parametrize('forward', WAYS)
+def test_mixed(lab: Lab, forward: str, inner: int, named: bool) -> None:
+    """What is forwarded as it came is, whatever its family; a destination of the other
+    family cannot be put in, so that nodes without an address of the services' are not
+    asked, and requests are served where they arrive."""
+    cluster = mixed(lab, inner, forward, named)
     front = cluster['en']
     with cluster.client.capture() as capture:
         answers = cluster.client.curl.fetch(
             [cluster.url('en', f'/{language}/{name}') for language in ('en', 'fr')
              for name in ('1k', '128k')], options=CLOSE)
+    local = forward == 'nat' and not named
     for answer, (language, name) in zip(answers, (
             ('en', '1k'), ('en', '128k'), ('fr', '1k'), ('fr', '128k'))):
-        served(answer, 'en' if forward == 'nat' else language, name)
+        served(answer, 'en' if local else language, name)
         unbroken(capture.connection(answer.port))
     stats = front.stats()
     taken = stats['handoffs_accepted'], stats['handoffs_refused_route']
-    assert taken == ((0, 2) if forward == 'nat' else (2, 0)), stats
+    assert taken == ((0, 2) if local else (2, 0)), stats
+    no_flows(cluster)
+
+
+@pytest.mark.parametrize('ways', (('direct', 'nat'), ('nat', 'tunnel'), ('tunnel', 'direct')),
+                         ids='-'.join)
+def test_each_family_has_its_way(lab: Lab, ways: Tuple[str, str]) -> None:
+    """Services of IPv4 are forwarded in one way, and those of IPv6 in another."""
+    spec = of_family(lab, 4, forward=ways[0], other_forward=ways[1])
+    cluster = lab.bare(dataclasses.replace(spec, nodes=tuple(
+        dataclasses.replace(node, other=address(6, number))
+        for number, node in enumerate(spec.nodes, 1))))
+    front, back, client, vip = cluster['en'], cluster['fr'], cluster.client, address(6, 11)
+    for number, node in enumerate(cluster.nodes, 1):
+        node.run(f'ip addr add {address(6, number)}/64 dev eth0')
+        node.nginx.listen = DUAL
+    client.run(f'ip addr add {address(6, 100)}/64 dev eth0')
+    for node in cluster.nodes:
+        device = 'eth0' if node is front else 'lo'
+        node.run(f'ip addr add {cluster.virtual(vip)} dev {device}')
+    cluster.start_servers()
+    lab.enable(cluster)
+    at = endpoint(vip, 80)
+    for node in cluster.nodes:
+        for words in node.offer(at):
+            node.ctl(*words)
+    for way, url in zip(ways, (cluster.url('en', '/fr/128k'), f'http://{at}/fr/128k')):
+        before = front.stats(), back.stats()
+        served(client.curl.get(url, options=CLOSE), 'fr', '128k')
+        sent, got = ({name: after[name] - then[name] for name in after}
+                     for then, after in zip(before, (front.stats(), back.stats())))
+        assert sent['handoffs_accepted'] == 1
+        assert (got['packets_translated_out'] > 0) == (way == 'nat')
+        assert (got['packets_untunnelled'] > 0) == (way == 'tunnel')
     no_flows(cluster)
 
 

@@ -10,9 +10,9 @@
 
 use crate::{
     node::{
-        Forwarding,
         Name,
-        Node, //
+        Node,
+        Reach, //
     },
     refused::Refused,
     service::{
@@ -190,9 +190,9 @@ impl Config {
     pub(crate) fn add_node(
         &self,
         name: Name,
-        at: Endpoint,
+        port: u16,
         local: bool,
-        forwarding: Forwarding,
+        reach: [Reach; 2],
         announce: impl Fn(Event<'_>) -> Result,
     ) -> Result<(), Refused> {
         let mut writer = self.current.write();
@@ -201,14 +201,17 @@ impl Config {
             if new.node_named(&name).is_some() {
                 return Err(Refused::NodeExists);
             }
-            if new.nodes().any(|node| node.at.addr == at.addr) {
-                return Err(Refused::AddrTaken);
+            let taken = |it: Reach| new.nodes().any(|node| node.has(&it.addr));
+            match reach.map(taken) {
+                [true, _] => return Err(Refused::AddrTaken),
+                [_, true] => return Err(Refused::OtherAddrTaken),
+                _ => {}
             }
             if local && new.local_node().is_some() {
                 return Err(Refused::LocalTaken);
             }
             let index = new.free_index(writer.last_index)?;
-            let node = Arc::new(Node::new(index, name, at, local, forwarding)?, GFP_KERNEL)?;
+            let node = Arc::new(Node::new(index, name, port, local, reach)?, GFP_KERNEL)?;
             new.set_node(index, Some(node.clone()))?;
             added = Some(node);
             Ok(())

@@ -166,7 +166,7 @@ impl State {
     ) -> R {
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
-        let own = config.local_node().map(|local| local.at.addr);
+        let own = config.local_node().map(|local| local.reach(&via.to()).addr);
         let way = config.node(node).and_then(|node| node.way(via));
         f(&own.unwrap_or_default(), way)
     }

@@ -155,15 +155,15 @@ impl State {
         let (Some(node), Some(local)) = (config.node(node), config.local_node()) else {
             return false;
         };
-        let (vip, own) = (flow.key().local, local.at.addr);
-        let via = node.via(&self.net, &own, &vip);
+        let vip = flow.key().local;
+        let via = node.via(&self.net, local, &vip);
         deciding.via = via;
         // Such a client has neighbours only.
         let link = link_of(&flow.key().client);
         if link != 0 && route::link_to(&self.net, &node.at.addr) != link {
             return false;
         }
-        via.takes(&vip) && via.is_open(&self.net, &own, node.way(via))
+        via.takes(&vip) && node.is_open(&self.net, local, via)
     }
 
     /// Whether a node that lacks the address of the service is to be asked once more, as the segments

@@ -105,7 +105,7 @@ impl State {
         let own = {
             let rcu = rcu::read_lock();
             let snapshot = self.config.snapshot(&rcu);
-            let own = snapshot.local_node()?.at.addr;
+            let own = snapshot.local_node()?.reach(&addr).addr;
             snapshot.is_endpoint(&own, port).then_some(own)?
         };
         let flow = self

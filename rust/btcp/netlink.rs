@@ -19,7 +19,8 @@ use super::{
     node::{
         name_text,
         Forwarding,
-        Name, //
+        Name,
+        Reach, //
     },
     refused::Refused,
     service::{
@@ -40,9 +41,12 @@ use super::{
 };
 use carisma_core::{
     auth::SECRET_LEN,
-    http,
-    rule,
-    tuple, //
+    http, rule,
+    tuple::{
+        self,
+        v4_of,
+        Addr, //
+    },
 };
 use carisma_net::{
     genl::{
@@ -122,6 +126,9 @@ const NODE: &CStr =
     c"node: must be a node's name, 1 to 15 letters, digits, '.', '-' and '_', the first a letter or digit";
 const NODES: &CStr = c"node: must be 1 to 16 nodes, each named once";
 const FORWARD: &CStr = c"forward: must be 0 (nat), 1 (direct), 2 (tunnel) or 3 (auto)";
+const OTHER_ADDR: &CStr =
+    c"other-addr: must be such an address as addr, but IPv6 if that is IPv4, else IPv4";
+const OTHER_FORWARD: &CStr = c"other-forward: must be 0 (nat), 1 (direct), 2 (tunnel) or 3 (auto)";
 const OTHERWISE: &CStr = c"otherwise: must be 0 (local) or 1 (unavailable)";
 const PICK: &CStr = c"pick: must be 0 (order) or 1 (hash)";
 const COOKIE: &CStr = c"cookie: must be 1 to 63 characters, letters, digits and !#$%&'*+-.^_`|~";
@@ -160,19 +167,23 @@ fn refused<'a>(request: &Request<'a>, suspects: &[u32]) -> impl Fn(Refused) -> R
 }
 
 /// An address of a request: 4 bytes, or 16, which may stand for 4.
-fn addr<'a>(request: &Request<'a>, number: u32) -> Result<[u8; 16], Refusal<'a>> {
+fn addr<'a>(request: &Request<'a>, number: u32) -> Result<Addr, Refusal<'a>> {
+    addr_of(request.need(number, ADDR)?, ADDR)
+}
+
+/// An address, from an attribute.
+fn addr_of<'a>(attr: Attr<'a>, rule: &'static CStr) -> Result<Addr, Refusal<'a>> {
     const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
-    let attr = request.need(number, ADDR)?;
     let bytes = attr.bytes();
     let ipv4 = bytes.strip_prefix(&MAPPED).unwrap_or(bytes);
     match *ipv4 {
         // This network, multicast, reserved and broadcast.
-        [0 | 224.., _, _, _] => Err(invalid(attr, ADDR)),
+        [0 | 224.., _, _, _] => Err(invalid(attr, rule)),
         [a, b, c, d] => Ok([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]),
         _ => match bytes.try_into() {
             Ok(addr) if tuple::is_global(&addr) => Ok(addr),
-            _ => Err(invalid(attr, ADDR)),
+            _ => Err(invalid(attr, rule)),
         },
     }
 }
@@ -382,36 +393,64 @@ const FORWARDINGS: [(Forwarding, u32); 4] = [
     (Forwarding::Auto, carisma_forward_CARISMA_FORWARD_AUTO),
 ];
 
-/// How a node is sent what it serves.
-fn forwarding<'a>(request: &Request<'a>) -> Result<Forwarding, Refusal<'a>> {
-    let Some(attr) = request.attr(CARISMA_A_NODE_FORWARD) else {
-        return Ok(Forwarding::Auto);
+/// How a node is sent what it serves, if the request says so.
+fn forwarding<'a>(
+    request: &Request<'a>,
+    number: u32,
+    rule: &'static CStr,
+) -> Result<Option<Forwarding>, Refusal<'a>> {
+    let Some(attr) = request.attr(number) else {
+        return Ok(None);
     };
     FORWARDINGS
         .into_iter()
         .find(|(_, number)| *number == attr.u32())
-        .map(|(forwarding, _)| forwarding)
-        .ok_or_else(|| invalid(attr, FORWARD))
+        .map(|(forwarding, _)| Some(forwarding))
+        .ok_or_else(|| invalid(attr, rule))
+}
+
+/// The number of a way to forward.
+fn forwarding_number(forwarding: Forwarding) -> u32 {
+    let mut known = FORWARDINGS.into_iter();
+    known.find(|(it, _)| *it == forwarding).map_or(0, |it| it.1)
+}
+
+/// How a node is sent segments of services of the family of its address, and of the other one.
+fn reach<'a>(request: &Request<'a>) -> Result<[Reach; 2], Refusal<'a>> {
+    let same = Reach {
+        addr: addr(request, CARISMA_A_NODE_ADDR)?,
+        forwarding: forwarding(request, CARISMA_A_NODE_FORWARD, FORWARD)?
+            .unwrap_or(Forwarding::Auto),
+    };
+    let mut other = same;
+    if let Some(attr) = request.attr(CARISMA_A_NODE_OTHER_ADDR) {
+        other.addr = addr_of(attr, OTHER_ADDR)?;
+        if v4_of(&other.addr).is_some() == v4_of(&same.addr).is_some() {
+            return Err(invalid(attr, OTHER_ADDR));
+        }
+    }
+    if let Some(it) = forwarding(request, CARISMA_A_NODE_OTHER_FORWARD, OTHER_FORWARD)? {
+        other.forwarding = it;
+    }
+    Ok([same, other])
 }
 
 fn node_add<'a>(request: &Request<'a>) -> Answer<'a> {
     let state = state(request.net())?;
     let name = name(request, CARISMA_A_NODE_NAME, NAME)?;
-    let at = Endpoint {
-        addr: addr(request, CARISMA_A_NODE_ADDR)?,
-        port: match request.attr(CARISMA_A_NODE_PORT) {
-            // CAST: A port.
-            None => CARISMA_PORT_DEFAULT as u16,
-            Some(attr) => port(attr)?,
-        },
+    let reach = reach(request)?;
+    let port = match request.attr(CARISMA_A_NODE_PORT) {
+        // CAST: A port.
+        None => CARISMA_PORT_DEFAULT as u16,
+        Some(attr) => port(attr)?,
     };
     let local = request.attr(CARISMA_A_NODE_LOCAL).is_some();
-    let forwarding = forwarding(request)?;
     state
-        .configure(|config, tell| config.add_node(name, at, local, forwarding, tell))
+        .configure(|config, tell| config.add_node(name, port, local, reach, tell))
         .map_err(|why| {
             let suspect = match why {
                 Refused::AddrTaken => CARISMA_A_NODE_ADDR,
+                Refused::OtherAddrTaken => CARISMA_A_NODE_OTHER_ADDR,
                 Refused::LocalTaken => CARISMA_A_NODE_LOCAL,
                 _ => CARISMA_A_NODE_NAME,
             };
@@ -610,10 +649,14 @@ fn node_get(dump: &mut Dump<'_>) -> Result {
             put_addr(message, CARISMA_A_NODE_ADDR, &node.at.addr)?;
             message.put_u16(CARISMA_A_NODE_PORT, node.at.port)?;
             message.put_flag(CARISMA_A_NODE_LOCAL, node.local)?;
-            for (forwarding, number) in FORWARDINGS {
-                if forwarding == node.forwarding {
-                    message.put_u32(CARISMA_A_NODE_FORWARD, number)?;
-                }
+            let (same, other) = (node.reach(&node.at.addr), node.reach_other());
+            message.put_u32(CARISMA_A_NODE_FORWARD, forwarding_number(same.forwarding))?;
+            if other.forwarding != same.forwarding {
+                let number = forwarding_number(other.forwarding);
+                message.put_u32(CARISMA_A_NODE_OTHER_FORWARD, number)?;
+            }
+            if other.addr != same.addr {
+                put_addr(message, CARISMA_A_NODE_OTHER_ADDR, &other.addr)?;
             }
             if node.local {
                 return message.put_u32(

@@ -5,7 +5,10 @@
 use crate::snapshot::Endpoint;
 use carisma_core::{
     auth::Trouble,
-    tuple::Addr, //
+    tuple::{
+        v4_of,
+        Addr, //
+    },
 };
 use carisma_net::{
     connection,
@@ -58,6 +61,36 @@ impl Forwarding {
 /// How long it is remembered that a node lacks the address of a service, in milliseconds.
 const LACKING_MS: u32 = 60_000;
 
+/// A node's address of one family, and how it is sent segments there.
+#[derive(Clone, Copy)]
+pub(crate) struct Reach {
+    pub(crate) addr: Addr,
+    pub(crate) forwarding: Forwarding,
+}
+
+/// How a node is sent the segments of services of one family.
+struct Ways {
+    to: Reach,
+    /// The ways that it may be forwarded to by.
+    neighbour: Option<Way>,
+    tunnel: Option<Way>,
+}
+
+impl Ways {
+    fn new(to: Reach, local: bool) -> Result<Self> {
+        let way = |wanted: bool, tunnel| match wanted && !local {
+            true => Way::new(to.addr, tunnel).map(Some),
+            false => Ok(None),
+        };
+        let may_be_neighbour = matches!(to.forwarding, Forwarding::Direct | Forwarding::Auto);
+        Ok(Self {
+            neighbour: way(may_be_neighbour, false)?,
+            tunnel: way(to.forwarding.may_tunnel(), true)?,
+            to,
+        })
+    }
+}
+
 /// A node of the cluster. It is the same object as long as it is configured.
 pub(crate) struct Node {
     /// From 1.
@@ -67,10 +100,8 @@ pub(crate) struct Node {
     pub(crate) at: Endpoint,
     /// It is this node.
     pub(crate) local: bool,
-    pub(crate) forwarding: Forwarding,
-    /// The ways to it that it may be forwarded to by.
-    neighbour: Option<Way>,
-    tunnel: Option<Way>,
+    /// For services of IPv4, and of IPv6.
+    ways: [Ways; 2],
     /// When it was found to lack the address of a service, in milliseconds; 0 if it was not.
     lacking: Atomic<u32>,
     /// The control connection to it is up.
@@ -82,27 +113,28 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// A node that was just configured. Its control connection is not up. Errors: `ENOMEM`.
+    /// A node that was just configured, which segments of services of the family of its address, and of
+    /// the other one, reach so. Its control connection is not up. Errors: `ENOMEM`.
     pub(crate) fn new(
         index: u32,
         name: Name,
-        at: Endpoint,
+        port: u16,
         local: bool,
-        forwarding: Forwarding,
+        [same, other]: [Reach; 2],
     ) -> Result<Self> {
-        let way = |wanted: bool, tunnel| match wanted && !local {
-            true => Way::new(at.addr, tunnel).map(Some),
-            false => Ok(None),
+        let (v4, v6) = match v4_of(&same.addr) {
+            Some(_) => (same, other),
+            None => (other, same),
         };
-        let may_be_neighbour = matches!(forwarding, Forwarding::Direct | Forwarding::Auto);
         Ok(Self {
             index,
             name,
-            at,
+            at: Endpoint {
+                addr: same.addr,
+                port,
+            },
             local,
-            forwarding,
-            neighbour: way(may_be_neighbour, false)?,
-            tunnel: way(forwarding.may_tunnel(), true)?,
+            ways: [Ways::new(v4, local)?, Ways::new(v6, local)?],
             lacking: Atomic::new(0),
             up: Atomic::new(false),
             epoch: Atomic::new(0),
@@ -110,10 +142,43 @@ impl Node {
         })
     }
 
-    /// How segments to the address `vip` get to it, from this node's address `own`. Any context.
-    pub(crate) fn via(&self, net: &Net, own: &Addr, vip: &Addr) -> Via {
-        let addr = self.at.addr;
-        match self.forwarding {
+    fn ways(&self, to: &Addr) -> &Ways {
+        let [v4, v6] = &self.ways;
+        match v4_of(to) {
+            Some(_) => v4,
+            None => v6,
+        }
+    }
+
+    /// How it is sent segments of services of the family that `addr` has; its address is of the other
+    /// family if it has none of that one.
+    pub(crate) fn reach(&self, addr: &Addr) -> Reach {
+        self.ways(addr).to
+    }
+
+    /// How it is sent segments of services that are not of the family of its first address.
+    pub(crate) fn reach_other(&self) -> Reach {
+        let [v4, v6] = &self.ways;
+        match v4_of(&self.at.addr) {
+            Some(_) => v6.to,
+            None => v4.to,
+        }
+    }
+
+    /// Whether this is an address of its own.
+    pub(crate) fn has(&self, addr: &Addr) -> bool {
+        self.reach(addr).addr == *addr
+    }
+
+    /// Whether segments may come to it by a tunnel.
+    pub(crate) fn may_tunnel(&self) -> bool {
+        self.ways.iter().any(|ways| ways.to.forwarding.may_tunnel())
+    }
+
+    /// How segments to the address `vip` get to it from the node `own`, which is this one. Any context.
+    pub(crate) fn via(&self, net: &Net, own: &Self, vip: &Addr) -> Via {
+        let Reach { addr, forwarding } = self.reach(vip);
+        match forwarding {
             Forwarding::Nat => Via::Named(addr),
             Forwarding::Direct => Via::Neighbour(addr),
             Forwarding::Tunnel => Via::Tunnel(addr),
@@ -126,26 +191,33 @@ impl Node {
 
     /// How segments to the address `vip` get to it that cannot name it, whatever is configured; `None` if
     /// no route leads there. Any context.
-    pub(crate) fn via_unchanged(&self, net: &Net, own: &Addr, vip: &Addr) -> Option<Via> {
-        let addr = self.at.addr;
+    pub(crate) fn via_unchanged(&self, net: &Net, own: &Self, vip: &Addr) -> Option<Via> {
+        let addr = self.reach(vip).addr;
         [Via::Neighbour(addr), Via::Tunnel(addr)]
             .into_iter()
-            .find(|via| via.takes(vip) && via.is_open(net, own, self.way(*via)))
+            .find(|via| via.takes(vip) && self.is_open(net, own, *via))
+    }
+
+    /// Whether routes lead to it in that way from the node `own`, which is this one. Any context.
+    pub(crate) fn is_open(&self, net: &Net, own: &Self, via: Via) -> bool {
+        via.is_open(net, &own.reach(&via.to()).addr, self.way(via))
     }
 
     /// What is known of the way to it.
     pub(crate) fn way(&self, via: Via) -> Option<&Way> {
+        let mut ways = self.ways.iter().filter(|ways| ways.to.addr == via.to());
         match via {
             Via::Named(_) => None,
-            Via::Neighbour(_) => self.neighbour.as_ref(),
-            Via::Tunnel(_) => self.tunnel.as_ref(),
+            Via::Neighbour(_) => ways.find_map(|ways| ways.neighbour.as_ref()),
+            Via::Tunnel(_) => ways.find_map(|ways| ways.tunnel.as_ref()),
         }
     }
 
     /// It lacks the address of a service. Whether segments are to name it, for a while, as that is left
     /// to this node. Any context.
     pub(crate) fn on_lacking(&self) -> bool {
-        if self.forwarding != Forwarding::Auto {
+        let mut forwardings = self.ways.iter().map(|ways| ways.to.forwarding);
+        if !forwardings.any(|it| it == Forwarding::Auto) {
             return false;
         }
         self.lacking.store(connection::now_ms().max(1), Relaxed);

@@ -31,6 +31,8 @@ pub(crate) enum Refused {
     NodeExists,
     /// There is a node of that address.
     AddrTaken,
+    /// The same of an address of the other family.
+    OtherAddrTaken,
     /// There is a node that is this one.
     LocalTaken,
     /// There is no such node.
@@ -72,6 +74,7 @@ impl Refused {
             Self::ServicesFull => c"addr: there are 256 services, the most that are allowed",
             Self::NodeExists => c"name: a node of this name exists already",
             Self::AddrTaken => c"addr: another node has this address",
+            Self::OtherAddrTaken => c"other-addr: another node has this address",
             Self::LocalTaken => c"local: another node is this one already",
             Self::NoNode => c"name: no such node",
             Self::NoTarget => c"node: no such node, add it first",
@@ -95,7 +98,8 @@ impl Refused {
     /// What the call returns.
     pub(crate) fn error(self) -> Error {
         match self {
-            Self::ServiceExists | Self::NodeExists | Self::AddrTaken => EEXIST,
+            Self::ServiceExists | Self::NodeExists => EEXIST,
+            Self::AddrTaken | Self::OtherAddrTaken => EEXIST,
             Self::LocalTaken | Self::RuleExists | Self::KeyExists => EEXIST,
             Self::NoService | Self::NoNode | Self::NoTarget | Self::NoRule => ENOENT,
             Self::NoKey => ENOENT,

@@ -220,11 +220,11 @@ impl State {
         }
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
-        let own = config.local_node()?.at.addr;
+        let own = config.local_node()?;
         let node = config.node(node)?;
-        let via = Some(node.via(&self.net, &own, addr));
+        let via = Some(node.via(&self.net, own, addr));
         let via = via.filter(|via| via.is_unchanged() && via.takes(addr));
-        via.or_else(|| node.via_unchanged(&self.net, &own, addr))
+        via.or_else(|| node.via_unchanged(&self.net, own, addr))
     }
 
     /// Nobody has a connection, as far as can be found out: its client is told so.
@@ -261,7 +261,9 @@ impl State {
         let own = {
             let rcu = rcu::read_lock();
             let config: &Snapshot = self.config.snapshot(&rcu);
-            config.local_node().map(|node: &Node| node.at.addr)
+            config
+                .local_node()
+                .map(|node: &Node| node.reach(&key.local).addr)
         };
         let by_own = own.map(|own| key.with_local(own, key.local_port.get()));
         [Some(*key), by_own]

@@ -114,7 +114,7 @@ impl Snapshot {
     }
 
     /// Where connections to this node's TCP may be ours: at the services, and, at the ports of
-    /// these, at the node's own address, by which other nodes forward what they hand to it.
+    /// these, at the node's own addresses, by which other nodes forward what they hand to it.
     pub(crate) fn endpoints(&self) -> impl Iterator<Item = Endpoint> + '_ {
         let served = self
             .table
@@ -133,12 +133,12 @@ impl Snapshot {
         Ok(list)
     }
 
-    /// The endpoints at this node's own address, as often as there are services at their ports.
+    /// The endpoints at this node's own addresses, as often as there are services at their ports.
     fn own_endpoints(&self) -> impl Iterator<Item = Endpoint> + '_ {
         let own = self.local_node();
         self.services.iter().filter_map(move |service| {
             Some(Endpoint {
-                addr: own?.at.addr,
+                addr: own?.reach(&service.at.addr).addr,
                 port: service.at.port,
             })
         })

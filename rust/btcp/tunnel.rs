@@ -49,8 +49,7 @@ impl State {
             return None;
         }
         if let Some(error) = tunnel::too_big(&mut skb) {
-            let may =
-                |_: &Node, node: &Node| node.forwarding.may_tunnel() || self.expects_cookies();
+            let may = |_: &Node, node: &Node| node.may_tunnel() || self.expects_cookies();
             if self.tunnel_peer(error.from, error.to, may).is_some() {
                 // Nobody else would: this kind of packet has no owner here.
                 tunnel::update_pmtu(&self.net, &mut skb, &error);
@@ -62,7 +61,7 @@ impl State {
     /// What a node may have sent us through a tunnel.
     fn tunnel_within(&self, outer: &Outer, skb: &mut Skb) -> Option<Within> {
         let peer = |always: bool| {
-            let may = |local: &Node, _: &Node| always || local.forwarding.may_tunnel();
+            let may = |local: &Node, _: &Node| always || local.may_tunnel();
             self.tunnel_peer(outer.to, outer.from, may)
         };
         let Some(ends) = outer.ends(skb) else {
@@ -123,8 +122,8 @@ impl State {
     ) -> Option<u32> {
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
-        let local = config.local_node().filter(|local| local.at.addr == own)?;
-        let is_it = |node: &&Node| !node.local && node.at.addr == other && may(local, node);
+        let local = config.local_node().filter(|local| local.has(&own))?;
+        let is_it = |node: &&Node| !node.local && node.has(&other) && may(local, node);
         let found = config.nodes().find(is_it);
         found.map(|node| node.index)
     }
@@ -134,13 +133,13 @@ impl State {
     pub(crate) fn tunnel_mss(&self, vip: &Addr) -> Option<u16> {
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
-        let own = config.local_node()?.at.addr;
+        let local = config.local_node()?;
         let mtus = config
             .nodes()
-            .filter(|node| !node.local && node.forwarding.may_tunnel())
+            .filter(|node| !node.local && node.reach(vip).forwarding.may_tunnel())
             .filter_map(|node| {
-                let via = node.via(&self.net, &own, vip);
-                via.mtu(&self.net, &own, node.way(via))
+                let via = node.via(&self.net, local, vip);
+                via.mtu(&self.net, &local.reach(&via.to()).addr, node.way(via))
             });
         // The shortest headers, which an MSS does not count (RFC 9293, section 3.7.1). CAST: Small numbers.
         let headers = (ip::header_len(vip) + HEADER_LEN) as u16;

@@ -105,8 +105,8 @@ impl Via {
         }
     }
 
-    /// The node that it leads to.
-    fn to(self) -> Addr {
+    /// The node's address by which it leads there.
+    pub fn to(self) -> Addr {
         match self {
             Self::Named(to) | Self::Neighbour(to) | Self::Tunnel(to) => to,
         }

@@ -41,6 +41,7 @@ class NodeSpec(Host):
     """A node of the cluster with the virtual address it accepts for."""
 
     vip: str
+    other: str = ''             # its address of the other family
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class ClusterSpec:
     mode: str = 'rare'          # of the services
     migrate: str = 'adopt'      # how connections enter a back end's TCP
     forward: str = 'nat'        # how nodes get what they serve for others
+    other_forward: str = ''     # the same of services of the other family
 
     @property
     def hosts(self) -> Tuple[Host, ...]:

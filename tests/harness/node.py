@@ -204,6 +204,10 @@ class Node(abc.ABC):
             calls.append(['node', 'add', other.name, other.address, side,
                           '--port', str(self.cluster.control_port),
                           '--forward', self.cluster.forward])
+            if other.other:
+                calls[-1] += ['--other', other.other]
+            if self.cluster.other_forward:
+                calls[-1] += ['--other-forward', self.cluster.other_forward]
         return calls + self.offer()
 
     def offer(self, service: str = '', migrate: str = '', mode: str = ''

@@ -179,8 +179,12 @@ static struct dst_entry *carisma_route_tunnel(struct net *net, const __u8 *from,
 					      struct dst_cache *cache)
 {
 	bool v4 = carisma_is_v4(to), off;
-	struct dst_entry *dst = carisma_cached(cache, from, v4);
+	struct dst_entry *dst;
 
+	/* Unspecified it may be, for either. */
+	if (memchr_inv(from, 0, sizeof(struct in6_addr)) && carisma_is_v4(from) != v4)
+		return ERR_PTR(-EAFNOSUPPORT);
+	dst = carisma_cached(cache, from, v4);
 	if (dst)
 		return dst;
 	if (v4) {

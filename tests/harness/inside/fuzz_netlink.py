@@ -49,6 +49,8 @@ VALUES = {
               b'/' + b'p' * 255 + b'\0']),
 }
 VALUES['node'] = VALUES['name']
+VALUES['other-addr'] = VALUES['addr'][::-1]
+VALUES['forward'] = VALUES['other-forward'] = VALUES['mode']
 LONGEST = 65000         # that an attribute and a message can take
 COMMON = [b'', b'\0', bytes(300), b'\xff' * 8, bytes(LONGEST)]
 

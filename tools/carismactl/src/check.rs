@@ -20,7 +20,7 @@ use serde_json::json;
 use std::{
     collections::BTreeSet,
     io::{self, Write},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     process::ExitCode,
 };
@@ -280,7 +280,9 @@ fn examine() -> Result<Report, Error> {
         }
     }
     settings(&mut report, &nodes, &host);
-    if local.is_some_and(|node| !is_forwarded(node, uapi::forward::NAT)) {
+    // That is about services of IPv4.
+    let v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    if local.is_some_and(|node| !is_forwarded(node, v4, uapi::forward::NAT)) {
         arp(&mut report, &services, &host);
     }
     counters(&mut report, &stats);
@@ -370,7 +372,8 @@ fn check_service(
 ) {
     let at = SocketAddr::new(service.address, service.port);
     let vip = host.has(at.ip()).then_some(at);
-    let unchanged = local.is_some_and(is_unchanged);
+    let is = |way| local.is_some_and(|node| is_forwarded(node, at.ip(), way));
+    let unchanged = is(uapi::forward::DIRECT) || is(uapi::forward::TUNNEL);
     if vip.is_none() && unchanged {
         report.warn(
             "service",
@@ -393,9 +396,8 @@ fn check_service(
         );
     }
     // What is not changed comes to the address of the service, if that is there.
-    let auto = local.is_some_and(|node| is_forwarded(node, uapi::forward::AUTO));
-    let own = local.filter(|_| !(unchanged || auto && vip.is_some()));
-    let own = own.map(|node| SocketAddr::new(node.address, service.port));
+    let own = local.filter(|_| !(unchanged || is(uapi::forward::AUTO) && vip.is_some()));
+    let own = own.map(|node| SocketAddr::new(node.address_for(at.ip()), service.port));
     let mut found = BTreeSet::new();
     for (at, who) in [(vip, "clients"), (own, "other nodes")] {
         let Some(at) = at else { continue };
@@ -517,14 +519,9 @@ fn settings(report: &mut Report, nodes: &[Node], host: &Host) {
     }
 }
 
-/// Whether a node gets what it serves for others in this way.
-fn is_forwarded(node: &Node, way: u16) -> bool {
-    node.forward == uapi::forward::NAMES[usize::from(way)]
-}
-
-/// Whether a node gets what it serves for others with the address of the service as destination.
-fn is_unchanged(node: &Node) -> bool {
-    is_forwarded(node, uapi::forward::DIRECT) || is_forwarded(node, uapi::forward::TUNNEL)
+/// Whether a node gets what it serves for others in this way, of services of a family.
+fn is_forwarded(node: &Node, family: IpAddr, way: u16) -> bool {
+    node.forward_for(family) == uapi::forward::NAMES[usize::from(way)]
 }
 
 /// Whether this node keeps to itself that it has the addresses of services whose clients are others'.

@@ -189,6 +189,16 @@ pub struct NodeAdd {
     /// of these that works
     #[arg(long, value_parser = uapi::forward::NAMES.to_vec(), default_value = "auto")]
     pub forward: String,
+
+    /// An address of the node's of the other family, IPv4 or IPv6, where it is sent the segments of
+    /// services of that family
+    #[arg(long, value_name = "ADDR")]
+    pub other: Option<IpAddr>,
+
+    /// How it is sent the segments of services of the other family than that of ADDR [default: as
+    /// --forward]
+    #[arg(long, value_name = "WAY", value_parser = uapi::forward::NAMES.to_vec())]
+    pub other_forward: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -405,6 +415,8 @@ mod tests {
         assert_eq!(node.port, uapi::PORT_DEFAULT);
         assert!(!node.local && !node.remote);
         assert_eq!(node.forward, "auto");
+        assert_eq!((node.other, node.other_forward), (None, None));
+        assert!(parse("node add fr 10.0.0.2 --other fd00::2 --other-forward nat").is_ok());
         assert!(parse("node add fr 10.0.0.2 --port 99 --local").is_ok());
         for way in ["nat", "direct", "tunnel", "auto"] {
             assert!(parse(&format!("node add fr 10.0.0.2 --forward {way}")).is_ok());

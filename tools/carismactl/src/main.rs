@@ -211,6 +211,13 @@ fn node_attrs(node: &cli::NodeAdd) -> Result<Vec<Attr>, Error> {
         Attr::u16(uapi::node::PORT, node.port),
         choice(uapi::node::FORWARD, uapi::forward::NAMES, &node.forward),
     ];
+    let other = node
+        .other
+        .map(|addr| Attr::addr(uapi::node::OTHER_ADDR, addr));
+    attrs.extend(other);
+    if let Some(way) = &node.other_forward {
+        attrs.push(choice(uapi::node::OTHER_FORWARD, uapi::forward::NAMES, way));
+    }
     if local {
         attrs.push(Attr::flag(uapi::node::LOCAL));
     }

@@ -78,6 +78,10 @@ pub struct Node {
     pub local: bool,
     /// How it is sent the segments of the connections that it serves.
     pub forward: String,
+    /// Of the other family, if it has one.
+    pub other_address: Option<IpAddr>,
+    /// The same of services of the other family, if that is another way.
+    pub other_forward: Option<String>,
     /// Of the control connection.
     pub state: String,
     /// Why there is none, if the node itself is there.
@@ -94,11 +98,39 @@ impl Entry for Node {
             port: attrs.u16(node::PORT)?,
             local: attrs.flag(node::LOCAL),
             forward: attrs.name_of(node::FORWARD, uapi::forward::NAMES)?,
+            other_address: attrs.addr(node::OTHER_ADDR),
+            other_forward: attrs.name_of(node::OTHER_FORWARD, uapi::forward::NAMES),
             state: attrs.name_of(node::STATE, uapi::peer_state::NAMES)?,
             trouble: attrs.name_of(node::TROUBLE, uapi::peer_trouble::NAMES),
             epoch: attrs.uint(node::EPOCH),
             index: attrs.uint(node::INDEX)?,
         })
+    }
+}
+
+/// What there is of one family, and of the other one.
+fn both(one: String, other: Option<impl std::fmt::Display>) -> String {
+    match other {
+        Some(other) => format!("{one}, {other}"),
+        None => one,
+    }
+}
+
+impl Node {
+    /// Where it is sent segments of services of a family.
+    pub fn address_for(&self, family: IpAddr) -> IpAddr {
+        let other = self.other_address;
+        other
+            .filter(|it| it.is_ipv4() == family.is_ipv4())
+            .unwrap_or(self.address)
+    }
+
+    /// How it is sent these.
+    pub fn forward_for(&self, family: IpAddr) -> &str {
+        match &self.other_forward {
+            Some(other) if family.is_ipv4() != self.address.is_ipv4() => other,
+            _ => &self.forward,
+        }
     }
 }
 
@@ -108,8 +140,11 @@ impl Row for Node {
     fn cells(&self) -> Vec<String> {
         vec![
             self.name.clone(),
-            SocketAddr::new(self.address, self.port).to_string(),
-            self.forward.clone(),
+            both(
+                SocketAddr::new(self.address, self.port).to_string(),
+                self.other_address,
+            ),
+            both(self.forward.clone(), self.other_forward.as_ref()),
             match &self.trouble {
                 Some(trouble) => format!("{} ({trouble})", self.state),
                 None => self.state.clone(),
@@ -433,6 +468,19 @@ mod tests {
         let why = Attr::u32(node::TROUBLE, uapi::peer_trouble::UNKNOWN_KEY.into());
         assert_eq!(node(&[]).cells(), ["fr", "10.0.0.2:7480", "direct", "down"]);
         assert_eq!(node(&[why]).cells()[3], "down (unknown-key)");
+
+        let both = node(&[
+            Attr::addr(node::OTHER_ADDR, addr("fd00::2")),
+            Attr::u32(node::OTHER_FORWARD, uapi::forward::NAT.into()),
+        ]);
+        assert_eq!(
+            both.cells()[1..3],
+            ["10.0.0.2:7480, fd00::2", "direct, nat"]
+        );
+        assert_eq!(both.forward_for(addr("fd00::11")), "nat");
+        assert_eq!(both.forward_for(addr("10.0.0.11")), "direct");
+        assert_eq!(both.address_for(addr("fd00::11")), addr("fd00::2"));
+        assert_eq!(both.address_for(addr("10.0.0.11")), addr("10.0.0.2"));
     }
 
     #[test]

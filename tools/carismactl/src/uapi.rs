@@ -81,6 +81,8 @@ numbers! {
         EPOCH = "epoch",
         TROUBLE = "trouble",
         FORWARD = "forward",
+        OTHER_ADDR = "other-addr",
+        OTHER_FORWARD = "other-forward",
     }
 
     /// Attributes of a rule.
