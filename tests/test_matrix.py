@@ -82,6 +82,9 @@ WINDOWS = {
     'wider': '4096 131072 67108864',
     'narrower': '4096 16384 65535',
 }
+# Each used once: at the back end, connections to either service are to its own address, where
+# one in TIME_WAIT that has the client's port would be in the way of an adoption.
+PORTS = itertools.count(20_000)
 
 
 def make_table() -> List[Case]:
@@ -149,7 +152,7 @@ class Exchanges:
         services = {'adopt': front.vip, 'replay': self._cluster.spec.at(REPLAYED)}
         orders = [{**case, 'language': language(case), 'address':
                    self._cluster[answers(case)].vip if direct
-                   else services[str(case['migrate'])]}
+                   else services[str(case['migrate'])], 'port': next(PORTS)}
                   for case in cases]
         self._process.write(json.dumps(orders).encode() + b'\n')
         return json.loads(self._process.readline(60))

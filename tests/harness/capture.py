@@ -45,7 +45,7 @@ class Capture:
         self._node = node
         self._file = f'{WORK}/{node.name}.{next(NUMBER)}.pcap'
         self._command = (
-            'exec tcpdump -n -p -U -Z root --immediate-mode -B 24576 '
+            'exec tcpdump -n -p -U -Z root --immediate-mode -B 49152 '
             f'-i {device} -s {bytes_each} -w {self._file} {wanted} 2>&1')
         self.segments: List[pcap.Segment] = []
 

@@ -190,6 +190,8 @@ class Client:
             with self._sock:
                 self._sock.settimeout(
                     max(self._deadline - time.monotonic(), 0.01))
+                if 'port' in self.case:
+                    self._sock.bind(('', self.case['port']))
                 self._sock.connect((self.case['address'], 80))
                 shape: Callable[[], None] = getattr(self, self.case['shape'])
                 shape()
