@@ -139,8 +139,7 @@ def join(cluster: Cluster, addresses: List[str]) -> None:
         for other, address in zip(cluster.spec.nodes, addresses):
             lines = re.sub(rf'\b{re.escape(other.address)}(?= )', address,
                            lines)
-        for line in lines.splitlines():
-            node.ctl(*line.split())
+        node.batch([[line] for line in lines.splitlines()])
     for node in cluster.nodes:
         wait_for(lambda: cluster.joined(node), 'all are joined')
     cluster.ready = True

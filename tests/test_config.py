@@ -10,6 +10,7 @@ from typing import Any, Dict, List
 import pytest
 
 from conftest import Lab
+from harness.guest import Result
 from harness.node import Node
 from harness.paths import CARISMACTL, CHECKOUT, INSIDE
 from harness.running import Cluster, wait_for
@@ -58,8 +59,8 @@ def everything(node: Node) -> Dict[str, Any]:
 
 
 def many(node: Node, lines: List[str]) -> None:
-    """Run carismactl once for each line; all must succeed."""
-    node.run('set -e\n' + '\n'.join(f'{CARISMACTL} {line}' for line in lines), timeout=120)
+    """Carry out each line; all must succeed."""
+    node.batch([[line] for line in lines])
 
 
 # Lists
@@ -283,6 +284,30 @@ def test_carismactl_says_why(node: Node) -> None:
     assert json.loads(answer.err) == {
         'error': 'name: no such node', 'errno': 'ENOENT', 'attribute': 'name'}
     assert node.ctl('service', 'add', '10.0.0.11', check=False).rc == 2
+
+
+def test_batch(node: Node) -> None:
+    """A file's commands, in their order; a wrong one keeps all from being done, one that
+    fails those after it."""
+    def batch(text: str, *options: str) -> Result:
+        node.put('/tmp/batch', text)
+        return node.ctl('batch', '/tmp/batch', *options, check=False)
+    good = f'# This site\n\n  service add {VIP}\nnode add en 10.0.0.1\n'
+    answer = batch(good + 'node add fr 10.0.0.2 --forward gre\n')
+    assert (answer.rc, answer.out) == (1, '')
+    assert answer.err.startswith("carismactl: line 5: invalid value 'gre' for '--forward")
+    assert everything(node) == {'service': [], 'node': [], 'rule': []}
+    answer = batch(good + 'node add de 10.0.0.1\nnode add it 10.0.0.4', '--json')
+    assert (answer.rc, answer.out) == (1, '{"done":true}\n' * 2)
+    assert json.loads(answer.err) == {
+        'error': 'addr: another node has this address', 'errno': 'EEXIST',
+        'attribute': 'addr', 'line': 5}
+    assert [it['name'] for it in node.ask('node', 'list')] == ['en']
+    answer = node.run([CARISMACTL, 'batch', '-'], input='node list\nresume')
+    assert answer.out == node.ctl('node', 'list').out
+    answer = node.ctl('batch', '/nowhere', check=False)
+    assert (answer.rc, answer.err) == (
+        1, 'carismactl: /nowhere: No such file or directory (os error 2)\n')
 
 
 def test_carismactl_without_modules(site: Cluster) -> None:

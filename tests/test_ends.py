@@ -88,8 +88,8 @@ def configure(cluster: Cluster) -> None:
         for words in node.configuration():
             if words[:2] == ['node', 'add']:
                 words[-1] = forwards.get((node.name, words[2]), 'direct')
-            calls.append(' '.join([CARISMACTL, *words]))
-        node.run('\n'.join(['set -e', *calls]))
+            calls.append(words)
+        node.batch(calls)
     for node in cluster.nodes:
         wait_for(lambda: cluster.joined(node), 'the control connections are up')
 

@@ -152,11 +152,11 @@ def load_again(cluster: Cluster, *names: str) -> None:
     lines = [f'insmod {cluster.kernels[0].guest.modules}/{name}.ko'
              for name in MODULES]
     for name in names:
-        lines += [f'ip netns exec {name} sh -es <<-END',
-                  *(' '.join([CARISMACTL, *words])
-                    for words in cluster[name].configuration()
-                    if 'de' not in words),
-                  'echo 60000 >/sys/kernel/carisma/net/head_timeout_ms', 'END']
+        lines += [f'ip netns exec {name} {CARISMACTL} batch - <<-END',
+                  *(' '.join(words) for words in cluster[name].configuration()
+                    if 'de' not in words), 'END',
+                  f'ip netns exec {name} sh -c '
+                  '"echo 60000 >/sys/kernel/carisma/net/head_timeout_ms"']
     cluster.kernels[0].guest.run('\n'.join(['set -e', *lines]), timeout=180)
 
 

@@ -10,7 +10,6 @@ from typing import Callable, Dict, List
 from .guest import CommandFailed
 from .namespaces import NamespaceCluster
 from .node import Node
-from .paths import CARISMACTL
 from .running import wait_for
 
 EVERY = '*'
@@ -216,7 +215,6 @@ class Events:
         self._pause()
         self._cluster.revive(node)
         node.nginx.start()
-        node.run('set -e\n' + '\n'.join(
-            ' '.join([CARISMACTL, *words]) for words in node.configuration()))
+        node.batch(node.configuration())
         wait_for(self._joined, 'the node is back', 30)
         self._end(event)

@@ -178,6 +178,11 @@ class Node(abc.ABC):
         """carismactl with these words."""
         return self.run([paths.CARISMACTL, *words], check=check)
 
+    def batch(self, calls: Sequence[Sequence[str]]) -> None:
+        """carismactl with the words of each call, all of which must succeed."""
+        self.run([paths.CARISMACTL, 'batch', '-'], timeout=120,
+                 input='\n'.join(map(' '.join, calls)))
+
     def ask(self, *words: str) -> Any:
         """carismactl's answer as data."""
         return json.loads(self.ctl(*words, '--json').out)
@@ -232,6 +237,4 @@ class Node(abc.ABC):
     def configure(self) -> None:
         """Configure this node as the cluster's description says."""
         self.put(KEY_FILE, self.cluster.key)
-        self.run('set -e\n' + '\n'.join(
-            ' '.join([paths.CARISMACTL, *words])
-            for words in self.configuration()))
+        self.batch(self.configuration())

@@ -85,6 +85,16 @@ pub enum Command {
 
     /// Hand off again after a drain
     Resume,
+
+    /// Do what a file says
+    ///
+    /// Each line is a command, as it is given to carismactl; empty ones and those that begin with '#' are
+    /// left out. Words are separated by spaces, and nothing is quoted. If a line is wrong, none is carried
+    /// out; if one fails, those after it are not.
+    Batch {
+        /// The file; '-' is standard input
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -2,6 +2,7 @@
 
 //! carismactl: configures CARISMA and shows its state.
 
+mod batch;
 mod check;
 mod cli;
 mod key;
@@ -50,15 +51,22 @@ fn report(err: &Error, as_json: bool) {
         eprintln!("carismactl: {err}");
         return;
     }
-    let refusal = match err {
+    let (line, cause) = match err {
+        Error::Line(line, cause) => (Some(line), &**cause),
+        _ => (None, err),
+    };
+    let refusal = match cause {
         Error::Refused(refusal) => Some(refusal),
         _ => None,
     };
-    let object = json!({
-        "error": err.to_string(),
+    let mut object = json!({
+        "error": cause.to_string(),
         "errno": refusal.map(|it| format!("{:?}", it.errno)),
         "attribute": refusal.and_then(|it| it.attribute),
     });
+    if let Some(line) = line {
+        object["line"] = json!(line);
+    }
     eprintln!("{object}");
 }
 
@@ -70,8 +78,24 @@ fn run(cli: &Cli) -> Result<ExitCode, Error> {
         Command::Key(cli::Key::Generate) => return key::generate(json),
         _ => {}
     }
-    let kernel = &mut Connection::open()?;
-    match &cli.command {
+    execute(&cli.command, &mut Connection::open()?, json)
+}
+
+/// One after the other, up to the first that fails.
+fn run_all(lines: &[batch::Line], kernel: &mut Connection, json: bool) -> Result<ExitCode, Error> {
+    for line in lines {
+        let status = execute(&line.cli.command, kernel, json || line.cli.json)
+            .map_err(|why| line.failed(why))?;
+        if status != ExitCode::SUCCESS {
+            return Ok(status);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn execute(command: &Command, kernel: &mut Connection, json: bool) -> Result<ExitCode, Error> {
+    match command {
+        Command::Batch { file } => run_all(&batch::read(file)?, kernel, json),
         Command::Check => check::run(json),
         Command::Key(cli::Key::Generate) => key::generate(json),
         Command::Service(cli::Service::Add { at, mode, migrate }) => {

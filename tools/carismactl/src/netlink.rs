@@ -39,6 +39,11 @@ pub enum Error {
     Refused(Refusal),
     #[error("{0}")]
     Key(String),
+    #[error("{0}")]
+    File(String),
+    /// It is about a line of a file.
+    #[error("line {0}: {1}")]
+    Line(usize, Box<Error>),
     #[error("netlink: {0}")]
     Io(#[from] io::Error),
     #[error("the kernel's answer cannot be read: {0}")]
