@@ -17,7 +17,7 @@ use crate::{
     state::State,
 };
 use carisma_core::{
-    commit::{Commit, Outcome},
+    commit::Commit,
     inband::{Closing, Doubt, Left, Watch, ANSWER, ASK_MS, PRESENT, REFUSED},
     ip,
     seq::Seq,
@@ -247,12 +247,7 @@ impl State {
         if let Stage::Committed(deciding) = &inner.stage {
             if deciding.in_band && deciding.node == node {
                 if header.flags() & REFUSED == REFUSED {
-                    let reason = Reason::of(header.window());
-                    self.count_reject(reason);
-                    return match deciding.commit.on_reject(reason, connection::now_ms()) {
-                        Outcome::Elsewhere => self.front_uncommit(flow, inner, ctx),
-                        _ => self.front_break(flow, inner, ctx),
-                    };
+                    return self.front_refused(flow, inner, Reason::of(header.window()), ctx);
                 }
                 let acknowledges = header.has(flag::ACK) && header.ack().ge(deciding.front.next());
                 if acknowledges || header.has(flag::RST) {

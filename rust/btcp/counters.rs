@@ -92,6 +92,8 @@ counters! {
         HandoffsRefusedRoute = c"handoffs_refused_route",
         /// A back end was asked to take a connection over.
         HandoffsStarted = c"handoffs_started",
+        /// One of `handoffs_started`, at which the back end got the request at once.
+        HandoffsTrusted = c"handoffs_trusted",
         /// A back end took a connection over.
         HandoffsAccepted = c"handoffs_accepted",
         /// A back end refused a connection. The next node of the rule was asked, or the request served

@@ -6,6 +6,9 @@
 //! `Deciding` → `Asked` (REQ was sent) → `Committed` (DATA was sent) → `Forward` (TAKEN came). Until
 //! TAKEN has come this node keeps its half of the connection, so that the request can be served by
 //! the next node, or here, whenever it is certain that the node that was asked will not serve it.
+//!
+//! DATA follows ACCEPT, so that a node that is silent has nothing to be in doubt about. One that was
+//! heard of a moment ago is trusted to answer: it gets DATA with REQ.
 
 use crate::{
     always::{self, InBand},
@@ -77,9 +80,12 @@ impl State {
                     while let Some(skb) = early.pop() {
                         self.park(&mut inner, skb);
                     }
-                    drop(inner);
                     if in_band {
+                        drop(inner);
                         self.front_hand_bytes(flow, ctx);
+                    } else if self.is_trusted(node) {
+                        self.counters.count(Counter::HandoffsTrusted);
+                        self.front_commit(flow, inner, ctx);
                     }
                     return;
                 }
@@ -166,6 +172,13 @@ impl State {
         via.takes(&vip) && node.is_open(&self.net, local, via)
     }
 
+    /// Whether a node is given a request at once.
+    fn is_trusted(&self, node: u32) -> bool {
+        let rcu = rcu::read_lock();
+        let node = self.config.snapshot(&rcu).node(node);
+        node.is_some_and(|node| node.was_heard(self.knobs.handoff_trust_ms()))
+    }
+
     /// Whether a node that lacks the address of the service is to be asked once more, as the segments
     /// can name it.
     fn front_names(&self, node: u32) -> bool {
@@ -219,7 +232,7 @@ impl State {
             return;
         };
         let ctx = PacketContext::enter();
-        let mut inner = flow.inner.lock();
+        let inner = flow.inner.lock();
         if matches!(&inner.stage, Stage::Seeking(seeking) if seeking.id == handoff.id) {
             return self.front_sought(&flow, inner, node, &handoff.body, &ctx);
         }
@@ -228,25 +241,14 @@ impl State {
         }
         match (&inner.stage, handoff.body) {
             (Stage::Asked(_), Body::Accept) => self.front_commit(&flow, inner, &ctx),
-            (Stage::Asked(it), Body::Reject(Reason::NoAddress))
-                if it.via.is_unchanged() && self.front_names(node) =>
-            {
-                if let Stage::Asked(deciding) = &mut inner.stage {
-                    deciding.target.again();
-                }
-                self.front_elsewhere(&flow, inner, Counter::HandoffsRejected, &ctx);
-            }
+            // It had been given the request by then.
+            (Stage::Committed(_), Body::Accept) => {}
             (Stage::Asked(_), Body::Reject(reason)) => {
-                self.count_reject(reason);
-                self.front_elsewhere(&flow, inner, Counter::HandoffsRejected, &ctx);
+                self.front_rejected(&flow, inner, reason, &ctx);
             }
             (Stage::Committed(_), Body::Taken) => self.front_taken(&flow, inner, &ctx),
-            (Stage::Committed(it), Body::Reject(reason)) => {
-                self.count_reject(reason);
-                match it.commit.on_reject(reason, connection::now_ms()) {
-                    Outcome::Elsewhere => self.front_uncommit(&flow, inner, &ctx),
-                    _ => self.front_break(&flow, inner, &ctx),
-                }
+            (Stage::Committed(_), Body::Reject(reason)) => {
+                self.front_refused(&flow, inner, reason, &ctx);
             }
             // The answer to CHECK; or DATA was repeated, though it had come.
             (Stage::Forward(_), Body::Taken) => flow.disarm(),
@@ -257,7 +259,55 @@ impl State {
         }
     }
 
-    pub(crate) fn count_reject(&self, reason: Reason) {
+    /// The node that was asked will not serve the request: `Asked`. One that lacks the address of the
+    /// service may have another way.
+    fn front_rejected(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        reason: Reason,
+        ctx: &PacketContext,
+    ) {
+        let mut again = false;
+        if let Stage::Asked(asked) = &mut inner.stage {
+            again = reason == Reason::NoAddress
+                && !asked.in_band
+                && asked.via.is_unchanged()
+                && self.front_names(asked.node);
+            if again {
+                asked.target.again();
+            }
+        }
+        if !again {
+            self.count_reject(reason);
+        }
+        self.front_elsewhere(flow, inner, Counter::HandoffsRejected, ctx);
+    }
+
+    /// The node that was given the request says that it will not serve it: `Committed`.
+    pub(crate) fn front_refused(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        reason: Reason,
+        ctx: &PacketContext,
+    ) {
+        let Stage::Committed(deciding) = &inner.stage else {
+            return;
+        };
+        match deciding.commit.on_reject(reason, connection::now_ms()) {
+            Outcome::Elsewhere => {
+                uncommit(&mut inner);
+                self.front_rejected(flow, inner, reason, ctx);
+            }
+            _ => {
+                self.count_reject(reason);
+                self.front_break(flow, inner, ctx);
+            }
+        }
+    }
+
+    fn count_reject(&self, reason: Reason) {
         match reason {
             Reason::Mismatch => self.counters.count(Counter::HandoffsRejectedOptions),
             Reason::NoAddress => self.counters.count(Counter::HandoffsRejectedAddress),
@@ -265,8 +315,8 @@ impl State {
         }
     }
 
-    /// The back end's TCP has the connection: the back end is given the request. From here on only
-    /// it can say that another may serve it.
+    /// The back end's TCP has the connection, or will have: the back end is given the request. From
+    /// here on only it can say that another may serve it.
     fn front_commit(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, ctx: &PacketContext) {
         let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
         let Stage::Asked(mut deciding) = stage else {
@@ -344,24 +394,6 @@ impl State {
         self.counters.up(Gauge::HandedOffOut);
         self.front_discard(flow, &deciding, ctx);
         self.drain(flow, ctx);
-    }
-
-    /// The back end will not serve what it was given: another may.
-    pub(crate) fn front_uncommit(
-        &self,
-        flow: &FlowRef,
-        mut inner: InnerGuard<'_>,
-        ctx: &PacketContext,
-    ) {
-        let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
-        inner.stage = match stage {
-            Stage::Committed(deciding) => {
-                lower::release_modules(deciding.in_band);
-                Stage::Asked(deciding)
-            }
-            stage => stage,
-        };
-        self.front_elsewhere(flow, inner, Counter::HandoffsRejected, ctx);
     }
 
     /// It cannot be known whether the back end serves what it was given: the client is told that the
@@ -467,6 +499,18 @@ impl State {
             _ => self.end(flow, inner),
         }
     }
+}
+
+/// The back end will not serve what it was given: another may. `Committed` → `Asked`.
+fn uncommit(inner: &mut Inner) {
+    let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
+    inner.stage = match stage {
+        Stage::Committed(deciding) => {
+            lower::release_modules(deciding.in_band);
+            Stage::Asked(deciding)
+        }
+        stage => stage,
+    };
 }
 
 impl Stage {

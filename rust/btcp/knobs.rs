@@ -16,6 +16,9 @@ pub(crate) enum Knob {
     HeadTimeoutMs,
     /// How long a back end may take to answer, in milliseconds.
     HandoffTimeoutMs,
+    /// For how long after a node was heard of it is given requests without being asked first, in
+    /// milliseconds.
+    HandoffTrustMs,
     /// The longest request head, in bytes.
     HeadMax,
     /// How many flows there may be.
@@ -51,12 +54,13 @@ pub(crate) struct Range {
 }
 
 impl Knob {
-    const COUNT: usize = 11;
+    const COUNT: usize = 12;
 
     /// All of them.
     pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::HeadTimeoutMs,
         Self::HandoffTimeoutMs,
+        Self::HandoffTrustMs,
         Self::HeadMax,
         Self::FlowsMax,
         Self::PeerTimeoutMs,
@@ -73,6 +77,7 @@ impl Knob {
         let (name, min, max, default) = match self {
             Self::HeadTimeoutMs => (c"head_timeout_ms", 100, 600_000, 10_000),
             Self::HandoffTimeoutMs => (c"handoff_timeout_ms", 10, 60_000, 1_000),
+            Self::HandoffTrustMs => (c"handoff_trust_ms", 0, 60_000, 50),
             Self::HeadMax => (c"head_max", 256, 32_768, 32_768),
             Self::FlowsMax => (c"flows_max", 0, 16_777_216, 262_144),
             Self::PeerTimeoutMs => (c"peer_timeout_ms", 1_000, 3_600_000, 30_000),
@@ -127,6 +132,10 @@ impl Knobs {
 
     pub(crate) fn handoff_timeout_ms(&self) -> u32 {
         self.get(Knob::HandoffTimeoutMs)
+    }
+
+    pub(crate) fn handoff_trust_ms(&self) -> u32 {
+        self.get(Knob::HandoffTrustMs)
     }
 
     pub(crate) fn head_max(&self) -> usize {

@@ -223,6 +223,12 @@ impl State {
             return;
         };
         self.trace_record(event::RECORD_RECEIVED, node, &handoff, bytes.len());
+        {
+            let rcu = rcu::read_lock();
+            if let Some(node) = self.config.snapshot(&rcu).node(node) {
+                node.hear();
+            }
+        }
         let handoff = Handoff {
             tuple: self.on_link_of(node, handoff.tuple),
             ..handoff

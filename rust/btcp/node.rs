@@ -108,6 +108,8 @@ pub(crate) struct Node {
     up: Atomic<bool>,
     /// The peer's epoch, as it said when the connection came up last.
     epoch: Atomic<u64>,
+    /// When a record of its came last, in milliseconds; 0 if none has.
+    heard: Atomic<u32>,
     /// Why the connection is not up: 1 more than the number of a trouble, or 0.
     trouble: Atomic<u64>,
 }
@@ -138,6 +140,7 @@ impl Node {
             lacking: Atomic::new(0),
             up: Atomic::new(false),
             epoch: Atomic::new(0),
+            heard: Atomic::new(0),
             trouble: Atomic::new(0),
         })
     }
@@ -234,6 +237,17 @@ impl Node {
         self.up.load(Acquire)
     }
 
+    /// A record of its has come. Any context.
+    pub(crate) fn hear(&self) {
+        self.heard.store(connection::now_ms().max(1), Relaxed);
+    }
+
+    /// Whether one has come in the last `ms` milliseconds. Any context.
+    pub(crate) fn was_heard(&self, ms: u32) -> bool {
+        let heard = self.heard.load(Relaxed);
+        heard != 0 && connection::now_ms().wrapping_sub(heard) < ms
+    }
+
     /// What the peer drew when its module was loaded; 0 before the first connection. Any context.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Relaxed)
@@ -260,5 +274,6 @@ impl Node {
     /// The control connection went down.
     pub(crate) fn set_down(&self) {
         self.up.store(false, Release);
+        self.heard.store(0, Relaxed);
     }
 }

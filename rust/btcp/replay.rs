@@ -3,11 +3,12 @@
 //! The back end's side: a connection on its way to this node, whose TCP adopts it or, where that cannot
 //! be, is given it by a replay of its handshake.
 //!
-//! `Replay` (REQ came; ACCEPT is sent when TCP has a socket) → `Live` (DATA came).
+//! `Replay` (REQ came; ACCEPT is sent when TCP has a socket) → `Live` (DATA came). DATA may come before
+//! TCP has a socket: it waits for that.
 
 use crate::{
     back::{Live, Origin, Undelivered, RETRY_MS},
-    bounds::{Pool, Ticket},
+    bounds::{Held, Pool, Ticket},
     counters::{Counter, Gauge},
     flow::{Flow, FlowRef, InnerGuard, Over, Stage},
     inband::LOOK_MS,
@@ -19,6 +20,7 @@ use crate::{
 };
 use carisma_core::{
     back::{Back, Phase},
+    seq::Seq,
     tcp::{self, flag},
     tuple::{is_link_local, link_of, Tuple},
     wire::{Body, Data, Handoff, Reason, Req},
@@ -48,8 +50,33 @@ pub(crate) struct Replay {
     pub(crate) failed: Option<Reason>,
     /// The front end was told that TCP has it.
     offered: bool,
+    /// DATA that came before.
+    given: Option<KBox<Given>>,
     /// It is under way, and its socket is, or will be, withheld.
     _tickets: (Ticket, Ticket),
+}
+
+/// DATA that waits until TCP has a socket, whose bytes are accounted for.
+struct Given {
+    newest: Newest,
+    bytes: KVec<u8>,
+    _held: Held,
+}
+
+/// The client's newest acknowledgement, window and TSval.
+type Newest = (Seq, u16, u32);
+
+impl Given {
+    fn new(newest: Newest, bytes: &[u8], held: Held) -> Result<KBox<Self>> {
+        let mut copy = KVec::new();
+        copy.extend_from_slice(bytes, GFP_ATOMIC)?;
+        let given = Self {
+            newest,
+            bytes: copy,
+            _held: held,
+        };
+        Ok(KBox::new(given, GFP_ATOMIC)?)
+    }
 }
 
 /// What came of a step of a replay.
@@ -292,8 +319,12 @@ impl State {
                         self.drain(flow, ctx);
                         return;
                     }
+                    let given = replay.given.take();
                     // If it cannot be told, the front end's time runs out, and so does ours.
                     let _ = self.record(origin.node, origin.id, origin.theirs(flow), Body::Accept);
+                    if let Some(given) = given {
+                        self.back_commit(flow, inner, given.newest, &given.bytes, ctx);
+                    }
                     return;
                 }
                 Step::Fail(reason) => {
@@ -383,21 +414,50 @@ impl State {
             self.back_advance(&flow, &ctx);
             return;
         }
-        if data.seq != replay.back.first() || !replay.back.commit(data.ack, data.window, data.tsval)
-        {
+        if data.seq != replay.back.first() {
             self.counters.count(Counter::RecordsBad);
             return;
         }
-        let (back, origin) = (replay.back, replay.origin);
-        let Some(undelivered) = self.back_keep(&flow, back, data.bytes) else {
-            // What TCP does not take at once would be lost: no server has seen anything.
-            self.back_fail(&flow, inner, Some(Reason::NoRoom), &ctx);
+        let newest = (data.ack, data.window, data.tsval);
+        if replay.offered {
+            return self.back_commit(&flow, inner, newest, data.bytes, &ctx);
+        }
+        let mut held = Held::new(&self.bounds, &flow.key().client);
+        let given = match self.hold(&mut held, data.bytes.len()) {
+            true => Given::new(newest, data.bytes, held).ok(),
+            false => None,
+        };
+        match given {
+            Some(_) => replay.given = given,
+            None => self.back_fail(&flow, inner, Some(Reason::NoRoom), &ctx),
+        }
+    }
+
+    /// The front end has committed itself to what it was offered: the server gets the connection.
+    fn back_commit(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        (acked, window, tsval): Newest,
+        bytes: &[u8],
+        ctx: &PacketContext,
+    ) {
+        let Stage::Replay(replay) = &mut inner.stage else {
             return;
         };
-        self.back_taken(&flow, &origin);
-        self.back_live(&flow, inner, Some(undelivered));
-        self.stream_to_tcp(&flow, data.bytes, |offset| back.segment(offset), &ctx);
-        self.drain(&flow, &ctx);
+        if !replay.back.commit(acked, window, tsval) {
+            return;
+        }
+        let (back, origin) = (replay.back, replay.origin);
+        let Some(undelivered) = self.back_keep(flow, back, bytes) else {
+            // What TCP does not take at once would be lost: no server has seen anything.
+            self.back_fail(flow, inner, Some(Reason::NoRoom), ctx);
+            return;
+        };
+        self.back_taken(flow, &origin);
+        self.back_live(flow, inner, Some(undelivered));
+        self.stream_to_tcp(flow, bytes, |offset| back.segment(offset), ctx);
+        self.drain(flow, ctx);
     }
 
     /// The server gets a connection, of which these bytes are still to be given to TCP. `Replay`; what is
@@ -490,6 +550,7 @@ impl Replay {
             tries: 0,
             failed: None,
             offered: false,
+            given: None,
             _tickets: tickets,
         }
     }

@@ -247,6 +247,10 @@ impl Socket {
     /// Reads what is there; `None` if there is nothing yet. Errors: `ECONNRESET` at the end of the
     /// stream, and TCP's own.
     pub fn recv(&self, buf: &mut [u8]) -> Result<Option<usize>> {
+        // SAFETY: The socket is valid, and one of TCP's.
+        if !unsafe { bindings::ksock_has_news(self.as_ptr()) } {
+            return Ok(None);
+        }
         // SAFETY: The socket is valid, and the buffer as long as we say.
         match unsafe { bindings::ksock_recv(self.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) } {
             0 if buf.is_empty() => Ok(Some(0)),

@@ -448,20 +448,22 @@ impl Control {
         let Some((peer, conn)) = self.links.get_mut(i).and_then(Link::parts) else {
             return Ok(false);
         };
-        conn.send(Some(peer), &self.keys)?;
+        let mut more = true;
         for _ in 0..READS {
-            let more = conn.fill()?;
             // There may be records from the time before it was up.
             conn.cut(&self.keys, |record| {
                 self.counters.count(Counter::RecordsReceived);
                 // What BTCP makes of it is its business.
                 let _ = below::put(&self.net, Msg::record(kind::RECORD_IND, peer.node, record));
             })?;
+            // Its answers go before anything else is read.
+            conn.send(Some(peer), &self.keys)?;
+            more = conn.fill()?;
             if !more {
-                return Ok(false);
+                break;
             }
         }
-        Ok(true)
+        Ok(more)
     }
 
     /// Milliseconds until something has to be done though nothing rings.

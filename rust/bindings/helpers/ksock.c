@@ -80,6 +80,18 @@ void carisma_helper_ksock_tune(struct socket *sock, int idle, int interval, int 
 	tcp_sock_set_user_timeout(sk, user_timeout);
 }
 
+/*
+ * Whether there is something to read of a connection, or it has an end or an error to tell of. To ask
+ * costs less than to read nothing.
+ */
+bool carisma_helper_ksock_has_news(const struct socket *sock)
+{
+	const struct sock *sk = sock->sk;
+
+	return tcp_epollin_ready(sk, 1) || READ_ONCE(sk->sk_err) || READ_ONCE(sk->sk_shutdown) ||
+	       READ_ONCE(sk->sk_state) != TCP_ESTABLISHED;
+}
+
 int carisma_helper_ksock_recv(struct socket *sock, void *data, size_t len)
 {
 	struct msghdr msg = { .msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL };
