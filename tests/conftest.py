@@ -52,7 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """What the suites mark tests with."""
     for mark in (
             'family(number): a test of one version of IP alone',
-            'control: about handoffs by control connections, of which always mode has none'):
+            'control: about handoffs by control connections, of which always mode has none',
+            'wary: with nodes that are asked first, however lately they were heard of'):
         config.addinivalue_line('markers', mark)
 
 
@@ -102,6 +103,7 @@ class Lab:
         self._kernel: Optional[Kernel] = None
         self._site: Optional[Cluster] = None    # with servers, to use again
         self.once = False                       # but not its modules
+        self.wary = False                       # the current test is
 
     @property
     def kernel(self) -> Kernel:
@@ -186,6 +188,8 @@ class Lab:
             for node in cluster.nodes:
                 node.knob('handoff_timeout_ms', int(patient(3000)))
                 node.knob('head_timeout_ms', int(patient(10_000)))
+                if self.wary and self.once:
+                    node.knob('handoff_trust_ms', 0)
 
     def dismiss(self, again: bool) -> None:
         """End the clusters in good order, but keep what can be used
@@ -230,6 +234,7 @@ def lab(session_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
     guest, if they could not be put away in good order."""
     said: List[str] = []
     capture.KEPT.clear()
+    session_lab.wary = request.node.get_closest_marker('wary') is not None
     yield session_lab
     failed = request.node.stash.get(FAILED, '')
     if failed:

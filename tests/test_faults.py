@@ -13,6 +13,8 @@ from harness.patience import patient
 from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
 
+# What is lost with a node that was given it at once is test_trusted's.
+pytestmark = pytest.mark.wary
 CLOSE = '-H "Connection: close"'
 STRICT = '''
 table inet strict {
