@@ -19,7 +19,7 @@ use crate::{
 };
 use carisma_core::{
     back::{Adoption, Back},
-    cookie::{self, Said, Verdict},
+    cookie::{Ends, Said, Verdict},
     front::{Front, COOKIE_WINDOW, COOKIE_WSCALE},
     tcp::{self, flag, Build},
     tuple::Tuple,
@@ -141,8 +141,9 @@ impl State {
                 return false;
             };
             let now = connection::wall_ms();
-            let isn = cookie::make(secret, key, front.client().isn, &said, now);
-            front.cookie_syn_ack(isn, mss, cookie::clock(secret, key, now))
+            let ends = Ends::new(secret, key);
+            let isn = ends.make(front.client().isn, &said, now);
+            front.cookie_syn_ack(isn, mss, ends.clock(now))
         };
         if let Ok(skb) = packet::to_client(key, &answer) {
             let ctx = PacketContext::enter();
@@ -217,8 +218,9 @@ impl State {
         let rcu = rcu::read_lock();
         let mut found = (Verdict::Stranger, 0);
         for secret in self.keys().cookies(&rcu) {
-            match cookie::check(secret, key, header.seq(), header.ack(), now) {
-                first @ Verdict::First(_) => return (first, cookie::clock(secret, key, now)),
+            let ends = Ends::new(secret, key);
+            match ends.check(header.seq(), header.ack(), now) {
+                first @ Verdict::First(_) => return (first, ends.clock(now)),
                 Verdict::Early => found.0 = Verdict::Early,
                 Verdict::Stranger => {}
             }

@@ -21,7 +21,7 @@ use crate::{
     uapi::carisma_migration_CARISMA_MIGRATION_REPLAY,
 };
 use carisma_core::{
-    cookie::{self, Verdict},
+    cookie::{Ends, Verdict},
     front::Front,
     inband::{Route, ANSWER, PRESENT, REFUSED},
     seq::Seq,
@@ -134,7 +134,7 @@ impl State {
     fn back_print(&self, key: &Tuple, seq: Seq, ack: Seq) -> u64 {
         let rcu = rcu::read_lock();
         let own = self.keys().cookies(&rcu).last();
-        own.map_or(0, |own| cookie::fingerprint(own, key, seq, ack))
+        own.map_or(0, |own| Ends::new(own, key).fingerprint(seq, ack))
     }
 
     /// A connection was handed over whose first numbers are these.

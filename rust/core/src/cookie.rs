@@ -16,10 +16,10 @@
 //! The time is that of day, and the key may be the cluster's: then one node can make a cookie, and
 //! another check it.
 //!
+//! - *connection*: a code over the connection's ends and the time.
 //! - *options*: MSS (3 bits, an index), window scale (4, of which 15 is none), SACK (1), disguised by
-//!   the code of the connection.
-//! - *connection*: a code over the connection's ends, the time and the options.
-//! - *number*: a code over the same and the client's initial sequence number. Apart from the other,
+//!   another part of that code.
+//! - *number*: a code over the same, the options, and the client's initial sequence number. Apart from the other,
 //!   because a segment may overtake the client's first one: its number then is not the one behind
 //!   the SYN's, and it is no stranger's.
 //!
@@ -135,107 +135,107 @@ pub enum Verdict {
     Stranger,
 }
 
-/// Both codes of one cookie, and what disguises the options.
-struct Codes<'a, H: Hash> {
+/// A connection as cookies know it. Each hash costs; the first one is the same for all that is asked of a
+/// connection.
+pub struct Ends<'a, H: Hash> {
     hash: &'a H,
-    ends: u64,
-    tick: u64,
+    addresses: u64,
+    ports: u64,
 }
 
-impl<H: Hash> Codes<'_, H> {
-    /// The byte by which the options are disguised.
-    fn mask(&self) -> u8 {
-        // CAST: The lowest byte.
-        self.hash.hash([self.ends, self.tick, 0, 0]) as u8
-    }
-
-    /// The code of the connection in the upper 16 bits, that of the number in the next 8.
-    fn code(&self, isn: Seq, options: u8) -> u32 {
-        let connection = self
-            .hash
-            .hash([self.ends, self.tick, u64::from(options), 1]);
-        let number = self.hash.hash([connection, u64::from(isn.0), 0, 2]);
-        // CAST: The bits that the masks leave.
-        (connection as u32 & 0xffff_0000) | (number as u32 & 0xff00)
-    }
+/// What a hash is of.
+mod of {
+    pub(super) const TICK: u64 = 0;
+    pub(super) const NUMBER: u64 = 1;
+    pub(super) const CLOCK: u64 = 2;
+    pub(super) const SEGMENT: u64 = 3;
 }
 
-/// A word that stands for the ends of a connection.
-fn ends<H: Hash>(hash: &H, tuple: &Tuple) -> u64 {
-    let halves = |addr: &[u8; 16]| {
-        let value = u128::from_be_bytes(*addr);
-        // CAST: Each half.
-        [(value >> 64) as u64, value as u64]
-    };
-    // Another node calls the link something else.
-    let client = on_link(&tuple.client, 0);
-    let ([a, b], [c, d]) = (halves(&client), halves(&tuple.local));
-    let ports = (u64::from(tuple.client_port.get()) << 16) | u64::from(tuple.local_port.get());
-    let addresses = hash.hash([a, b, c, d]);
-    hash.hash([addresses, ports, 0, 3])
-}
-
-/// The initial sequence number by which a SYN is answered that says `said`, at `now` milliseconds.
-#[must_use]
-pub fn make(hash: &impl Hash, tuple: &Tuple, isn: Seq, said: &Said, now: u32) -> Seq {
-    let codes = Codes {
-        hash,
-        ends: ends(hash, tuple),
-        tick: u64::from(now >> TICK_SHIFT),
-    };
-    let options = said.encode();
-    Seq(codes.code(isn, options) | u32::from(options ^ codes.mask()))
-}
-
-/// What a segment of a client's is that has these numbers, at `now` milliseconds of the clock that
-/// [`make`] was given.
-#[must_use]
-pub fn check(hash: &impl Hash, tuple: &Tuple, seq: Seq, ack: Seq, now: u32) -> Verdict {
-    let ends = ends(hash, tuple);
-    let cookie = ack.sub(1).0;
-    let mut verdict = Verdict::Stranger;
-    let ahead = now.wrapping_add(AHEAD << TICK_SHIFT);
-    // Most are of this tick, or of the one before.
-    let ages = (AHEAD..=AHEAD.wrapping_add(TICKS)).chain(0..AHEAD);
-    for age in ages {
-        let codes = Codes {
-            hash,
-            ends,
-            // The clock goes round, and so do its ticks.
-            tick: u64::from(ahead.wrapping_sub(age << TICK_SHIFT) >> TICK_SHIFT),
+impl<'a, H: Hash> Ends<'a, H> {
+    /// That of a client, `tuple`, by one of the cluster's secrets.
+    #[must_use]
+    pub fn new(hash: &'a H, tuple: &Tuple) -> Self {
+        let halves = |addr: &[u8; 16]| {
+            let value = u128::from_be_bytes(*addr);
+            // CAST: Each half.
+            [(value >> 64) as u64, value as u64]
         };
-        // CAST: The lowest byte.
-        let options = cookie as u8 ^ codes.mask();
-        let code = codes.code(seq.sub(1), options);
-        if (code ^ cookie) & 0xffff_ff00 == 0 {
-            return Verdict::First(Said::decode(options));
+        // Another node calls the link something else.
+        let client = on_link(&tuple.client, 0);
+        let ([a, b], [c, d]) = (halves(&client), halves(&tuple.local));
+        Self {
+            hash,
+            addresses: hash.hash([a, b, c, d]),
+            ports: (u64::from(tuple.client_port.get()) << 16) | u64::from(tuple.local_port.get()),
         }
-        if (code ^ cookie) & 0xffff_0000 == 0 {
+    }
+
+    /// What all cookies of one tick have in common: the code of the connection in the upper 16 of the
+    /// lower 32 bits, and what disguises the options in the lowest byte.
+    fn base(&self, now: u32) -> u64 {
+        let tick = u64::from(now >> TICK_SHIFT);
+        self.hash.hash([self.addresses, self.ports, tick, of::TICK])
+    }
+
+    /// Both codes.
+    fn code(&self, base: u64, isn: Seq, options: u8) -> u32 {
+        let number = self
+            .hash
+            .hash([base, u64::from(isn.0), options.into(), of::NUMBER]);
+        // CAST: The bits that the masks leave.
+        (base as u32 & 0xffff_0000) | (number as u32 & 0xff00)
+    }
+
+    /// The initial sequence number by which a SYN is answered that says `said`, at `now` milliseconds.
+    #[must_use]
+    pub fn make(&self, isn: Seq, said: &Said, now: u32) -> Seq {
+        let (base, options) = (self.base(now), said.encode());
+        // CAST: The lowest byte.
+        Seq(self.code(base, isn, options) | u32::from(options ^ base as u8))
+    }
+
+    /// What a segment of the client's is that has these numbers, at `now` milliseconds of the clock that
+    /// [`Ends::make`] was given.
+    #[must_use]
+    pub fn check(&self, seq: Seq, ack: Seq, now: u32) -> Verdict {
+        let cookie = ack.sub(1).0;
+        let mut verdict = Verdict::Stranger;
+        let ahead = now.wrapping_add(AHEAD << TICK_SHIFT);
+        // Most are of this tick, or of the one before.
+        let ages = (AHEAD..=AHEAD.wrapping_add(TICKS)).chain(0..AHEAD);
+        for age in ages {
+            // The clock goes round, and so do its ticks.
+            let base = self.base(ahead.wrapping_sub(age << TICK_SHIFT));
+            // CAST: The bits of the connection's code.
+            if (base as u32 ^ cookie) & 0xffff_0000 != 0 {
+                continue;
+            }
+            // CAST: The lowest bytes.
+            let options = cookie as u8 ^ base as u8;
+            if (self.code(base, seq.sub(1), options) ^ cookie) & 0xff00 == 0 {
+                return Verdict::First(Said::decode(options));
+            }
             verdict = Verdict::Early;
         }
+        verdict
     }
-    verdict
-}
 
-/// A word that stands for one segment that answers a cookie.
-#[must_use]
-pub fn fingerprint(hash: &impl Hash, tuple: &Tuple, seq: Seq, ack: Seq) -> u64 {
-    let numbers = (u64::from(seq.0) << 32) | u64::from(ack.0);
-    hash.hash([ends(hash, tuple), numbers, 0, 4])
-}
+    /// A word that stands for one segment that answers a cookie.
+    #[must_use]
+    pub fn fingerprint(&self, seq: Seq, ack: Seq) -> u64 {
+        let numbers = (u64::from(seq.0) << 32) | u64::from(ack.0);
+        self.hash
+            .hash([self.addresses, self.ports, numbers, of::SEGMENT])
+    }
 
-/// The timestamp clock towards a client, the same on all nodes with the key: one that does not stop
-/// between its connections, so that a TIME_WAIT of its own knows the next from the last (RFC 7323,
-/// appendix B).
-#[must_use]
-pub fn clock(hash: &impl Hash, tuple: &Tuple, now: u32) -> u32 {
-    let between = Tuple {
-        client_port: 0.into(),
-        local_port: 0.into(),
-        ..*tuple
-    };
-    // CAST: Any 32 bits.
-    now.wrapping_add(ends(hash, &between) as u32)
+    /// The timestamp clock towards the client, the same on all nodes with the secret: one that does not
+    /// stop between its connections, so that a TIME_WAIT of its own knows the next from the last (RFC
+    /// 7323, appendix B).
+    #[must_use]
+    pub fn clock(&self, now: u32) -> u32 {
+        // CAST: Any 32 bits.
+        now.wrapping_add(self.hash.hash([self.addresses, 0, 0, of::CLOCK]) as u32)
+    }
 }
 
 #[cfg(test)]
@@ -304,9 +304,9 @@ mod tests {
     #[test]
     fn what_follows_is_told_from_what_came_too_early() {
         let (key, said) = (Key(1), said(1460, Some(7), true));
-        let cookie = make(&key, &tuple(4711), Seq(100), &said, 5);
-        let ack = cookie.add(1);
-        let check = |seq, now| check(&key, &tuple(4711), Seq(seq), ack, now);
+        let ends = Ends::new(&key, &tuple(4711));
+        let ack = ends.make(Seq(100), &said, 5).add(1);
+        let check = |seq, now| ends.check(Seq(seq), ack, now);
         assert_eq!(check(101, 5), Verdict::First(said));
         let early = (102..1102).filter(|&seq| check(seq, 5) == Verdict::Early);
         assert!(early.count() > 950);
@@ -318,13 +318,16 @@ mod tests {
             key: u64, port in 1..u16::MAX, isn: u32, now: u32, bits: u8, age in 0..TICKS * TICK
         ) {
             let (key, said) = (Key(key), Said::decode(bits));
-            let cookie = make(&key, &tuple(port), Seq(isn), &said, now);
+            let cookie = Ends::new(&key, &tuple(port)).make(Seq(isn), &said, now);
+            let check = |key: &Key, port, seq: Seq, ack: Seq, now| {
+                Ends::new(key, &tuple(port)).check(seq, ack, now)
+            };
             let first = |key: &Key, port, seq: Seq, ack: Seq, now| {
-                matches!(check(key, &tuple(port), seq, ack, now), Verdict::First(_))
+                matches!(check(key, port, seq, ack, now), Verdict::First(_))
             };
             let (seq, ack) = (Seq(isn).add(1), cookie.add(1));
             prop_assert_eq!(
-                check(&key, &tuple(port), seq, ack, now.wrapping_add(age)),
+                check(&key, port, seq, ack, now.wrapping_add(age)),
                 Verdict::First(said)
             );
             // By chance a stranger may have a cookie that is good; two of them together have not.
@@ -342,8 +345,9 @@ mod tests {
         #[test]
         fn the_clock_goes_on_between_connections(key: u64, now: u32, later: u16) {
             let key = Key(key);
-            let before = clock(&key, &tuple(1), now);
-            let after = clock(&key, &tuple(2), now.wrapping_add(later.into()));
+            let clock = |port, now| Ends::new(&key, &tuple(port)).clock(now);
+            let before = clock(1, now);
+            let after = clock(2, now.wrapping_add(later.into()));
             prop_assert_eq!(after.wrapping_sub(before), u32::from(later));
         }
     }
