@@ -94,6 +94,10 @@ test: modules tools ## run every test: on the host, in guests, the fuzzers, a sh
 host-test: setup ## run the tests that need no kernel
 	@$(chroot) tools/test host
 
+.PHONY: test-long
+test-long: modules tools ## the tests that take an hour: before a release
+	@$(chroot) tools/test long
+
 .PHONY: guest-test
 guest-test: modules tools ## run the tests in guests (TESTS='...' is for pytest)
 	@$(chroot) tools/test guest $(if $(TESTS),-- $(TESTS))

@@ -53,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for mark in (
             'family(number): a test of one version of IP alone',
             'control: about handoffs by control connections, of which always mode has none',
+            'long: takes too long for each change (make test-long)',
             'wary: with nodes that are asked first, however lately they were heard of'):
         config.addinivalue_line('markers', mark)
 
