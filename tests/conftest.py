@@ -187,10 +187,9 @@ class Lab:
             # A back end that is merely slow is not to be given up, nor is a
             # test that has yet to send the rest of a head.
             for node in cluster.nodes:
-                node.knob('handoff_timeout_ms', int(patient(3000)))
-                node.knob('head_timeout_ms', int(patient(10_000)))
-                if self.wary and self.once:
-                    node.knob('handoff_trust_ms', 0)
+                node.knobs(handoff_timeout_ms=int(patient(3000)),
+                           head_timeout_ms=int(patient(10_000)),
+                           handoff_trust_ms=0 if self.wary and self.once else 50)
 
     def dismiss(self, again: bool) -> None:
         """End the clusters in good order, but keep what can be used

@@ -80,7 +80,7 @@ def test_silent_for_a_while(trusting: Cluster) -> None:
     trusting['fr'].link.heal()
     served(sock.response(), 'fr', '128k')
     sock.close()
-    assert times_served(trusting, '/128k') == ['fr']
+    assert times_served(trusting, '/fr/128k') == ['fr']
     no_flows(trusting)
 
 

@@ -6,7 +6,7 @@ The harness speaks to this program over a virtio-serial port, in lines of JSON.
 A request has an `id`, which stands in every answer to it; many may be under way
 at once. Bytes travel in base64.
 
-    {"id": 1, "op": "run", "argv": [...], "env": {...}, "cwd": "...", "input": "..."}
+    {"id": 1, "op": "run", "argv": [...], "env": {...}, "cwd": "...", "netns": "...", "input": "..."}
         -> {"id": 1, "out": "..."}, {"id": 1, "err": "..."} ..., {"id": 1, "rc": 0}
     {"id": 7, "op": "write", "target": 1, "data": "...", "close": false}
     {"id": 2, "op": "kill", "target": 1, "signal": 15}      -> {"id": 2, "rc": 0}
@@ -15,13 +15,14 @@ at once. Bytes travel in base64.
     {"id": 5, "op": "kmsg"}                                 -> out ..., rc
     {"id": 6, "op": "poweroff"}
 
-A command's standard input is `input` and then what `write` sends, until `close`; a
+A command runs in the network namespace `netns`, if that is not "". Its standard input is `input` and then what `write` sends, until `close`; a
 run without "open": true has the `input` alone.
 
 An answer with `error` says why a request could not be done; it ends it.
 """
 
 import base64
+import contextlib
 import errno
 import json
 import os
@@ -81,9 +82,31 @@ def op_run(request):
     ident = request['id']
     data = base64.b64decode(request.get('input', ''))
     stay_open = request.get('open', False)
-    process = subprocess.Popen(
+    with network(request['netns']):
+        process = start(request, data or stay_open)
+    running[ident] = process
+    threading.Thread(target=attend, args=(process, ident, data, stay_open), daemon=True).start()
+
+
+@contextlib.contextmanager
+def network(name):
+    """Be in another network namespace; this thread only, of which children inherit it."""
+    if not name:
+        yield
+        return
+    with open(f'/run/netns/{name}', 'rb') as there, open('/proc/thread-self/ns/net', 'rb') as here:
+        os.setns(there.fileno(), os.CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            os.setns(here.fileno(), os.CLONE_NEWNET)
+
+
+def start(request, has_input):
+    """Start a command."""
+    return subprocess.Popen(
         request['argv'],
-        stdin=subprocess.PIPE if data or stay_open else subprocess.DEVNULL,
+        stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, **request.get('env', {})},
@@ -91,8 +114,6 @@ def op_run(request):
         # A group of its own, so that it can be killed with its children.
         start_new_session=True,
     )
-    running[ident] = process
-    threading.Thread(target=attend, args=(process, ident, data, stay_open), daemon=True).start()
 
 
 def attend(process, ident, data, stay_open):

@@ -16,10 +16,10 @@ RUN = itertools.count()
 MARK = '\x1e'                   # after each record; JSON never holds it
 
 SCRIPT = '''
-rm -rf {folder}; mkdir -p {folder}; cd {folder} || exit 99
+mkdir -p {folder} && cd {folder} || exit 99
 timeout {limit} curl --silent {options} --config - 2>errors
 echo "rc $?"
-cat errors | sed 's/^/error /'
+while IFS= read -r line; do echo "error $line"; done <errors
 sha256sum body.* 2>/dev/null
 rm -rf {folder}
 '''

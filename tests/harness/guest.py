@@ -506,9 +506,9 @@ class Guest:
 
     # Requests
 
-    def run(self, command, timeout=60, input=b'', check=True, env=None, cwd='/root'):
+    def run(self, command, timeout=60, input=b'', check=True, env=None, cwd='/root', netns=''):
         """Run a command (a list, or a line for the shell) and return (rc, out, err)."""
-        process = self.popen(command, input=input, env=env, cwd=cwd)
+        process = self.popen(command, input=input, env=env, cwd=cwd, netns=netns)
         try:
             result = process.result(timeout)
         except CommandTimeout:
@@ -519,15 +519,16 @@ class Guest:
                 f'{self.name}: {command} returned {result.rc}\n{result.out}{result.err}')
         return result
 
-    def popen(self, command, input=b'', env=None, cwd='/root', stdin=False):
+    def popen(self, command, input=b'', env=None, cwd='/root', stdin=False, netns=''):
         """Begin a command (a list, or a line for the shell) and return its Process.
 
-        With `stdin`, its standard input stays open for Process.write().
+        With `stdin`, its standard input stays open for Process.write(). In the network
+        namespace `netns` it sees the guest's own /sys.
         """
         argv = ['sh', '-c', command] if isinstance(command, str) else [str(a) for a in command]
         if isinstance(input, str):
             input = input.encode()
-        return self._send('run', argv=argv, env=env or {}, cwd=cwd, open=stdin,
+        return self._send('run', argv=argv, env=env or {}, cwd=cwd, open=stdin, netns=netns,
                           input=base64.b64encode(input).decode())
 
     def put(self, path, data, mode=None):

@@ -54,6 +54,7 @@ class Node(abc.ABC):
 
     link: Link
     dead = False
+    netns = ''                  # of the guest, in which commands run
 
     def __init__(self, cluster: ClusterSpec, host: Host, kernel: Kernel
                  ) -> None:
@@ -81,11 +82,12 @@ class Node(abc.ABC):
             input: Union[str, bytes] = b'', check: bool = True) -> Result:
         """Run a command to its end: status, output, error output."""
         return self.kernel.guest.run(
-            self._inside(command), timeout=timeout, input=input, check=check)
+            self._inside(command), timeout=timeout, input=input, check=check, netns=self.netns)
 
     def popen(self, command: Command, stdin: bool = False) -> Process:
         """Start a command that runs on; with stdin, one to speak with."""
-        return self.kernel.guest.popen(self._inside(command), stdin=stdin)
+        return self.kernel.guest.popen(
+            self._inside(command), stdin=stdin, netns=self.netns)
 
     def put(self, path: str, data: Union[str, bytes]) -> None:
         """Write a file on the node."""
@@ -197,7 +199,12 @@ class Node(abc.ABC):
 
     def knob(self, name: str, value: int) -> None:
         """Write one of the knobs below sysfs."""
-        self.run(f'echo {value} >/sys/kernel/carisma/net/{name}')
+        self.knobs(**{name: value})
+
+    def knobs(self, **values: int) -> None:
+        """Write several."""
+        self.run('set -e; cd /sys/kernel/carisma/net; ' + '; '.join(
+            f'echo {value} >{name}' for name, value in values.items()))
 
     def configuration(self) -> List[List[str]]:
         """The words of each carismactl call that configures this node."""

@@ -94,7 +94,6 @@ class Cluster(abc.ABC):
                 addresses.append(other.vip)
             lines += [f'neigh replace {address} lladdr {other.mac} '
                       'dev eth0 nud permanent' for address in addresses]
-        # By one program: under emulation it is starting one that takes long.
         return [*settings, 'ip -batch - <<-BATCH', *lines, 'BATCH']
 
     @staticmethod
