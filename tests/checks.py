@@ -3,7 +3,9 @@
 
 import hashlib
 from functools import lru_cache
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, Iterable, List, Tuple, Union
+
+import pytest
 
 from harness.capture import Capture
 from harness.curl import Response
@@ -126,6 +128,13 @@ def no_flows(cluster: Cluster, timeout: float = 15) -> None:
     except TimeoutError:
         left = cluster.live_flows()
         assert not left, left
+
+
+def some_long(values: Iterable[Any], *short: Any) -> List[Any]:
+    """The values of a parameter, with all but the short ones marked as taking too long for each
+    change."""
+    return [value if value in short else pytest.param(value, marks=pytest.mark.long)
+            for value in values]
 
 
 def request(path: str, method: str = 'GET', body: bytes = b'',

@@ -8,7 +8,7 @@ from typing import Any, Iterator
 
 import pytest
 
-from checks import gone, no_flows, request, served, unbroken
+from checks import gone, no_flows, request, served, some_long, unbroken
 from harness.node import Node
 from harness.patience import Patience
 from harness.running import Cluster, wait_for
@@ -209,7 +209,7 @@ def test_listeners(cluster: Cluster, server: str, wanted: str) -> None:
         unbroken(connection)
 
 
-@pytest.mark.parametrize('way', ['adopted', 'replayed', 'here'])
+@pytest.mark.parametrize('way', some_long(('adopted', 'replayed', 'here'), 'adopted'))
 def test_far_client(fresh: Cluster, way: str) -> None:
     """TCP knows how far the client of a connection is that it gets, though the
     client had been idle, and was near the last time: it sends nothing twice,

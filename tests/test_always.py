@@ -13,7 +13,7 @@ from scapy.layers.inet import TCP
 from scapy.packet import Packet
 
 from checks import (
-    STRANGERS, gone, hand_off, mac_of, no_flows, request, served, unbroken)
+    STRANGERS, gone, hand_off, mac_of, no_flows, request, served, some_long, unbroken)
 from conftest import Lab
 from harness.cluster import ClusterSpec
 from harness.kernel import MODULES
@@ -37,7 +37,7 @@ WAYS = {
 PEER_TIMEOUT = 30_000       # as it is by itself
 
 
-@pytest.fixture(scope='module', params=tuple(WAYS))
+@pytest.fixture(scope='module', params=some_long(WAYS, 'direct', 'alone'))
 def way(request: pytest.FixtureRequest) -> str:
     """Tests of one way after the other, as each needs a site of its own."""
     return request.param
@@ -391,6 +391,7 @@ def test_drain(always: Cluster) -> None:
         always[name].ctl('resume')
 
 
+@pytest.mark.long
 def test_syn_flood(always: Cluster) -> None:
     """Nothing is kept of connections that only begin, and those that are meant are
     handed off while they do."""

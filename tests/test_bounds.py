@@ -129,6 +129,7 @@ def test_reset_in_the_handshake(fresh: Cluster) -> None:
     assert not front.flows()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('cookies', ('1', '2'), ids=('when-full', 'always'))
 def test_syn_flood(fresh: Cluster, cookies: str) -> None:
     """Clients are answered as they are without the modules; what the flood

@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterator, List, Set, Tuple
 
 import pytest
 
-from checks import gone, no_flows, request, served, sha256, unbroken
+from checks import gone, no_flows, request, served, sha256, some_long, unbroken
 from conftest import Lab
 from harness.address import alone
 from harness.guest import Guest
@@ -317,7 +317,7 @@ def finish(peer: Peer, ask: bytes) -> None:
     assert not peer.reset() and not peer.wrong()
 
 
-@pytest.mark.parametrize('kind', FAST_OPEN)
+@pytest.mark.parametrize('kind', some_long(FAST_OPEN, 'cookie', 'request'))
 def test_fast_open(cluster: Cluster, wire: Wire, serve: Serve,
                    listen: Listen, kind: str) -> None:
     """Fast Open is kept off at the SYN, whose data the client sends again,

@@ -125,6 +125,7 @@ def judge(got: Connection, sent: Connection, found: Dict[str, float], rtt: float
     assert found['retrans'] == sum(again.values()), found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('rtt', (50, 200))
 @pytest.mark.parametrize('mode', MODES)
 def test_far(far: Cluster, mode: str, rtt: int) -> None:

@@ -24,7 +24,7 @@ from harness.pcap import ACK, FIN, RST, Segment
 from harness.running import Cluster, wait_for
 from harness.wire import Peer, Wire
 
-pytestmark = pytest.mark.xdist_group('ends')
+pytestmark = [pytest.mark.xdist_group('ends'), pytest.mark.long]
 
 MODES = ('rare', 'frequent', 'always')
 # Front end and back end.

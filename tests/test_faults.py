@@ -287,6 +287,7 @@ def test_front_end_comes_back_anew(bare: Cluster, lab: Lab) -> None:
     served(bare.client.curl.get(bare.url('en', '/de/1k')), 'de', '1k')
 
 
+@pytest.mark.long
 def test_server_dies_again_and_again(cluster: Cluster) -> None:
     """Whatever a server's end meets, at any step of a handoff: nothing of the
     connection stays at either node."""

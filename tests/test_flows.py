@@ -4,6 +4,8 @@
 import time
 from typing import Any, Dict, List
 
+import pytest
+
 from harness.address import endpoint
 from harness.paths import INSIDE
 from harness.patience import Patience
@@ -70,6 +72,7 @@ def test_columns_and_filters(fresh: Cluster) -> None:
     assert front.ctl('flows', '--state', 'open', check=False).rc == 2
 
 
+@pytest.mark.long
 def test_very_many(fresh: Cluster) -> None:
     """A list of 20,000 has each of them once, also while more come, and takes
     a time in proportion. (2,000 on the debug kernel, where it takes longer to

@@ -23,6 +23,7 @@ def guests(lab: Lab) -> Iterator[Cluster]:
     return cluster
 
 
+@pytest.mark.long
 def test_cluster_of_guests(guests: Cluster) -> None:
     """The life of a cluster: requests, a bad link, a death, a reload."""
     requests_are_answered(guests)

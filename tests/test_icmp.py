@@ -21,7 +21,7 @@ from scapy.layers.inet import IP, TCP, UDP, IPOption
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
-from checks import no_flows, request, served, unbroken
+from checks import no_flows, request, served, some_long, unbroken
 from harness.address import alone
 from harness.cluster import Host
 from harness.guest import CommandFailed
@@ -128,7 +128,8 @@ table inet judging {
 '''
 
 
-@pytest.mark.parametrize('how', ('plain', 'no-timestamps', 'no-tso', 'related'))
+@pytest.mark.parametrize(
+    'how', some_long(('plain', 'no-timestamps', 'no-tso', 'related'), 'plain'))
 def test_narrow_to_the_client(cluster: Cluster, far: NamespaceNode, how: str
                               ) -> None:
     """A long answer of another node's arrives at a client to which the path

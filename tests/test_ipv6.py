@@ -12,7 +12,7 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrHopByHop, IPv6ExtHdrRouting, PadN)
 from scapy.packet import Packet, Raw
 
-from checks import bypassed, hand_off, no_flows, request, served, unbroken
+from checks import bypassed, hand_off, no_flows, request, served, some_long, unbroken
 from conftest import Lab
 from harness.address import endpoint
 from harness.cluster import PREFIXES, ClusterSpec, Host, NodeSpec, address, languages
@@ -46,7 +46,7 @@ def cluster(lab: Lab) -> Cluster:
     return site
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=some_long(WAYS, 'direct'))
 def way(lab: Lab, request: pytest.FixtureRequest) -> Cluster:
     """The site, whose nodes forward in one way after the other."""
     site = lab.site(of_family(lab, 6, forward=request.param))
@@ -407,8 +407,8 @@ def mixed(lab: Lab, inner: int, forward: str, named: bool) -> Cluster:
     return cluster
 
 
-@pytest.mark.parametrize('named', (False, True), ids=('one-address', 'both'))
-@pytest.mark.parametrize('forward', WAYS)
+@pytest.mark.parametrize('named', some_long((False, True), True), ids=('one-address', 'both'))
+@pytest.mark.parametrize('forward', some_long(WAYS, 'tunnel'))
 def test_mixed(lab: Lab, forward: str, inner: int, named: bool) -> None:
     """What is forwarded as it came is, whatever its family; a destination of the other
     family cannot be put in, so that nodes without an address of the services' are not
@@ -430,8 +430,8 @@ def test_mixed(lab: Lab, forward: str, inner: int, named: bool) -> None:
     no_flows(cluster)
 
 
-@pytest.mark.parametrize('ways', (('direct', 'nat'), ('nat', 'tunnel'), ('tunnel', 'direct')),
-                         ids='-'.join)
+@pytest.mark.parametrize('ways', some_long(
+    (('direct', 'nat'), ('nat', 'tunnel'), ('tunnel', 'direct')), ('direct', 'nat')), ids='-'.join)
 def test_each_family_has_its_way(lab: Lab, ways: Tuple[str, str]) -> None:
     """Services of IPv4 are forwarded in one way, and those of IPv6 in another."""
     spec = of_family(lab, 4, forward=ways[0], other_forward=ways[1])

@@ -4,6 +4,8 @@
 import time
 from typing import Dict
 
+import pytest
+
 from checks import all_right
 from harness.load import Load
 from harness.patience import Patience
@@ -42,6 +44,7 @@ def serve(cluster: Cluster, count: int) -> Dict[str, int]:
     return served
 
 
+@pytest.mark.long
 def test_many_connections(fresh: Cluster) -> None:
     """10,000 connections, and 70 s: no flow is left, not even a lingering
     one, nothing is withheld, and TCP has as many sockets and requests as

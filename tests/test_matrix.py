@@ -19,6 +19,7 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import pytest
 
+from checks import some_long
 from conftest import Lab
 from harness.address import endpoint
 from harness.inside.documents import document
@@ -82,6 +83,8 @@ WINDOWS = {
     'wider': '4096 131072 67108864',
     'narrower': '4096 16384 65535',
 }
+# One setting of so many is tried each time, all of them by make test-long.
+SLICE = 5
 # Each used once: at the back end, connections to either service are to its own address, where
 # one in TIME_WAIT that has the client's port would be in the way of an adoption.
 PORTS = itertools.count(20_000)
@@ -247,9 +250,9 @@ class Results:
         self.adopted: Dict[Tuple[Any, ...], int] = {}
 
 
-def run_reference(cluster: Cluster, results: Results) -> None:
+def run_reference(cluster: Cluster, results: Results, settings: List[Tuple[Any, ...]]) -> None:
     """Carry out each different exchange with no module loaded."""
-    wanted = list({alike(case): case for case in TABLE}.items())
+    wanted = list({alike(case): case for case in TABLE if shared(case) in settings}.items())
     exchanges = Exchanges(cluster)
     for at in range(0, len(wanted), 16):
         part = wanted[at:at + 16]
@@ -275,17 +278,15 @@ def runs(failure: str, mode: str) -> bool:
     return mode != 'always' or failure not in CONTROLLED
 
 
-def run_table(cluster: Cluster, results: Results) -> None:
-    """Carry out all cases, setting by setting."""
+def run_table(cluster: Cluster, results: Results, settings: List[Tuple[Any, ...]]) -> None:
+    """Carry out all cases of these settings, one after the other."""
     cluster['fr'].knob('handoff_timeout_ms', int(patient(5000)))
     # As long as nginx waits for a head: a client with little luck takes long.
     cluster['en'].knob('head_timeout_ms', int(patient(60_000)))
     offer_replayed(cluster)
     exchanges, setting = Exchanges(cluster), Setting(cluster)
-    for wanted in SETTINGS:
+    for wanted in settings:
         failure = wanted[0]
-        if not runs(failure, cluster.spec.mode):
-            continue
         # What cannot be answered is not waited for, nor given away at once; on a busy machine what
         # can takes a while.
         unanswered = failure in ('cut', 'unheard')
@@ -309,16 +310,21 @@ def run_table(cluster: Cluster, results: Results) -> None:
 
 
 @pytest.fixture(scope='module')
-def results(session_lab: Lab) -> Iterator[Results]:
-    """The whole table, carried out once."""
+def results(session_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Results]:
+    """What is asked for of the table, carried out once."""
+    asked = {item.callspec.params['setting'] if 'setting' in item.callspec.params
+             else shared(TABLE[item.callspec.params['number']])
+             for item in request.session.items
+             if item.module is request.module and hasattr(item, 'callspec')}
+    settings = [setting for setting in SETTINGS if setting in asked]
     found = Results()
     cluster = session_lab.site()
     cluster.end()
     session_lab.once = True
-    run_reference(cluster, found)
+    run_reference(cluster, found, settings)
     session_lab.enable(cluster)
     try:
-        run_table(cluster, found)
+        run_table(cluster, found, settings)
     finally:
         session_lab.dismiss(again=False)
     yield found
@@ -327,14 +333,15 @@ def results(session_lab: Lab) -> Iterator[Results]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The settings and the cases of the mode."""
     mode = metafunc.config.getoption('--mode')
+    settings = [setting for setting in SETTINGS if runs(setting[0], mode)]
+    short = settings[::SLICE]
     if 'setting' in metafunc.fixturenames:
-        metafunc.parametrize('setting', [
-            setting for setting in SETTINGS if runs(setting[0], mode)], ids='-'.join)
+        metafunc.parametrize('setting', some_long(settings, *short), ids='-'.join)
     if 'number' in metafunc.fixturenames:
-        numbers = [number for number, case in enumerate(TABLE)
-                   if runs(str(case['failure']), mode)]
-        metafunc.parametrize('number', numbers, ids=[
-            name_of(TABLE[number]) for number in numbers])
+        numbers = [number for number, case in enumerate(TABLE) if shared(case) in settings]
+        metafunc.parametrize('number', some_long(numbers, *(
+            number for number in numbers if shared(TABLE[number]) in short)), ids=[
+                name_of(TABLE[number]) for number in numbers])
 
 
 def test_every_pair_is_covered() -> None:
@@ -358,6 +365,7 @@ def test_uncovered_pairs_are_noticed() -> None:
 
 def test_reference_is_what_servers_answer(results: Results) -> None:
     """What is compared with is no failure itself."""
+    assert results.reference, 'no exchange was asked for'
     for key, told in results.reference.items():
         node, _, shape, size, reaction = key
         wanted = {'pipelined': 2, 'persistent': 3, 'expect': 2}.get(shape, 1)

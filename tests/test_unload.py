@@ -6,12 +6,11 @@ import time
 import pytest
 
 from checks import (
-    all_right, hand_off, no_flows, request, served, sha256)
+    all_right, hand_off, no_flows, request, served, sha256, some_long)
 from conftest import Lab
 from harness.guest import CommandFailed, Process
 from harness.load import Load
 from harness.paths import CARISMACTL, WORK
-from harness.patience import Patience
 from harness.running import MODULES, Cluster, wait_for
 from harness.sockets import SocketError
 
@@ -160,12 +159,11 @@ def load_again(cluster: Cluster, *names: str) -> None:
     cluster.kernels[0].guest.run('\n'.join(['set -e', *lines]), timeout=180)
 
 
-def test_hundred_times(fresh: Cluster) -> None:
-    """A hundred times under fire: no local request is lost, what BTCP holds
-    of a head, cut at each of its bytes, reaches the local server, and what is
-    handed off is drained first. (Ten times on the debug kernel, which is
-    slower.)"""
-    rounds = 100 if Patience.factor == 1 else 10
+@pytest.mark.parametrize('rounds', some_long((10, 100), 10))
+def test_hundred_times(fresh: Cluster, rounds: int) -> None:
+    """Ten or a hundred times under fire: no local request is lost, what BTCP
+    holds of a head, cut at each of its bytes, reaches the local server, and
+    what is handed off is drained first."""
     front, client = fresh['en'], fresh.client
     fresh.drain()
     fresh.unload()
