@@ -70,22 +70,24 @@ impl State {
             };
             match asked {
                 Ok(()) => {
+                    // If the request cannot be sent as well, the node was only asked.
+                    let given = in_band || self.is_trusted(node) && self.front_entrust(flow, deciding);
+                    if given && !in_band {
+                        self.counters.count(Counter::HandoffsTrusted);
+                    }
                     // From here on all that comes waits for whoever will get it.
                     let mut early = core::mem::replace(&mut deciding.early, Early::new());
                     inner.stage = match core::mem::replace(&mut inner.stage, Stage::Gone) {
-                        Stage::Deciding(it) | Stage::Asked(it) if in_band => Stage::Committed(it),
+                        Stage::Deciding(it) | Stage::Asked(it) if given => Stage::Committed(it),
                         Stage::Deciding(deciding) => Stage::Asked(deciding),
                         stage => stage,
                     };
                     while let Some(skb) = early.pop() {
                         self.park(&mut inner, skb);
                     }
+                    drop(inner);
                     if in_band {
-                        drop(inner);
                         self.front_hand_bytes(flow, ctx);
-                    } else if self.is_trusted(node) {
-                        self.counters.count(Counter::HandoffsTrusted);
-                        self.front_commit(flow, inner, ctx);
                     }
                     return;
                 }
@@ -315,27 +317,35 @@ impl State {
         }
     }
 
-    /// The back end's TCP has the connection, or will have: the back end is given the request. From
-    /// here on only it can say that another may serve it.
+    /// The back end's TCP has the connection: the back end is given the request. From here on only
+    /// it can say that another may serve it.
     fn front_commit(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, ctx: &PacketContext) {
         let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
         let Stage::Asked(mut deciding) = stage else {
             inner.stage = stage;
             return;
         };
-        let sent = lower::hold_modules(false)
-            && self
-                .front_data(flow, &deciding)
-                .inspect_err(|_| lower::release_modules(false))
-                .is_ok();
-        if sent {
-            deciding.commit = Commit::new(connection::now_ms());
+        if self.front_entrust(flow, &mut deciding) {
             inner.stage = Stage::Committed(deciding);
             flow.arm(self.knobs.handoff_timeout_ms());
         } else {
             inner.stage = Stage::Asked(deciding);
             self.front_take_back(flow, inner, Counter::HandoffsAborted, ctx);
         }
+    }
+
+    /// Gives the node that was asked what is held of the client's stream, and says whether it will be
+    /// sent.
+    fn front_entrust(&self, flow: &FlowRef, deciding: &mut Deciding) -> bool {
+        if !lower::hold_modules(false) {
+            return false;
+        }
+        if self.front_data(flow, deciding).is_err() {
+            lower::release_modules(false);
+            return false;
+        }
+        deciding.commit = Commit::new(connection::now_ms());
+        true
     }
 
     /// Sends what is held of the client's stream.
