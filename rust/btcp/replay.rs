@@ -46,6 +46,10 @@ pub(crate) struct Replay {
     /// The round trip to the client, in milliseconds; 0 if it is not known.
     rtt: u16,
     tries: u32,
+    /// A segment is being given to TCP, by whoever takes it further afterwards. Two at a time would meet
+    /// there: one would have TCP make the socket while it still builds the SYN-ACK for the other, of a
+    /// request that UTCP has marked by then.
+    injecting: bool,
     /// TCP does not take it.
     pub(crate) failed: Option<Reason>,
     /// The front end was told that TCP has it.
@@ -277,6 +281,10 @@ impl State {
             let Stage::Replay(replay) = &mut inner.stage else {
                 return;
             };
+            if replay.injecting && last.is_none() {
+                return;
+            }
+            replay.injecting = false;
             self.back_see(flow, replay);
             let phase = replay.back.phase();
             let step = match replay.failed {
@@ -297,6 +305,7 @@ impl State {
             match step {
                 Step::Wait => return,
                 Step::Inject(build) => {
+                    replay.injecting = true;
                     let what = if phase == Phase::Syn { c"syn" } else { c"ack" };
                     self.trace_replay(flow, &origin, what);
                     drop(inner);
@@ -548,6 +557,7 @@ impl Replay {
             origin,
             rtt,
             tries: 0,
+            injecting: false,
             failed: None,
             offered: false,
             given: None,
