@@ -16,7 +16,8 @@
 //! The time is that of day, and the key may be the cluster's: then one node can make a cookie, and
 //! another check it.
 //!
-//! - *connection*: a code over the connection's ends and the time.
+//! - *connection*: a code over the connection's ends and the time, and in it the options: so it seldom
+//!   fits what acknowledges more than the cookie, whose lowest byte is another.
 //! - *options*: MSS (3 bits, an index), window scale (4, of which 15 is none), SACK (1), disguised by
 //!   another part of that code.
 //! - *number*: a code over the same, the options, and the client's initial sequence number. Apart from the other,
@@ -170,20 +171,18 @@ impl<'a, H: Hash> Ends<'a, H> {
         }
     }
 
-    /// What all cookies of one tick have in common: the code of the connection in the upper 16 of the
-    /// lower 32 bits, and what disguises the options in the lowest byte.
+    /// What all cookies of one tick are made of: what disguises the options in the lowest byte, and the code
+    /// of the connection, but for them, in bits 16 to 31.
     fn base(&self, now: u32) -> u64 {
         let tick = u64::from(now >> TICK_SHIFT);
         self.hash.hash([self.addresses, self.ports, tick, of::TICK])
     }
 
-    /// Both codes.
-    fn code(&self, base: u64, isn: Seq, options: u8) -> u32 {
-        let number = self
-            .hash
-            .hash([base, u64::from(isn.0), options.into(), of::NUMBER]);
-        // CAST: The bits that the masks leave.
-        (base as u32 & 0xffff_0000) | (number as u32 & 0xff00)
+    /// The code of the number.
+    fn number(&self, base: u64, isn: Seq, options: u8) -> u32 {
+        let number = [base, u64::from(isn.0), options.into(), of::NUMBER];
+        // CAST: The bits that the mask leaves.
+        self.hash.hash(number) as u32 & 0xff00
     }
 
     /// The initial sequence number by which a SYN is answered that says `said`, at `now` milliseconds.
@@ -191,7 +190,8 @@ impl<'a, H: Hash> Ends<'a, H> {
     pub fn make(&self, isn: Seq, said: &Said, now: u32) -> Seq {
         let (base, options) = (self.base(now), said.encode());
         // CAST: The lowest byte.
-        Seq(self.code(base, isn, options) | u32::from(options ^ base as u8))
+        let rest = self.number(base, isn, options) | u32::from(options ^ base as u8);
+        Seq(connection(base, options) | rest)
     }
 
     /// What a segment of the client's is that has these numbers, at `now` milliseconds of the clock that
@@ -206,13 +206,12 @@ impl<'a, H: Hash> Ends<'a, H> {
         for age in ages {
             // The clock goes round, and so do its ticks.
             let base = self.base(ahead.wrapping_sub(age << TICK_SHIFT));
-            // CAST: The bits of the connection's code.
-            if (base as u32 ^ cookie) & 0xffff_0000 != 0 {
-                continue;
-            }
             // CAST: The lowest bytes.
             let options = cookie as u8 ^ base as u8;
-            if (self.code(base, seq.sub(1), options) ^ cookie) & 0xff00 == 0 {
+            if connection(base, options) != cookie & 0xffff_0000 {
+                continue;
+            }
+            if self.number(base, seq.sub(1), options) == cookie & 0xff00 {
                 return Verdict::First(Said::decode(options));
             }
             verdict = Verdict::Early;
@@ -236,6 +235,12 @@ impl<'a, H: Hash> Ends<'a, H> {
         // CAST: Any 32 bits.
         now.wrapping_add(self.hash.hash([self.addresses, 0, 0, of::CLOCK]) as u32)
     }
+}
+
+/// The code of the connection, with the options in it.
+fn connection(base: u64, options: u8) -> u32 {
+    // CAST: The bits that the mask leaves.
+    (base as u32 ^ (u32::from(options) << 16)) & 0xffff_0000
 }
 
 #[cfg(test)]
@@ -310,6 +315,9 @@ mod tests {
         assert_eq!(check(101, 5), Verdict::First(said));
         let early = (102..1102).filter(|&seq| check(seq, 5) == Verdict::Early);
         assert!(early.count() > 950);
+        // What acknowledges more is of a connection that is there, or has been.
+        let late = (1..4000).filter(|&n| ends.check(Seq(200), ack.add(n), 5) != Verdict::Stranger);
+        assert!(late.count() <= 4000 / 256);
     }
 
     proptest! {
