@@ -72,6 +72,7 @@ def test_refused(trusting: Cluster) -> None:
 def test_silent_for_a_while(trusting: Cluster) -> None:
     """What was given to a node is its own: another is not asked meanwhile."""
     rule(trusting['en'], '/fr/', 'fr', 'de')
+    before = times_served(trusting, '/fr/128k')
     trusting['fr'].link.cut()
     sock = trusting.client.connect(trusting['en'].vip)
     sock.send(request('/fr/128k'))
@@ -80,7 +81,7 @@ def test_silent_for_a_while(trusting: Cluster) -> None:
     trusting['fr'].link.heal()
     served(sock.response(), 'fr', '128k')
     sock.close()
-    assert times_served(trusting, '/fr/128k') == ['fr']
+    assert sorted(times_served(trusting, '/fr/128k')) == sorted([*before, 'fr'])
     no_flows(trusting)
 
 

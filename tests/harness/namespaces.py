@@ -79,7 +79,7 @@ class NamespaceNode(Node):
                  else list(command))
         # That is of the namespace that it was mounted from. To mount it anew takes longer than most
         # commands do.
-        if SYSFS.search(' '.join(words)):
+        if SYSFS.search(' '.join(map(str, words))):
             words = ['ip', 'netns', 'exec', self.name, *words]
         return words
 
