@@ -37,7 +37,7 @@ WAYS = {
 PEER_TIMEOUT = 30_000       # as it is by itself
 
 
-@pytest.fixture(scope='module', params=some_long(WAYS, 'direct', 'alone'))
+@pytest.fixture(scope='module', params=some_long(WAYS, 'alone'))
 def way(request: pytest.FixtureRequest) -> str:
     """Tests of one way after the other, as each needs a site of its own."""
     return request.param

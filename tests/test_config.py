@@ -317,6 +317,7 @@ def test_carismactl_without_modules(site: Cluster) -> None:
     assert 'carisma_btcp is not loaded' in answer.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('kind, limit', [('service', 256), ('node', 64), ('rule', 256)])
 def test_limits(node: Node, kind: str, limit: int) -> None:
     """So many may be, and no more."""

@@ -14,7 +14,7 @@ from typing import Iterator, List
 import pytest
 
 from checks import (
-    all_right, bypassed, gone, hand_off, no_flows, request, served, unbroken)
+    all_right, bypassed, gone, hand_off, no_flows, request, served, some_long, unbroken)
 from conftest import Lab
 from harness.address import alone
 from harness.guest import CommandFailed, Process
@@ -40,7 +40,7 @@ DEAF = {
 }
 
 
-@pytest.fixture(scope='module', params=WAYS)
+@pytest.fixture(scope='module', params=some_long(WAYS, 'direct'))
 def way(request: pytest.FixtureRequest) -> str:
     """Tests of one way after the other, as each needs a site of its own."""
     return request.param

@@ -459,6 +459,7 @@ def test_errors_of_the_back_end_itself(cluster: Cluster, far: NamespaceNode) -> 
     served(sock.response(timeout=60), 'fr', '128k')
 
 
+@pytest.mark.long
 def test_unload_under_errors(fresh: Cluster) -> None:
     """The modules go and come while errors about connections and about none
     arrive everywhere."""

@@ -84,7 +84,7 @@ WINDOWS = {
     'narrower': '4096 16384 65535',
 }
 # One setting of so many is tried each time, all of them by make test-long.
-SLICE = 5
+SLICE = 8
 # Each used once: at the back end, connections to either service are to its own address, where
 # one in TIME_WAIT that has the client's port would be in the way of an adoption.
 PORTS = itertools.count(20_000)

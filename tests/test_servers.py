@@ -10,7 +10,7 @@ from typing import Callable, Dict, Iterator, List
 
 import pytest
 
-from checks import all_right, gone, no_flows, request, sha256
+from checks import all_right, gone, no_flows, request, sha256, some_long
 from harness.inside.documents import document
 from harness.load import Load
 from harness.paths import INSIDE
@@ -25,6 +25,7 @@ COUNT = 60
 # Whether listeners are attached whose connections stay where they arrive:
 # those of Multipath TCP are not.
 LEFT_ALONE = {'go-multipath': False}
+SHORT = ('apache-event', 'apache-prefork', 'go', 'node', 'python', 'epoll', 'io_uring')
 OTHERS = ('ktls', 'signed', 'signed-ao')     # with tests of their own
 
 Start = Callable[..., List[Server]]
@@ -73,7 +74,7 @@ def counted(cluster: Cluster, before: Dict[str, int], name: str) -> int:
 
 
 @pytest.mark.parametrize(
-    'make', [make for make in MAKES if make not in (*LEFT_ALONE, *OTHERS)])
+    'make', some_long([make for make in MAKES if make not in (*LEFT_ALONE, *OTHERS)], *SHORT))
 def test_make(cluster: Cluster, front: str, start: Start, make: str) -> None:
     """Connections that end in each way, here and there, several at once."""
     if make == 'io_uring':

@@ -49,6 +49,7 @@ def keep_asking(cluster: Cluster, path: str, count: int) -> Process:
     return load
 
 
+@pytest.mark.long
 def test_idle(fresh: Cluster) -> None:
     """Unload and load again, with servers running."""
     client = fresh.client
