@@ -283,7 +283,8 @@ def test_back_end_dies(mortal: Cluster) -> None:
     silent, one asks again and again, and one has more than the front end has seen it
     acknowledge."""
     front, client = mortal['en'], mortal.client
-    front.knob('peer_timeout_ms', 2000)
+    # The client must be able to speak again by then.
+    front.knob('peer_timeout_ms', 6000)
     silent, asking = hand_off(mortal, 'de'), hand_off(mortal, 'de')
     unsure = client.connect(front.vip)
     client.nft('table ip t { chain c { type filter hook output '
