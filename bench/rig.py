@@ -154,7 +154,7 @@ class Rig(NamespaceCluster):
                  f'ip -n {SWITCH} link set eth0 master br0 up',
                  f'tc -n {SWITCH} qdisc replace dev eth0 {PATIENT}']
         for name in ('be', 'client'):
-            lines += [*self._plug(self.hosts[name].host),
+            lines += [*self._plug([self.hosts[name].host]),
                       f'ip netns exec {SWITCH} sh -es <<-END',
                       *in_order(f'p-{name}'), 'END',
                       f'ip netns exec {name} sh -es <<-END', *QUIET,
