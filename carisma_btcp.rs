@@ -54,6 +54,8 @@ mod netlink;
 mod node;
 #[path = "rust/btcp/packet.rs"]
 mod packet;
+#[path = "rust/btcp/question.rs"]
+mod question;
 #[path = "rust/btcp/recent.rs"]
 mod recent;
 #[path = "rust/btcp/refused.rs"]

@@ -18,7 +18,7 @@ use crate::{
 };
 use carisma_core::{
     commit::Commit,
-    inband::{Closing, Doubt, Left, Watch, ANSWER, ASK_MS, PRESENT, REFUSED},
+    inband::{Closing, Doubt, Left, Question, Watch, ANSWER, ASK_MS, REFUSED},
     ip,
     seq::Seq,
     tcp::{self, flag, Build},
@@ -81,6 +81,11 @@ impl InBand {
                 flow.arm(ms);
             }
         }
+    }
+
+    /// There is a sign of the back end.
+    pub(crate) fn hear(&mut self) {
+        self.watch = Watch::new(connection::now_ms());
     }
 
     /// A segment that the back end relays. The flow's lock is held.
@@ -309,7 +314,10 @@ impl State {
                         flow.arm(ms);
                         let next = in_band.closing.next();
                         drop(inner);
-                        self.front_inquire(flow, node, next, ctx);
+                        let key = flow.key();
+                        if self.front_inquire(key, node, Question::Presence, next, ctx) {
+                            self.counters.count(Counter::PresenceAsked);
+                        }
                     }
                     Doubt::Lost => {
                         let forward = *forward;
@@ -330,29 +338,8 @@ impl State {
         }
     }
 
-    /// Asks a node whether it has a connection that it was given. No lock of a flow is held.
-    fn front_inquire(&self, flow: &FlowRef, node: u32, next: Seq, ctx: &PacketContext) {
-        let key = flow.key();
-        let question = Build {
-            flags: REFUSED,
-            ..Build::rst(key.client_port.get(), key.local_port.get(), next)
-        };
-        let sent = match (
-            self.tunnel_to(node),
-            packet::from_client(key, &question, &[]),
-        ) {
-            (Some(via), Ok(skb)) => self.xmit_via(node, via, skb, ctx).is_ok(),
-            _ => false,
-        };
-        // What is lost is asked once more.
-        self.counters.count(match sent {
-            true => Counter::PresenceAsked,
-            false => Counter::PacketsDroppedUnroutable,
-        });
-    }
-
     /// A back end has a connection no more. Unless its server has closed it, the client is told so.
-    fn front_missing(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
+    pub(crate) fn front_missing(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
         let Stage::Forward(forward) = &inner.stage else {
             return;
         };
@@ -360,28 +347,6 @@ impl State {
             Some(in_band) if in_band.closing.is_said() => self.front_closed(flow, inner, false),
             _ => self.front_lose(flow, inner, ctx),
         }
-    }
-
-    /// A back end says whether it has a connection. Until it was asked the client may have begun another.
-    fn front_answered_for(
-        &self,
-        flow: &FlowRef,
-        mut inner: InnerGuard<'_>,
-        node: u32,
-        header: &tcp::Header<'_>,
-        ctx: &PacketContext,
-    ) {
-        if let Stage::Forward(forward) = &mut inner.stage {
-            let in_band = forward.in_band.as_mut().filter(|_| forward.node == node);
-            if let Some(in_band) = in_band.filter(|it| it.closing.is_old(header.ack())) {
-                if header.window() != PRESENT {
-                    return self.front_missing(flow, inner, ctx);
-                }
-                in_band.watch = Watch::new(connection::now_ms());
-                return;
-            }
-        }
-        self.counters.count(Counter::PacketsDroppedStale);
     }
 
     /// The tunnel to a node. Any context.

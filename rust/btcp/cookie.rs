@@ -173,8 +173,9 @@ impl State {
         let (said, clock) = match self.front_verdict(key, &header) {
             (Verdict::First(said), clock) => (said, clock),
             (Verdict::Early, _) => {
-                // What comes before it is on its way, and this will be sent again.
-                self.counters.count(Counter::CookiesEarly);
+                // What comes before it is on its way, or another node has it.
+                let acked = header.ack();
+                self.front_overtaking(key, acked, skb);
                 return None;
             }
             (Verdict::Stranger, _) => return Some(skb),

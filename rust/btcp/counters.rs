@@ -44,7 +44,8 @@ counters! {
         CookiesUnfit = c"cookies_unfit",
         /// Frequent mode: a client answered a cookie, and its connection began.
         CookiesAnswered = c"cookies_answered",
-        /// Frequent mode: a segment overtook the client's first one, and was dropped. It is sent again.
+        /// Frequent mode: a segment overtook the client's first one, and was dropped. It is sent again. In
+        /// always mode other nodes were asked whether they have the connection, and if one had, it was kept.
         CookiesEarly = c"cookies_early",
         /// Frequent mode: this node's TCP adopted a connection whose request was its own.
         CookiesAdopted = c"cookies_adopted",
@@ -78,7 +79,7 @@ counters! {
         /// One of them did, and the connection is forwarded to it.
         SeeksFound = c"seeks_found",
         /// Other nodes were not asked, because they were asked about 1000 connections in the same second, or
-        /// because `handoffs_max` handoffs were under way. The client was reset.
+        /// because `handoffs_max` handoffs were under way. The client was reset, or sends its segment again.
         SeeksRefusedLimit = c"seeks_refused_limit",
         /// Another front end than before began to forward a connection that this node serves.
         HandoffsMoved = c"handoffs_moved",
@@ -171,7 +172,7 @@ counters! {
         IcmpDroppedMalformed = c"icmp_dropped_malformed",
         /// A front end was told that a connection is closed.
         ClosedNotified = c"closed_notified",
-        /// A back end told that a connection is closed.
+        /// A back end told that a connection is closed, or has another front end now.
         ClosedHeard = c"closed_heard",
         /// Always mode: a back end of which nothing was heard was asked whether it has a connection.
         PresenceAsked = c"presence_asked",

@@ -122,11 +122,12 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    /// Whether it is, or is being, handed off in band.
+    /// Whether it is, or is being, handed off in band, or sought so.
     pub(crate) fn in_band(&self) -> bool {
         match self {
             Self::Deciding(it) | Self::Asked(it) | Self::Committed(it) => it.in_band,
             Self::Forward(it) | Self::Over(Over::Forward(it)) => it.in_band.is_some(),
+            Self::Seeking(it) => it.in_band(),
             Self::Replay(it) => it.origin.in_band,
             Self::Live(it) | Self::Over(Over::Live(it)) => it.origin.in_band,
             _ => false,
@@ -340,7 +341,7 @@ impl State {
             }
             Stage::Over(_) => self.end(flow, inner),
             Stage::Forward(_) => self.front_overdue(flow, inner, &ctx),
-            Stage::Seeking(_) => self.front_unknown(flow, inner, &ctx),
+            Stage::Seeking(_) => self.front_seek_on(flow, inner, &ctx),
             Stage::Gone => {}
         }
     }

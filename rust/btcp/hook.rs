@@ -57,6 +57,10 @@ impl Hooks for State {
             self.supersede(&flow, inner);
             return self.front_begin(&key, skb, &layout);
         }
+        if self.front_begins(&key, &inner.stage, &skb, &layout) {
+            self.end(&flow, inner);
+            return self.front_answered(&key, skb);
+        }
         match inner.stage {
             Stage::Deciding(_) | Stage::Asked(_) => {
                 let ctx = PacketContext::enter();

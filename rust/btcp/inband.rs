@@ -23,7 +23,7 @@ use crate::{
 use carisma_core::{
     cookie::{Ends, Verdict},
     front::Front,
-    inband::{Route, ANSWER, PRESENT, REFUSED},
+    inband::{Question, Route, REFUSED},
     seq::Seq,
     tcp::{self, flag, Build},
     translate,
@@ -58,14 +58,33 @@ impl State {
         let Some(header) = skb.tcp(&layout).and_then(tcp::Header::parse) else {
             return true;
         };
-        let is_over = |flow: &FlowRef| matches!(flow.inner.lock().stage, Stage::Over(_));
         let before = self.flows.lookup(key);
         if header.flags() & REFUSED == REFUSED {
-            self.back_asked(node, key, before.as_ref(), header.seq(), ctx);
+            let asked = (Question::of(header.window()), header.seq());
+            if skb.checksum_is_right(&layout) {
+                self.back_asked(node, key, before.as_ref(), asked, ctx);
+            } else {
+                self.counters.count(Counter::PacketsDroppedMalformed);
+            }
             return false;
         }
-        if before.as_ref().is_some_and(|flow| !is_over(flow)) || connection::is_live(&self.net, key)
-        {
+        let (over, others) = match before.as_ref().map(|flow| flow.inner.lock()).as_deref() {
+            Some(inner) => match &inner.stage {
+                // What was sought is not what begins now.
+                Stage::Over(_) | Stage::Seeking(_) => (true, false),
+                Stage::Live(it) => (false, it.origin.in_band && it.origin.node != node),
+                _ => (false, false),
+            },
+            None => (true, false),
+        };
+        if !over || connection::is_live(&self.net, key) {
+            // Another front end has got the client's first segment once more.
+            if let Some(flow) = before.as_ref().filter(|_| others) {
+                let first = matches!(self.front_verdict(key, &header), (Verdict::First(_), _));
+                if first && skb.checksum_is_right(&layout) {
+                    let _ = self.back_claimed(node, flow, ctx);
+                }
+            }
             return true;
         }
         if header.flags() & (flag::ACK | flag::SYN | flag::RST) != flag::ACK {
@@ -101,7 +120,7 @@ impl State {
         }
         if let Some(before) = before {
             let inner = before.inner.lock();
-            if matches!(inner.stage, Stage::Over(_)) {
+            if matches!(inner.stage, Stage::Over(_) | Stage::Seeking(_)) {
                 self.end(&before, inner);
             }
         }
@@ -181,36 +200,8 @@ impl State {
         }
     }
 
-    /// A front end asks by `number` whether this node has a connection.
-    fn back_asked(
-        &self,
-        node: u32,
-        key: &Tuple,
-        flow: Option<&FlowRef>,
-        number: Seq,
-        ctx: &PacketContext,
-    ) {
-        let enters = |flow: &FlowRef| matches!(flow.inner.lock().stage, Stage::Replay(_));
-        let has = flow.is_some_and(enters)
-            || connection::is_live(&self.net, key)
-            || connection::is_in_time_wait(&self.net, key);
-        let said = match has {
-            true => PRESENT,
-            false => Reason::Unknown.number(),
-        };
-        let answer = Build {
-            flags: ANSWER,
-            ack: number,
-            window: said,
-            ..Build::rst(key.local_port.get(), key.client_port.get(), Seq(0))
-        };
-        if let Ok(skb) = packet::to_client(key, &answer) {
-            self.back_relay(node, skb, ctx);
-        }
-    }
-
     /// Has a front end pass something on. If it is lost, TCP or the front end asks for it again.
-    fn back_relay(&self, node: u32, skb: Skb, ctx: &PacketContext) {
+    pub(crate) fn back_relay(&self, node: u32, skb: Skb, ctx: &PacketContext) {
         let sent = self
             .tunnel_to(node)
             .map(|via| self.xmit_via(node, via, skb, ctx));

@@ -4,21 +4,28 @@
 //! their front end was another one, whose address this node has now, or this one has forgotten all.
 //!
 //! Front end: TCP here answers a client's segment with a reset, as it has no such connection. That is kept
-//! back, and the nodes that serve requests of the service are asked. If one has the connection, it is
+//! back, and the nodes that serve requests of the service are asked: by control connection or, in always
+//! mode, in band ([`crate::question`]), and again until they answer. If one has the connection, it is
 //! forwarded from then on (`Seeking` → `Forward`); if none has, the reset goes out. The segment itself is
 //! lost by then: the client sends it again, or the server what it acknowledged. In return this costs
 //! nothing at all for what TCP here does know.
+//!
+//! In always mode TCP never sees a segment that answers a cookie but is not the first. It may be that of a
+//! connection that another node serves, and whose server has not answered yet; so that is sought, too. If
+//! nobody has it, it has yet to begin, and its client is told nothing.
 //!
 //! Back end: who asks is the front end of the connection from then on, and the one before is told to
 //! forget it.
 
 use crate::{
+    always::{InBand, REPEAT_MS},
     bounds::{Pool, Ticket},
     counters::{Counter, Gauge},
     flow::{Flow, FlowRef, InnerGuard, Stage},
     forward::Forward,
     lower,
     node::Node,
+    service::Mode,
     snapshot::{Snapshot, NODES_MAX},
     state::State,
     trace::{event, BACK, FRONT},
@@ -34,6 +41,7 @@ use carisma_net::{
     netfilter::PacketContext,
     route::Via,
     skb::{Ends, Skb},
+    table::Refused,
 };
 use kernel::sync::{
     atomic::{Atomic, Relaxed},
@@ -49,11 +57,29 @@ const _: () = assert!(NODES_MAX <= u64::BITS as usize);
 /// A connection about which other nodes were asked.
 pub(crate) struct Seeking {
     pub(crate) id: u64,
-    /// The number of the reset that TCP here had for it, which is what the client expects next.
-    reset: Seq,
+    /// What the client has acknowledged: the number of the reset that TCP here had for it.
+    pub(crate) acked: Seq,
     /// The nodes that have not answered, by their indexes.
-    pending: u64,
+    pub(crate) pending: u64,
+    /// Since when they are asked in band, in milliseconds; `None` if by control connections.
+    pub(crate) asked: Option<u32>,
+    /// It may have yet to begin.
+    pub(crate) young: bool,
     _ticket: Ticket,
+}
+
+impl Seeking {
+    /// Whether nodes are asked in band.
+    pub(crate) fn in_band(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// A node has answered. Whether it was asked, and has not answered before.
+    pub(crate) fn on_answer(&mut self, node: u32) -> bool {
+        let asked = self.pending & bit(node) != 0;
+        self.pending &= !bit(node);
+        asked
+    }
 }
 
 /// How many events there were in this second.
@@ -87,6 +113,12 @@ fn bit(node: u32) -> u64 {
     1u64.checked_shl(node.wrapping_sub(1)).unwrap_or(0)
 }
 
+/// The nodes that have bits.
+pub(crate) fn nodes_of(bits: u64) -> impl Iterator<Item = u32> {
+    // CAST: A small number.
+    (1..=NODES_MAX as u32).filter(move |node| bits & bit(*node) != 0)
+}
+
 impl State {
     /// A segment of this node's TCP on a connection that is no flow. Answers it, unless it is a reset
     /// that is to wait. At LOCAL_OUT.
@@ -97,20 +129,22 @@ impl State {
         if ends.flags & kind != flag::RST {
             return Some(skb);
         }
-        match self.front_seek(key, &mut skb) {
+        let acked = skb
+            .layout()
+            .and_then(|layout| Some(skb.tcp(&layout).and_then(tcp::Header::parse)?.seq()));
+        match acked.and_then(|acked| self.front_seek(key, acked, None)) {
             Some(()) => None,
             None => Some(skb),
         }
     }
 
-    /// Asks for a connection that TCP here has a reset for, if there is anybody to be asked.
-    fn front_seek(&self, key: &Tuple, skb: &mut Skb) -> Option<()> {
-        let mut pending = self.front_nodes(key);
+    /// Asks for a connection whose client has acknowledged `acked`, if there is anybody to be asked. It is
+    /// one that TCP here has a reset for, or this is a segment of its client's, who gets none.
+    pub(crate) fn front_seek(&self, key: &Tuple, acked: Seq, early: Option<Skb>) -> Option<()> {
+        let (in_band, mut pending) = self.front_nodes(key);
         if pending == 0 || self.config.is_draining() {
             return None;
         }
-        let layout = skb.layout()?;
-        let reset = skb.tcp(&layout).and_then(tcp::Header::parse)?.seq();
         let limit = self.knobs.handoffs_max();
         let ticket = match self.seeks.allows(RATE) {
             true => self.bounds.ticket(Pool::Asked, limit),
@@ -120,22 +154,50 @@ impl State {
             self.counters.count(Counter::SeeksRefusedLimit);
             return None;
         };
-        let id = self.next_handoff();
+        if in_band {
+            // Nothing is claimed that could not be forwarded.
+            let way = |node: &u32| self.front_way_to(key, *node, &key.local, key.local_port.get());
+            let open = nodes_of(pending).filter(|node| way(node).is_some());
+            pending = open.fold(0, |nodes, node| nodes | bit(node));
+            if pending == 0 {
+                return None;
+            }
+        }
+        let id = match in_band {
+            true => 0,
+            false => self.next_handoff(),
+        };
         let seeking = Seeking {
             id,
-            reset,
+            acked,
             pending,
+            asked: in_band.then(connection::now_ms),
+            young: early.is_some(),
             _ticket: ticket,
         };
         let flow = Flow::new(key, Stage::Seeking(seeking), &self.bounds).ok()?;
         // Under the lock no answer comes too early.
         let mut inner = flow.inner.lock();
-        self.flows.insert(&flow, self.knobs.flows_max()).ok()?;
+        match self.flows.insert(&flow, self.knobs.flows_max()) {
+            Ok(()) => {}
+            // Another CPU was faster with another segment of the same client's.
+            Err(Refused::Exists) => return Some(()),
+            Err(Refused::Full | Refused::NoMemory) => return None,
+        }
         self.counters.up(Gauge::Flows);
         self.trace_flow(event::FLOW_BEGIN, key, FRONT, 0, id);
-        // CAST: A small number.
-        for node in 1..=NODES_MAX as u32 {
-            if pending & bit(node) != 0 && self.record(node, id, *key, Body::Seek).is_err() {
+        if let Some(skb) = early {
+            self.park(&mut inner, skb);
+        }
+        if in_band {
+            self.counters.count(Counter::SeeksStarted);
+            flow.arm(REPEAT_MS);
+            drop(inner);
+            self.front_claim(key, acked, pending, &PacketContext::enter());
+            return Some(());
+        }
+        for node in nodes_of(pending) {
+            if self.record(node, id, *key, Body::Seek).is_err() {
                 pending &= !bit(node);
             }
         }
@@ -151,19 +213,22 @@ impl State {
         Some(())
     }
 
-    /// The nodes that may serve a connection to this service, and can be asked.
-    fn front_nodes(&self, key: &Tuple) -> u64 {
+    /// Whether nodes are asked in band for a connection to this service; and those that may serve it, and can
+    /// be asked. A control connection that is down says nothing of what was handed off in band.
+    fn front_nodes(&self, key: &Tuple) -> (bool, u64) {
         let rcu = rcu::read_lock();
         let config = self.config.snapshot(&rcu);
         let Some(service) = config.service(&key.local, key.local_port.get()) else {
-            return 0;
+            return (false, 0);
         };
+        let in_band = service.mode == Mode::Always;
         let may = |index: &u32| {
             let node = config.node(*index);
-            node.is_some_and(|node| !node.local && node.is_up())
+            node.is_some_and(|node| !node.local && (in_band || node.is_up()))
         };
         let nodes = service.rules.iter().flat_map(|rule| rule.target.nodes());
-        nodes.filter(may).fold(0, |nodes, node| nodes | bit(node))
+        let found = nodes.filter(may).fold(0, |nodes, node| nodes | bit(node));
+        (in_band, found)
     }
 
     /// A node has answered whether it has a connection. Process context.
@@ -178,16 +243,32 @@ impl State {
         let Stage::Seeking(seeking) = &mut inner.stage else {
             return;
         };
-        if seeking.pending & bit(node) == 0 {
+        if seeking.in_band() || !seeking.on_answer(node) {
             return;
         }
-        seeking.pending &= !bit(node);
-        let (id, acked, last) = (seeking.id, seeking.reset, seeking.pending == 0);
         let way = match body {
             Body::Own { addr, port } => self.front_way_to(flow.key(), node, addr, *port),
             _ => None,
         };
-        if let Some(via) = way.filter(|_| lower::hold_modules(false)) {
+        self.front_told(flow, inner, node, way, None, ctx);
+    }
+
+    /// A node has answered: segments get to it in this way, if it has the connection. In band it has said
+    /// what TCP there expects next of the client.
+    pub(crate) fn front_told(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        node: u32,
+        way: Option<Via>,
+        next: Option<Seq>,
+        ctx: &PacketContext,
+    ) {
+        let Stage::Seeking(seeking) = &inner.stage else {
+            return;
+        };
+        let (id, acked, last) = (seeking.id, seeking.acked, seeking.pending == 0);
+        if let Some(via) = way.filter(|_| lower::hold_modules(next.is_some())) {
             flow.disarm();
             inner.stage = Stage::Forward(Forward {
                 id,
@@ -197,7 +278,7 @@ impl State {
                 time_wait: false,
                 acked,
                 down: None,
-                in_band: None,
+                in_band: next.map(|next| InBand::new(flow, next)),
             });
             inner.draining = true;
             drop(inner);
@@ -211,7 +292,13 @@ impl State {
     }
 
     /// How segments get to a node whose TCP has a connection at this address.
-    fn front_way_to(&self, key: &Tuple, node: u32, addr: &Addr, port: u16) -> Option<Via> {
+    pub(crate) fn front_way_to(
+        &self,
+        key: &Tuple,
+        node: u32,
+        addr: &Addr,
+        port: u16,
+    ) -> Option<Via> {
         if port != key.local_port.get() {
             return None;
         }
@@ -227,15 +314,17 @@ impl State {
         via.or_else(|| node.via_unchanged(&self.net, own, addr))
     }
 
-    /// Nobody has a connection, as far as can be found out: its client is told so.
+    /// Nobody has a connection, as far as can be found out: its client is told so, unless it may begin.
     pub(crate) fn front_unknown(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
         let Stage::Seeking(seeking) = &inner.stage else {
             return;
         };
-        let key = flow.key();
-        let reset = Build::rst(key.local_port.get(), key.client_port.get(), seeking.reset);
+        let (key, young) = (flow.key(), seeking.young);
+        let reset = Build::rst(key.local_port.get(), key.client_port.get(), seeking.acked);
         self.end(flow, inner);
-        self.tell_client(flow, &reset, ctx);
+        if !young {
+            self.tell_client(flow, &reset, ctx);
+        }
     }
 
     /// A front end asks for a connection of a client's. Process context.

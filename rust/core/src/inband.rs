@@ -10,18 +10,81 @@ use crate::{
         flag,
         Header, //
     },
+    wire::Reason,
 };
 
 /// What a back end says by a segment that no TCP makes: it does not take the connection, and no
-/// server has seen any of it. The window is the number of a [`crate::wire::Reason`].
+/// server has seen any of it. The window is the number of a [`Reason`].
 pub const REFUSED: u8 = flag::SYN | flag::RST;
 
-/// What answers a front end that asks, by a [`REFUSED`], whether the back end has a connection: it
-/// acknowledges the question's number. The window is a reason why it has not, or [`PRESENT`].
+/// What answers a front end that asks, by a [`REFUSED`] whose window is a [`Question`], about a connection:
+/// it acknowledges the question's number. The window is a [`Standing`].
 pub const ANSWER: u8 = REFUSED | flag::ACK;
 
-/// No number of a [`crate::wire::Reason`].
-pub const PRESENT: u16 = 0;
+/// What a front end asks about a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Whether the back end, which was given it, has it. The number is the one behind all that its client
+    /// has sent.
+    Presence,
+    /// Whether the back end has it. If so, it is for this front end from now on, which knows nothing of it
+    /// but that its client is there. The number is what the client acknowledges.
+    Claim,
+}
+
+impl Question {
+    /// The one whose number a window is.
+    #[must_use]
+    pub fn of(window: u16) -> Self {
+        match window {
+            1 => Self::Claim,
+            _ => Self::Presence,
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        match self {
+            Self::Presence => 0,
+            Self::Claim => 1,
+        }
+    }
+}
+
+/// What a back end has of a connection for the front end that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has it, maybe in TIME_WAIT. If it was claimed, the answer's number is what TCP expects next of
+    /// the client.
+    Present,
+    /// It has, or had, it for another front end.
+    Moved,
+    /// It has it not.
+    Absent,
+}
+
+impl Standing {
+    /// The one whose number a window is: that of any reason is [`Absent`](Self::Absent).
+    #[must_use]
+    pub fn of(window: u16) -> Self {
+        match window {
+            0 => Self::Present,
+            u16::MAX => Self::Moved,
+            _ => Self::Absent,
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        match self {
+            Self::Present => 0,
+            Self::Moved => u16::MAX,
+            Self::Absent => Reason::Unknown.number(),
+        }
+    }
+}
 
 /// How long nothing may come from a client until its connection is forgotten, in milliseconds, if both
 /// ends have said that they will send no more: as long as a TIME_WAIT lasts.
@@ -281,6 +344,21 @@ mod tests {
         assert_eq!(route(FIN, 601, 10), Route::Split);
         assert_eq!(route(RST, 601, 0), Route::Relayed);
         assert_eq!(route(RST | ACK, 601, 0), Route::Relayed);
+    }
+
+    #[test]
+    fn windows_are_questions_and_answers() {
+        for it in [Question::Presence, Question::Claim] {
+            assert_eq!(Question::of(it.number()), it);
+        }
+        for it in [Standing::Present, Standing::Moved, Standing::Absent] {
+            assert_eq!(Standing::of(it.number()), it);
+        }
+        // No reason says anything else than that there is no connection.
+        for reason in 1..=8 {
+            assert_eq!(Standing::of(reason), Standing::Absent);
+        }
+        assert_eq!(Question::of(500), Question::Presence);
     }
 
     #[test]

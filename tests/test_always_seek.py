@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Always mode: a front end that knows nothing of connections which other nodes
+serve asks for them in band."""
+
+import hashlib
+from typing import Iterator
+
+import pytest
+
+from checks import gone, hand_off, no_flows, request, served, unbroken
+from conftest import Lab
+from harness.load import Load
+from harness.running import MODULES, Cluster, wait_for
+from harness.sockets import SocketError
+from test_always import EVERY_THIRD, PEER_TIMEOUT, WAYS, enable, spec
+from test_elsewhere import times_served
+from test_seek import FOUND, move, seeks
+
+pytestmark = pytest.mark.xdist_group('always-seek')
+
+# What nodes tell each other in band.
+DEAF = ('table inet lose { chain in { type filter hook prerouting priority -450; '
+        'meta l4proto { 4, 41 } drop; }; }')
+MOVED = {'handoffs_moved': 1}
+
+
+@pytest.fixture(scope='module', params=tuple(WAYS))
+def way(request: pytest.FixtureRequest) -> str:
+    """Tests of one way after the other, as each needs a site of its own."""
+    return request.param
+
+
+@pytest.fixture
+def pair(lab: Lab, way: str) -> Iterator[Cluster]:
+    """A site in which de is to become the front end of en's service."""
+    site = lab.site(spec(lab, way))
+    site.end()
+    lab.once = True
+    enable(lab, site, way)
+    yield site
+    for node in site.nodes:
+        node.knob('peer_timeout_ms', PEER_TIMEOUT)
+    move(site, site['de'], site['en'])
+
+
+def test_moved(pair: Cluster) -> None:
+    """A connection goes on over another front end, and over the first one again;
+    who is it no more forgets it, and hears of the end no more."""
+    front, new, back = pair['en'], pair['de'], pair['fr']
+    with pair.client.capture() as capture:
+        sock = hand_off(pair)
+        move(pair, front, new)
+        sock.send(request('/fr/128k'))
+        served(sock.response(), 'fr', '128k')
+        assert (seeks(new), seeks(front), seeks(back)) == (FOUND, {}, MOVED)
+        wait_for(lambda: not front.flows(), 'the first one has forgotten it')
+        flow, = new.flows()
+        assert (flow['state'], flow['node']) == ('handed-off', 'fr')
+        assert [it['node'] for it in back.flows()] == ['de']
+        move(pair, new, front)
+        sock.send(request('/fr/2m'))
+        served(sock.response(), 'fr', '2m')
+        assert (seeks(front), seeks(back)) == (FOUND, {'handoffs_moved': 2})
+        sock.close()
+        no_flows(pair)
+    unbroken(capture.connection(sock.port))
+    gone(back, f'sport = :80 and dport = :{sock.port}')
+    # The end was told to who is the front end now.
+    assert front.stats()['closed_heard'] == 2
+    assert new.stats()['closed_heard'] == 1
+    assert not front.stats()['flows_reset'] and not new.stats()['flows_reset']
+
+
+def test_server_closes(pair: Cluster) -> None:
+    """The server's end goes by way of the new front end, and a reset does."""
+    new, back = pair['de'], pair['fr']
+    with pair.client.capture() as capture:
+        sock, lost = hand_off(pair), hand_off(pair)
+        move(pair, pair['en'], new)
+        sock.send(request('/fr/1k', Connection='close'))
+        served(sock.response(), 'fr', '1k')
+        assert sock.receive().size == 0
+        sock.close()
+        lost.send(request('/fr/1k'))
+        served(lost.response(), 'fr', '1k')
+        back.run(f'ss -K "sport = :80 and dport = :{lost.port}"')
+        with pytest.raises(SocketError, match='ConnectionResetError'):
+            lost.receive()
+        no_flows(pair)
+    unbroken(capture.connection(sock.port))
+    assert seeks(new) == {'seeks_started': 2, 'seeks_found': 2}
+    assert new.stats()['packets_relayed'] >= 2
+
+
+def test_translated(pair: Cluster) -> None:
+    """A connection whose handshake was replayed goes on in the same way."""
+    back = pair['fr']
+    back.ctl('service', 'set', pair['en'].service, '--migrate', 'replay')
+    with pair.client.capture() as capture:
+        sock = hand_off(pair)
+        assert [flow['migration'] for flow in back.flows()] == ['replay']
+        move(pair, pair['en'], pair['de'])
+        for name in ('128k', '1k'):
+            sock.send(request(f'/fr/{name}'))
+            served(sock.response(), 'fr', name)
+        sock.close()
+        no_flows(pair)
+    unbroken(capture.connection(sock.port))
+    assert (seeks(pair['de']), seeks(back)) == (FOUND, MOVED)
+
+
+def test_while_the_answer_comes(pair: Cluster) -> None:
+    """Only acknowledgements of the client's come to the new front end."""
+    with pair.client.capture() as capture:
+        sock = hand_off(pair)
+        pair['fr'].link.netem(delay=0.05)
+        sock.send(request('/fr/2m'))
+        move(pair, pair['en'], pair['de'])
+        served(sock.response(), 'fr', '2m')
+        sock.close()
+        no_flows(pair)
+    unbroken(capture.connection(sock.port))
+    assert seeks(pair['de']) == FOUND
+
+
+def test_while_a_body_comes(pair: Cluster) -> None:
+    """The server has answered nothing yet, so that all that the client sends seems to
+    have overtaken its first segment: it is kept until the node is found."""
+    front, new = pair['en'], pair['de']
+    body = bytes(range(256)) * 400
+    head = request('/fr/upload/', 'POST', body)
+    with pair.client.capture() as capture:
+        sock = pair.client.connect(front.vip)
+        sock.send(head[:60_000])
+        wait_for(lambda: 'fr' in pair.live_flows(), 'it is handed over')
+        wait_for(lambda: [flow['state'] for flow in front.flows()] == ['handed-off'],
+                 'the front end has heard that')
+        move(pair, front, new)
+        sock.send(head[60_000:])
+        answer = sock.response()
+        assert (answer.status, answer.node) == (200, 'fr')
+        kept = pair['fr'].get(answer.headers['x-body'])
+        assert hashlib.sha256(kept).digest() == hashlib.sha256(body).digest()
+        sock.close()
+        no_flows(pair)
+    unbroken(capture.connection(sock.port))
+    assert seeks(new) == FOUND
+    assert new.stats()['packets_parked'] >= 1
+
+
+def test_begins_out_of_order(pair: Cluster) -> None:
+    """What overtakes a client's first segment is sought in vain, and no harm: the
+    connection begins when that comes."""
+    front = pair['en']
+    # Neither the handshake's last segment comes through, nor the request's first one.
+    front.nft('table inet lose { chain in { type filter hook prerouting priority -450; '
+              'tcp dport 80 tcp flags & (syn | ack) == ack limit rate over 1/day burst 2 '
+              'packets accept; tcp dport 80 tcp flags & (syn | ack) == ack drop; }; }')
+    sock = pair.client.connect(front.vip)
+    sock.send(request('/fr/1k', x='y' * 4000), chunk=1500)
+    served(sock.response(), 'fr', '1k')
+    sock.close()
+    no_flows(pair)
+    assert seeks(front)['seeks_started'] >= 1 and 'seeks_found' not in seeks(front)
+    assert not front.stats()['flows_reset']
+
+
+def test_first_segment_again(pair: Cluster) -> None:
+    """A client that has not heard that its request came sends it to the new front
+    end, which hands it over once more: it is served once."""
+    front, new, back, client = pair['en'], pair['de'], pair['fr'], pair.client
+    back.nginx.freeze()
+    try:
+        sock = client.connect(front.vip)
+        client.nft('table inet f { chain i { type filter hook input priority 0; '
+                   'tcp sport 80 tcp flags == ack drop; }; }')
+        sock.send(request('/fr/1k?again'))
+        wait_for(lambda: [flow['state'] for flow in front.flows()] == ['handed-off'],
+                 'it is handed over')
+        move(pair, front, new)
+        wait_for(lambda: seeks(back) == MOVED, 'the back end has heard of the new one')
+        wait_for(lambda: not front.flows(), 'the first one has forgotten it')
+        client.nft('')
+    finally:
+        back.nginx.thaw()
+    served(sock.response(), 'fr', '1k')
+    sock.send(request('/fr/1k'))
+    served(sock.response(), 'fr', '1k')
+    sock.close()
+    no_flows(pair)
+    assert times_served(pair, '/fr/1k?again') == ['fr']
+    assert seeks(new) == {}
+    assert not front.stats()['flows_reset'] and not new.stats()['flows_reset']
+
+
+def test_former_one_asks(pair: Cluster) -> None:
+    """A front end that could not be told that it is none any more asks, and does the
+    connection no harm; nor is any done if it becomes it again before."""
+    front, new, back = pair['en'], pair['de'], pair['fr']
+    front.knob('peer_timeout_ms', 6000)
+    socks = [hand_off(pair), hand_off(pair)]
+    front.nft(DEAF)
+    move(pair, front, new)
+    for sock in socks:
+        sock.send(request('/fr/1k'))
+        served(sock.response(), 'fr', '1k')
+    assert seeks(back) == {'handoffs_moved': 2}
+    assert len(front.flows()) == 2
+    front.nft('')
+    move(pair, new, front)
+    socks[0].send(request('/fr/1k'))
+    served(socks[0].response(), 'fr', '1k')
+    assert seeks(front) == {}, 'it still has them'
+    wait_for(lambda: not front.flows(), 'it has asked', 30)
+    move(pair, front, new)
+    for sock in socks:
+        sock.send(request('/fr/128k'))
+        served(sock.response(), 'fr', '128k')
+        sock.close()
+    no_flows(pair)
+    assert not front.stats()['flows_reset'] and not new.stats()['flows_reset']
+    assert seeks(new) == {'seeks_started': 2, 'seeks_found': 2}
+
+
+def test_losses(pair: Cluster) -> None:
+    """Questions and answers that are lost are repeated."""
+    new = pair['de']
+    with pair.client.capture() as capture:
+        socks = [hand_off(pair) for _ in range(8)]
+        for name in ('de', 'fr'):
+            pair[name].nft(EVERY_THIRD)
+        move(pair, pair['en'], new)
+        for sock in socks:
+            sock.send(request('/fr/1k'))
+            served(sock.response(), 'fr', '1k')
+            sock.close()
+        no_flows(pair, timeout=60)
+    for sock in socks:
+        unbroken(capture.connection(sock.port))
+    assert seeks(new)['seeks_found'] >= 8
+
+
+def test_nobody_has_it(pair: Cluster) -> None:
+    """What the first front end served itself is over, and its client is told."""
+    sock = hand_off(pair, 'en')
+    move(pair, pair['en'], pair['de'])
+    sock.send(request('/en/1k'))
+    with pytest.raises(SocketError, match='ConnectionResetError'):
+        sock.receive()
+    assert seeks(pair['de']) == {'seeks_started': 1}
+    assert not pair['de'].flows()
+    # A new connection is welcome.
+    served(pair.client.curl.get(pair.url('en', '/fr/1k')), 'fr', '1k')
+
+
+def test_nobody_answers(pair: Cluster) -> None:
+    """Nodes that are silent are not waited for any longer than for a handoff."""
+    sock = hand_off(pair, 'en')
+    move(pair, pair['en'], pair['de'])
+    for name in ('en', 'fr'):
+        pair[name].link.cut()
+    sock.send(request('/en/1k'))
+    with pytest.raises(SocketError, match='ConnectionResetError'):
+        sock.receive()
+    assert seeks(pair['de']) == {'seeks_started': 1}
+    for name in ('en', 'fr'):
+        pair[name].link.heal()
+
+
+def test_one_is_dead(pair: Cluster) -> None:
+    """A node that cannot answer keeps nobody from being found."""
+    sock = hand_off(pair)
+    move(pair, pair['en'], pair['de'])
+    pair['en'].link.cut()
+    sock.send(request('/fr/128k'))
+    served(sock.response(), 'fr', '128k')
+    assert seeks(pair['de']) == FOUND
+    pair['en'].link.heal()
+    sock.close()
+    no_flows(pair, timeout=60)
+
+
+def test_not_asked(pair: Cluster) -> None:
+    """A node that drains asks nobody."""
+    node = pair['de']
+    sock = hand_off(pair)
+    node.ctl('drain', '--timeout', '1', check=False)
+    move(pair, pair['en'], node)
+    sock.send(request('/fr/1k'))
+    with pytest.raises(SocketError, match='ConnectionResetError'):
+        sock.receive()
+    assert seeks(node) == {}
+    node.ctl('resume')
+
+
+def test_drain(pair: Cluster) -> None:
+    """By force, at the new front end, both ends hear of it."""
+    sock = hand_off(pair)
+    move(pair, pair['en'], pair['de'])
+    sock.send(request('/fr/1k'))
+    served(sock.response(), 'fr', '1k')
+    pair['de'].ctl('drain', '--force')
+    with pytest.raises(SocketError, match='ConnectionResetError'):
+        sock.receive()
+    gone(pair['fr'], f'sport = :80 and dport = :{sock.port}')
+    no_flows(pair)
+    pair['de'].ctl('resume')
+
+
+def test_under_load(pair: Cluster) -> None:
+    """Many connections move at once."""
+    socks = [hand_off(pair) for _ in range(40)]
+    move(pair, pair['en'], pair['de'])
+    for sock in socks:
+        sock.send(request('/fr/1k'))
+    for sock in socks:
+        served(sock.response(), 'fr', '1k')
+        sock.close()
+    assert seeks(pair['de']) == {'seeks_started': 40, 'seeks_found': 40}
+    no_flows(pair)
+    answers = Load(pair.client, pair['en'].service, ['/fr/1k', '/de/1k'], threads=4, count=40).end()
+    assert sum(answers.values()) == 40
+
+
+@pytest.fixture
+def crashed(lab: Lab, way: str) -> Cluster:
+    """A site whose front end can crash."""
+    cluster = lab.bare(spec(lab, way))
+    cluster.start_servers()
+    enable(lab, cluster, way)
+    return cluster
+
+
+def crash(cluster: Cluster) -> None:
+    """The front end loses all that it knows, and comes back."""
+    front = cluster['en']
+    front.kill()
+    cluster.revive(front)
+    front.nginx.start()
+    front.configure()
+    if cluster.kernels[0].loaded() == list(MODULES):
+        wait_for(lambda: cluster.joined(front), 'it is back')
+
+
+def test_front_end_crashes(crashed: Cluster) -> None:
+    """Connections survive their front end, and end as any; one that it had never
+    spoken of again before its server closes it, too."""
+    front, back = crashed['en'], crashed['fr']
+    with crashed.client.capture() as capture:
+        sock, other = hand_off(crashed), hand_off(crashed)
+        crash(crashed)
+        sock.send(request('/fr/128k'))
+        served(sock.response(), 'fr', '128k')
+        sock.send(request('/fr/2m'))
+        served(sock.response(), 'fr', '2m')
+        assert seeks(front) == FOUND
+        assert seeks(back) == {}
+        sock.close()
+        other.send(request('/fr/1k', Connection='close'))
+        served(other.response(), 'fr', '1k')
+        assert other.receive().size == 0
+        other.close()
+        no_flows(crashed)
+    for it in (sock, other):
+        unbroken(capture.connection(it.port))
+    assert front.stats()['closed_heard'] == 2
+    assert not front.stats()['flows_reset']
