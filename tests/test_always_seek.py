@@ -7,7 +7,7 @@ from typing import Iterator
 
 import pytest
 
-from checks import gone, hand_off, no_flows, request, served, unbroken
+from checks import gone, hand_off, no_flows, request, served, some_long, unbroken
 from conftest import Lab
 from harness.load import Load
 from harness.running import MODULES, Cluster, wait_for
@@ -24,7 +24,7 @@ DEAF = ('table inet lose { chain in { type filter hook prerouting priority -450;
 MOVED = {'handoffs_moved': 1}
 
 
-@pytest.fixture(scope='module', params=tuple(WAYS))
+@pytest.fixture(scope='module', params=some_long(WAYS, 'alone'))
 def way(request: pytest.FixtureRequest) -> str:
     """Tests of one way after the other, as each needs a site of its own."""
     return request.param
@@ -71,6 +71,7 @@ def test_moved(pair: Cluster) -> None:
     assert not front.stats()['flows_reset'] and not new.stats()['flows_reset']
 
 
+@pytest.mark.long
 def test_server_closes(pair: Cluster) -> None:
     """The server's end goes by way of the new front end, and a reset does."""
     new, back = pair['de'], pair['fr']
@@ -92,6 +93,7 @@ def test_server_closes(pair: Cluster) -> None:
     assert new.stats()['packets_relayed'] >= 2
 
 
+@pytest.mark.long
 def test_translated(pair: Cluster) -> None:
     """A connection whose handshake was replayed goes on in the same way."""
     back = pair['fr']
@@ -148,6 +150,7 @@ def test_while_a_body_comes(pair: Cluster) -> None:
     assert new.stats()['packets_parked'] >= 1
 
 
+@pytest.mark.long
 def test_begins_out_of_order(pair: Cluster) -> None:
     """What overtakes a client's first segment is sought in vain, and no harm: the
     connection begins when that comes."""
@@ -193,6 +196,7 @@ def test_first_segment_again(pair: Cluster) -> None:
     assert not front.stats()['flows_reset'] and not new.stats()['flows_reset']
 
 
+@pytest.mark.long
 def test_former_one_asks(pair: Cluster) -> None:
     """A front end that could not be told that it is none any more asks, and does the
     connection no harm; nor is any done if it becomes it again before."""
@@ -222,6 +226,7 @@ def test_former_one_asks(pair: Cluster) -> None:
     assert seeks(new) == {'seeks_started': 2, 'seeks_found': 2}
 
 
+@pytest.mark.long
 def test_losses(pair: Cluster) -> None:
     """Questions and answers that are lost are repeated."""
     new = pair['de']
@@ -253,6 +258,7 @@ def test_nobody_has_it(pair: Cluster) -> None:
     served(pair.client.curl.get(pair.url('en', '/fr/1k')), 'fr', '1k')
 
 
+@pytest.mark.long
 def test_nobody_answers(pair: Cluster) -> None:
     """Nodes that are silent are not waited for any longer than for a handoff."""
     sock = hand_off(pair, 'en')
@@ -267,6 +273,7 @@ def test_nobody_answers(pair: Cluster) -> None:
         pair[name].link.heal()
 
 
+@pytest.mark.long
 def test_one_is_dead(pair: Cluster) -> None:
     """A node that cannot answer keeps nobody from being found."""
     sock = hand_off(pair)
@@ -280,6 +287,7 @@ def test_one_is_dead(pair: Cluster) -> None:
     no_flows(pair, timeout=60)
 
 
+@pytest.mark.long
 def test_not_asked(pair: Cluster) -> None:
     """A node that drains asks nobody."""
     node = pair['de']
@@ -293,6 +301,7 @@ def test_not_asked(pair: Cluster) -> None:
     node.ctl('resume')
 
 
+@pytest.mark.long
 def test_drain(pair: Cluster) -> None:
     """By force, at the new front end, both ends hear of it."""
     sock = hand_off(pair)
@@ -307,6 +316,7 @@ def test_drain(pair: Cluster) -> None:
     pair['de'].ctl('resume')
 
 
+@pytest.mark.long
 def test_under_load(pair: Cluster) -> None:
     """Many connections move at once."""
     socks = [hand_off(pair) for _ in range(40)]
