@@ -170,6 +170,7 @@ def test_head_in_pieces(always: Cluster) -> None:
     unbroken(capture.connection(sock.port))
 
 
+@pytest.mark.long
 def test_under_load(always: Cluster) -> None:
     """Many connections that end in all ways, and nothing is left of any."""
     load = Load(always.client, always['en'].service, ['/fr/1k', '/de/128k'], threads=8,
@@ -264,6 +265,7 @@ def test_the_next_node(always: Cluster) -> None:
     no_flows(always, timeout=30)
 
 
+@pytest.mark.long
 def test_resets(always: Cluster) -> None:
     """A reset of either end ends it at both nodes."""
     back = always['fr']
@@ -465,6 +467,7 @@ def test_forged(always: Cluster) -> None:
     sock.reset()
 
 
+@pytest.mark.long
 def test_copied(always: Cluster) -> None:
     """What has handed a connection over does not do so again, and ends none."""
     client, front, back = always.client, always['en'], always['fr']

@@ -176,6 +176,7 @@ def sums(bare: Cluster) -> Iterator[Guest]:
     guest.run(f'echo 0 >{RECEIVED}/enable; echo 0 >{RECEIVED}/filter')
 
 
+@pytest.mark.long
 def test_whole_sums(bare: Cluster, lab: Lab, sums: Guest) -> None:
     """Packets come with the sum over all of them (CHECKSUM_COMPLETE), as from
     many devices: here from tunnels that have checksums of their own, both from
@@ -211,6 +212,7 @@ def test_whole_sums(bare: Cluster, lab: Lab, sums: Guest) -> None:
         assert not any(host.counter('TcpInCsumErrors').values()), host.name
 
 
+@pytest.mark.long
 def test_services_at_several_ports(cluster: Cluster) -> None:
     """Services of one address and of several, at once."""
     servers, made = [], []
@@ -342,6 +344,7 @@ def test_fast_open(cluster: Cluster, wire: Wire, serve: Serve,
     assert cluster['en'].stats()['handoffs_accepted'] == before + 1
 
 
+@pytest.mark.long
 def test_fast_open_again(cluster: Cluster, wire: Wire, serve: Serve,
                          listen: Listen) -> None:
     """The option is taken off each SYN, not just off the first."""

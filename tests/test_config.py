@@ -137,6 +137,7 @@ def test_always_needs_a_key(node: Node) -> None:
     assert (service['mode'], service['current']) == ('always', 'always')
 
 
+@pytest.mark.long
 def test_long_lists_are_whole(node: Node) -> None:
     """Lists that take many messages: each entry once, in order."""
     paths = ['/' + f'{i:03}'.ljust(254, 'x') for i in range(256)]
@@ -546,6 +547,7 @@ def test_unloading_leaves_nothing(site: Cluster, node: Node) -> None:
     reader.kill()
 
 
+@pytest.mark.long
 def test_unloading_under_requests(site: Cluster, node: Node) -> None:
     """The modules go while the family and the files are in use."""
     busy = node.popen(['sh', '-c', f'''

@@ -257,6 +257,7 @@ def test_gateway_for_good(fresh: Cluster) -> None:
     assert front.stats()['flows_reset'] == 1
 
 
+@pytest.mark.long
 def test_neighbour(lab: Lab) -> None:
     """The node does not tell its MAC address for a while, and then has another MAC address,
     while a connection lives."""

@@ -7,7 +7,7 @@ from typing import List
 
 import pytest
 
-from checks import gone, no_flows, request, served
+from checks import gone, no_flows, request, served, some_long
 from harness.curl import Response
 from harness.node import Node
 from harness.patience import patient
@@ -124,7 +124,7 @@ def test_unavailable(fresh: Cluster) -> None:
     assert front.stats()['withheld'] == 0
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', some_long(KINDS, 'accept', 'data'))
 @pytest.mark.parametrize('cut', (False, True), ids=('delayed', 'cut'))
 def test_lost_at_any_point(fresh: Cluster, kind: str, cut: bool) -> None:
     """A record of each kind is late, or is lost with its connection. A POST
@@ -179,6 +179,7 @@ def test_listener_closes_while_a_node_is_asked(fresh: Cluster) -> None:
     no_flows(fresh)
 
 
+@pytest.mark.long
 def test_back_end_dies_after_it_was_given_the_request(fresh: Cluster) -> None:
     """The server there may have seen the request: the client is told that
     the connection is lost, within a bounded time."""

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from checks import hand_off, no_flows, request, served, unbroken
+from checks import hand_off, no_flows, request, served, some_long, unbroken
 from conftest import Lab
 from harness.control import ACCEPT, CHECK, CLOSED, DATA, REQ, TAKEN, Speaker, reply
 from harness.load import Load
@@ -30,10 +30,10 @@ table inet cut {
 '''
 
 
-@pytest.mark.parametrize('weather', (
+@pytest.mark.parametrize('weather', some_long((
     {'loss': 0.05}, {'delay': 0.05}, {'loss': 0.02, 'delay': 0.02},
     {'delay': 0.01, 'jitter': 0.01},
-), ids=('loss', 'delay', 'both', 'reordering'))
+), {'loss': 0.05}, {'delay': 0.01, 'jitter': 0.01}), ids=('loss', 'delay', 'both', 'reordering'))
 def test_clients_link(cluster: Cluster, weather) -> None:
     """Downloads and uploads over a bad link end, with the right bytes."""
     client = cluster.client
@@ -84,6 +84,7 @@ def test_peer_without_carisma(bare: Cluster, lab: Lab) -> None:
 
 
 @pytest.mark.control
+@pytest.mark.long
 def test_control_connection_is_cut(fresh: Cluster) -> None:
     """Until the loss is noticed each request waits a little, then it is
     served here; when the link is back, it is handed off again."""
@@ -120,6 +121,7 @@ def test_peer_without_a_server(fresh: Cluster) -> None:
     served(fresh.client.curl.get(fresh.url('en', '/fr/1k')), 'fr', '1k')
 
 
+@pytest.mark.long
 def test_connection_tracking(bare: Cluster, lab: Lab) -> None:
     """conntrack sees one consistent connection on either node. What a front end in
     always mode would serve itself is none to its own: it has not seen it begin."""
@@ -195,6 +197,7 @@ def test_impatient_back_end(fresh: Cluster) -> None:
 
 
 @pytest.mark.control
+@pytest.mark.long
 def test_end_while_control_connection_is_down(fresh: Cluster) -> None:
     """A connection may end while nobody can tell its front end; that asks
     when it can. Those that have not ended go on."""
@@ -269,6 +272,7 @@ def test_front_end_asks_until_it_is_answered(fresh: Cluster) -> None:
 
 
 @pytest.mark.control
+@pytest.mark.long
 def test_front_end_comes_back_anew(bare: Cluster, lab: Lab) -> None:
     """What a front end has handed over and knows nothing of any more ends at
     the back end, if its client says nothing for as long as a node may be away."""

@@ -105,6 +105,7 @@ def test_ones_sum(data: bytes, wanted: int) -> None:
     assert ones_sum(data) == wanted
 
 
+@pytest.mark.long
 def test_links(site: Cluster) -> None:
     """A link can be cut, unplugged, slowed, made lossy, and mended."""
     client, link = site.client, site['en'].link

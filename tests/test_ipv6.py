@@ -85,7 +85,7 @@ def answered(peer: Peer, *wanted: Tuple[str, str]) -> None:
     assert not peer.wrong() and not peer.reset()
 
 
-@BOTH
+@pytest.mark.parametrize('language', some_long(('en', 'fr'), 'fr'))
 @pytest.mark.parametrize('kind', HEADERS)
 def test_headers_before_tcp(cluster: Cluster, wire: Wire, kind: str, language: str) -> None:
     """Every segment of the client's has them, whole connections long."""
@@ -163,6 +163,7 @@ def test_wrong_checksums(cluster: Cluster, wire: Wire, kind: str, language: str)
     peer.quit()
 
 
+@pytest.mark.long
 def test_flow_labels_and_traffic_classes(way: Cluster) -> None:
     """They change within a connection (RFC 6438), and arrive at the back end as
     they were sent."""
@@ -284,6 +285,7 @@ def test_link_local_clients(way: Cluster, language: str) -> None:
     unbroken(connection)
 
 
+@pytest.mark.long
 def test_link_local_services(cluster: Cluster) -> None:
     """A service of such an address would be one of every link's: it is refused, and
     says why; who connects to the address is served there."""
@@ -345,6 +347,7 @@ def test_dual_stack(dual: Cluster, lab: Lab) -> None:
     no_flows(dual)
 
 
+@pytest.mark.long
 def test_services_of_both_families(dual: Cluster) -> None:
     """One listener is that of services of both; what is to be served here, is."""
     front, client, vip = dual['en'], dual.client, both(dual)
@@ -361,6 +364,7 @@ def test_services_of_both_families(dual: Cluster) -> None:
     no_flows(dual)
 
 
+@pytest.mark.long
 def test_listener_of_one_family(lab: Lab) -> None:
     """One that wants IPv6 alone is not where clients of IPv4 are handed to, nor is
     it in the way of those of IPv6."""
@@ -432,6 +436,7 @@ def test_mixed(lab: Lab, forward: str, inner: int, named: bool) -> None:
 
 @pytest.mark.parametrize('ways', some_long(
     (('direct', 'nat'), ('nat', 'tunnel'), ('tunnel', 'direct')), ('direct', 'nat')), ids='-'.join)
+@pytest.mark.long
 def test_each_family_has_its_way(lab: Lab, ways: Tuple[str, str]) -> None:
     """Services of IPv4 are forwarded in one way, and those of IPv6 in another."""
     spec = of_family(lab, 4, forward=ways[0], other_forward=ways[1])
@@ -549,6 +554,7 @@ def told(lab: Lab) -> Iterator[Told6]:
     no_flows(cluster)
 
 
+@pytest.mark.long
 def test_errors_are_relayed(told: Told6) -> None:
     """Each comes to the back end as though that had sent the segment, in the
     client's numbers, and is heeded by its TCP."""
@@ -573,6 +579,7 @@ def test_errors_are_relayed(told: Told6) -> None:
     told.finish()
 
 
+@pytest.mark.long
 def test_errors_that_are_not_believed(told: Told6) -> None:
     """What the back end's TCP, or IP, would not believe of anybody it does not
     believe of these."""
@@ -586,6 +593,7 @@ def test_errors_that_are_not_believed(told: Told6) -> None:
     told.finish()
 
 
+@pytest.mark.long
 def test_malformed_errors_are_dropped(told: Told6) -> None:
     """What cannot be meant is counted, wherever it comes."""
     for name, shape in MALFORMED.items():

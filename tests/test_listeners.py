@@ -253,6 +253,7 @@ def test_syn_cookies(fresh: Cluster) -> None:
 
 
 @pytest.mark.parametrize('language', ('en', 'fr'))
+@pytest.mark.long
 def test_twins(fresh: Cluster, language: str) -> None:
     """Two processors have the segment that ends a handshake at the same time,
     and TCP makes two sockets, of which it drops one: nothing comes of that."""

@@ -3,7 +3,7 @@
 
 import pytest
 
-from checks import no_flows, request, served
+from checks import no_flows, request, served, some_long
 from harness.running import Cluster, wait_for
 
 ONES = ('en', 'fr')                 # front end and back end
@@ -24,7 +24,7 @@ def restore(cluster: Cluster, *names: str) -> None:
             node.ctl(*words)
 
 
-@pytest.mark.parametrize('names', [('en',), ('fr',), ONES])
+@pytest.mark.parametrize('names', some_long((('en',), ('fr',), ONES), ('en',)))
 def test_deleted_under_a_handoff(fresh: Cluster, names) -> None:
     """What was handed off goes on without the service, at either end; what
     comes then is the local server's; and the service works again."""

@@ -114,6 +114,7 @@ def opened(capture: Capture, port: int) -> Segment:
 
 
 @pytest.mark.parametrize('mode', ('rare', 'frequent'))
+@pytest.mark.long
 def test_segments_fit(lab: Lab, mode: str) -> None:
     """A client is asked for segments that fit into the tunnels, so that none is
     too long, on any connection of the service."""

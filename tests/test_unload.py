@@ -67,6 +67,7 @@ def test_idle(fresh: Cluster) -> None:
         no_flows(fresh)
 
 
+@pytest.mark.long
 def test_under_local_load(fresh: Cluster) -> None:
     """No local request fails while modules come and go."""
     load = keep_asking(fresh, '/en/1k', 300)
@@ -81,6 +82,7 @@ def test_under_local_load(fresh: Cluster) -> None:
     assert load.stdout.count('\n') == 300
 
 
+@pytest.mark.long
 def test_under_mixed_load(fresh: Cluster) -> None:
     """Handed-off requests keep the modules in use until they are over; none
     fails when they go."""
