@@ -71,7 +71,8 @@ impl State {
             match asked {
                 Ok(()) => {
                     // If the request cannot be sent as well, the node was only asked.
-                    let given = in_band || self.is_trusted(node) && self.front_entrust(flow, deciding);
+                    let given =
+                        in_band || self.is_trusted(node) && self.front_entrust(flow, deciding);
                     if given && !in_band {
                         self.counters.count(Counter::HandoffsTrusted);
                     }

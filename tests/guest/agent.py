@@ -6,7 +6,8 @@ The harness speaks to this program over a virtio-serial port, in lines of JSON.
 A request has an `id`, which stands in every answer to it; many may be under way
 at once. Bytes travel in base64.
 
-    {"id": 1, "op": "run", "argv": [...], "env": {...}, "cwd": "...", "netns": "...", "input": "..."}
+    {"id": 1, "op": "run", "argv": [...], "env": {...}, "cwd": "...", "input": "...",
+     "netns": "..."}
         -> {"id": 1, "out": "..."}, {"id": 1, "err": "..."} ..., {"id": 1, "rc": 0}
     {"id": 7, "op": "write", "target": 1, "data": "...", "close": false}
     {"id": 2, "op": "kill", "target": 1, "signal": 15}      -> {"id": 2, "rc": 0}
@@ -15,8 +16,9 @@ at once. Bytes travel in base64.
     {"id": 5, "op": "kmsg"}                                 -> out ..., rc
     {"id": 6, "op": "poweroff"}
 
-A command runs in the network namespace `netns`, if that is not "". Its standard input is `input` and then what `write` sends, until `close`; a
-run without "open": true has the `input` alone.
+A command runs in the network namespace `netns`, if that is not "". Its standard input
+is `input` and then what `write` sends, until `close`; a run without "open": true has
+the `input` alone.
 
 An answer with `error` says why a request could not be done; it ends it.
 """
