@@ -87,7 +87,7 @@ demo: modules tools ## the paper's three sites, with real servers: who answered 
 	@$(chroot) tests/demo $(DEMO)
 
 .PHONY: test
-test: modules tools ## run every test: on the host, in guests, the fuzzers, a short soak
+test: modules tools ## run the tests but the long ones: on the host, in guests, fuzzers, a short soak
 	@$(chroot) tools/test
 
 .PHONY: host-test
@@ -95,7 +95,7 @@ host-test: setup ## run the tests that need no kernel
 	@$(chroot) tools/test host
 
 .PHONY: test-long
-test-long: modules tools ## the tests that take an hour: before a release
+test-long: modules tools ## the tests that take more than an hour in all: before a release
 	@$(chroot) tools/test long
 
 .PHONY: guest-test
