@@ -106,10 +106,13 @@ guest-test: modules tools ## run the tests in guests (TESTS='...' is for pytest)
 test-debug: modules-debug tools ## run the tests in guests on the debug kernel (TESTS='...')
 	@$(chroot) tools/test --kernel debug guest $(if $(TESTS),-- $(TESTS))
 
-# How long, in seconds, and from which seed; a random one if there is none.
+# How long, in seconds, from which seed, a random one if there is none, and whether nodes talk to each
+# other with IPv4 or IPv6; services have addresses of both.
 SOAK_SECONDS ?= 3600
 SOAK_SEED ?=
-soak := tests/soak --seconds $(SOAK_SECONDS) $(if $(SOAK_SEED),--seed $(SOAK_SEED))
+SOAK_FAMILY ?= 4
+soak := tests/soak --seconds $(SOAK_SECONDS) --family $(SOAK_FAMILY) \
+	$(if $(SOAK_SEED),--seed $(SOAK_SEED))
 
 .PHONY: soak
 soak: modules tools ## mixed traffic while whatever can happen does (SOAK_SECONDS=3600)

@@ -7,7 +7,7 @@ import pathlib
 import re
 import shutil
 import sys
-from typing import Iterator, List, Optional
+from typing import Any, Iterator, List, Optional
 
 import pytest
 
@@ -52,10 +52,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """What the suites mark tests with."""
     for mark in (
             'family(number): a test of one version of IP alone',
+            'ipv6: with IPv6 in a run of IPv4, too',
             'control: about handoffs by control connections, of which always mode has none',
             'long: takes too long for each change (make test-long)',
             'wary: with nodes that are asked first, however lately they were heard of'):
         config.addinivalue_line('markers', mark)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What is marked so is a test with IPv6 in every run."""
+    if metafunc.definition.get_closest_marker('ipv6'):
+        families = sorted({metafunc.config.getoption('--family'), 6})
+        metafunc.parametrize('family', families, ids='IPv{}'.format, indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config,
@@ -96,15 +104,18 @@ class Lab:
     def __init__(self, config: pytest.Config) -> None:
         self.flavour = config.getoption('--kernel')
         self.plain = config.getoption('--plain')
-        self.spec = dataclasses.replace(
-            languages(config.getoption('--family')), mode=config.getoption('--mode'),
-            migrate=config.getoption('--migrate'),
-            forward=config.getoption('--forward'))
+        self._options = {name: config.getoption(f'--{name}')
+                         for name in ('mode', 'migrate', 'forward')}
+        self.spec = self.of_family(config.getoption('--family'))
         self.clusters: List[Cluster] = []       # of the current test
         self._kernel: Optional[Kernel] = None
         self._site: Optional[Cluster] = None    # with servers, to use again
         self.once = False                       # but not its modules
         self.wary = False                       # the current test is
+
+    def of_family(self, family: int, **changes: Any) -> ClusterSpec:
+        """What the run is about, with addresses of that family."""
+        return dataclasses.replace(languages(family), **{**self._options, **changes})
 
     @property
     def kernel(self) -> Kernel:
@@ -227,15 +238,24 @@ def session_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     assert not said, '\n'.join(said)
 
 
+@pytest.fixture(scope='module')
+def family(request: pytest.FixtureRequest) -> int:
+    """The version of IP of the test's hosts and services: the run's, unless the
+    test says otherwise."""
+    return getattr(request, 'param', request.config.getoption('--family'))
+
+
 @pytest.fixture(autouse=True)
-def lab(session_lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
+def lab(session_lab: Lab, family: int, request: pytest.FixtureRequest) -> Iterator[Lab]:
     """The lab for one test. A kernel that says what it should not say
     fails the test. No other test uses the hosts of one that failed; nor the
     guest, if they could not be put away in good order."""
     said: List[str] = []
     capture.KEPT.clear()
+    spec, session_lab.spec = session_lab.spec, session_lab.of_family(family)
     session_lab.wary = request.node.get_closest_marker('wary') is not None
     yield session_lab
+    session_lab.spec = spec
     failed = request.node.stash.get(FAILED, '')
     if failed:
         diagnose(session_lab, request.node.name, failed)

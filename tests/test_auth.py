@@ -77,6 +77,7 @@ def joined(node: Node, client: Node) -> Speaker:
     return peer
 
 
+@pytest.mark.ipv6
 def test_a_session(cluster: Cluster, node: Node) -> None:
     """Who knows the key, and what the document says, is taken for a node."""
     before = refusals(node)
@@ -318,6 +319,7 @@ def test_old_session_again(cluster: Cluster, node: Node) -> None:
     counted(node, before, 'records_forged')
 
 
+@pytest.mark.ipv6
 def test_strangers_do_not_disturb(cluster: Cluster, node: Node) -> None:
     """A connection that is up is not given up for one that proves nothing."""
     peer = joined(node, cluster.client)

@@ -15,7 +15,7 @@ from scapy.packet import Packet, Raw
 from checks import bypassed, hand_off, no_flows, request, served, some_long, unbroken
 from conftest import Lab
 from harness.address import endpoint
-from harness.cluster import PREFIXES, ClusterSpec, Host, NodeSpec, address, languages
+from harness.cluster import PREFIXES, Host, NodeSpec, address
 from harness.inside.documents import document
 from harness.node import Node
 from harness.pcap import SYN, Checksum, ones_sum, parse_frame
@@ -28,28 +28,19 @@ from test_segments import responses
 CLOSE = '-H "Connection: close"'
 BOTH = pytest.mark.parametrize('language', ('en', 'fr'))
 WAYS = ('nat', 'direct', 'tunnel')
-DUAL = '[::]:80 ipv6only=off'
 TUNNELLED = 41
 
 
-def of_family(lab: Lab, family: int, **changes: Any) -> ClusterSpec:
-    """What the run is about, with addresses of that family."""
-    spec = languages(family)
-    return dataclasses.replace(lab.spec, nodes=spec.nodes, clients=spec.clients, **changes)
-
-
-@pytest.fixture
-def cluster(lab: Lab) -> Cluster:
-    """The site, ready, maybe not for the first time."""
-    site = lab.site(of_family(lab, 6))
-    lab.enable(site)
-    return site
+@pytest.fixture(scope='module')
+def family() -> int:
+    """That of hosts and services, unless a test builds its own cluster."""
+    return 6
 
 
 @pytest.fixture(params=some_long(WAYS, 'direct'))
 def way(lab: Lab, request: pytest.FixtureRequest) -> Cluster:
     """The site, whose nodes forward in one way after the other."""
-    site = lab.site(of_family(lab, 6, forward=request.param))
+    site = lab.site(dataclasses.replace(lab.spec, forward=request.param))
     lab.enable(site)
     return site
 
@@ -237,7 +228,7 @@ def test_on_the_wire(way: Cluster) -> None:
 def test_each_virtual_address_has_one_host(lab: Lab) -> None:
     """Nodes do not answer for what lo has, and call each other from addresses that
     are no services'."""
-    site = lab.site(of_family(lab, 6, forward='direct'))
+    site = lab.site(dataclasses.replace(lab.spec, forward='direct'))
     lab.enable(site)
     client, front = site.client, site['en']
     client.run(f'ip neigh del {front.vip} dev eth0')
@@ -305,9 +296,9 @@ def test_link_local_services(cluster: Cluster) -> None:
 @pytest.fixture(params=(4, 6), ids=('IPv4', 'IPv6'))
 def dual(lab: Lab, request: pytest.FixtureRequest) -> Cluster:
     """A cluster of one family whose servers listen for both with one socket."""
-    cluster = lab.bare(of_family(lab, request.param))
+    cluster = lab.bare(lab.of_family(request.param))
     for node in cluster.nodes:
-        node.nginx.listen = DUAL
+        node.nginx.listen_for_both()
     cluster.start_servers()
     lab.enable(cluster)
     return cluster
@@ -368,9 +359,10 @@ def test_services_of_both_families(dual: Cluster) -> None:
 def test_listener_of_one_family(lab: Lab) -> None:
     """One that wants IPv6 alone is not where clients of IPv4 are handed to, nor is
     it in the way of those of IPv6."""
-    cluster = lab.bare(of_family(lab, 4))
+    cluster = lab.bare(lab.of_family(4))
     for node in cluster.nodes:
-        node.nginx.listen = '[::]:80 ipv6only=on' if node.name == 'fr' else DUAL
+        node.nginx.listen_for_both()
+    cluster['fr'].nginx.listen = '[::]:80 ipv6only=on'
     cluster.start_servers()
     lab.enable(cluster)
     front, client = cluster['en'], cluster.client
@@ -396,16 +388,16 @@ def mixed(lab: Lab, inner: int, forward: str, named: bool) -> Cluster:
     address of that family, too."""
     outer = 10 - inner
     nodes = tuple(NodeSpec(name, address(outer, number), address(inner, 10 + number),
-                           address(inner, number) if named else '')
+                           other=address(inner, number) if named else '')
                   for number, name in enumerate(('en', 'fr', 'de'), 1))
     cluster = lab.bare(dataclasses.replace(
         lab.spec, nodes=nodes, clients=(Host('client', address(inner, 100)),),
         forward=forward))
     net = f'{address(inner, 0)}/{PREFIXES[inner]}'
-    for node, spec in zip(cluster.nodes, nodes):
-        node.run(f'ip addr add {spec.other}/{PREFIXES[inner]} dev eth0' if named
-                 else f'ip route add {net} dev eth0')
-        node.nginx.listen = DUAL
+    for node in cluster.nodes:
+        if not named:
+            node.run(f'ip route add {net} dev eth0')
+        node.nginx.listen_for_both()
     cluster.start_servers()
     lab.enable(cluster)
     return cluster
@@ -439,14 +431,13 @@ def test_mixed(lab: Lab, forward: str, inner: int, named: bool) -> None:
 @pytest.mark.long
 def test_each_family_has_its_way(lab: Lab, ways: Tuple[str, str]) -> None:
     """Services of IPv4 are forwarded in one way, and those of IPv6 in another."""
-    spec = of_family(lab, 4, forward=ways[0], other_forward=ways[1])
+    spec = lab.of_family(4, forward=ways[0], other_forward=ways[1])
     cluster = lab.bare(dataclasses.replace(spec, nodes=tuple(
         dataclasses.replace(node, other=address(6, number))
         for number, node in enumerate(spec.nodes, 1))))
     front, back, client, vip = cluster['en'], cluster['fr'], cluster.client, address(6, 11)
-    for number, node in enumerate(cluster.nodes, 1):
-        node.run(f'ip addr add {address(6, number)}/64 dev eth0')
-        node.nginx.listen = DUAL
+    for node in cluster.nodes:
+        node.nginx.listen_for_both()
     client.run(f'ip addr add {address(6, 100)}/64 dev eth0')
     for node in cluster.nodes:
         device = 'eth0' if node is front else 'lo'
@@ -544,7 +535,7 @@ class Told6(Told):
 @pytest.fixture
 def told(lab: Lab) -> Iterator[Told6]:
     """A connection, and who speaks of it."""
-    cluster = lab.site(of_family(lab, 6, forward='nat'))
+    cluster = lab.site(dataclasses.replace(lab.spec, forward='nat'))
     lab.enable(cluster)
     wire = Wire(cluster)
     yield Told6(cluster, wire)

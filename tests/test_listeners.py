@@ -119,6 +119,7 @@ def test_label(fresh: Cluster) -> None:
     assert 'tcp-ulp-carisma' not in listeners(fresh['en'], 80)
 
 
+@pytest.mark.ipv6
 def test_listener_that_comes_later(
         fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
     """A listener is attached as it begins to listen; a connection is accepted
@@ -229,6 +230,7 @@ def test_unload(
         assert sock.some(len(ANSWER)).data == ANSWER
 
 
+@pytest.mark.ipv6
 def test_syn_cookies(fresh: Cluster) -> None:
     """Connections that come by SYN cookies are withheld like others."""
     for node in fresh.nodes:
@@ -254,6 +256,7 @@ def test_syn_cookies(fresh: Cluster) -> None:
 
 @pytest.mark.parametrize('language', ('en', 'fr'))
 @pytest.mark.long
+@pytest.mark.ipv6
 def test_twins(fresh: Cluster, language: str) -> None:
     """Two processors have the segment that ends a handshake at the same time,
     and TCP makes two sockets, of which it drops one: nothing comes of that."""

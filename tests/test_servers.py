@@ -155,6 +155,7 @@ def test_signed(cluster: Cluster, front: str, start: Start, kind: str) -> None:
     assert counted(cluster, before, 'handoffs_started') == 0
 
 
+@pytest.mark.ipv6
 def test_keep_alive(cluster: Cluster, front: str, start: Start) -> None:
     """A server that serves several requests on a connection that it did not
     see begin; the client closes."""

@@ -13,7 +13,7 @@ With IPv6 the addresses are fd00::1, fd00::11 and so on.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import List, Tuple
 
 from .address import NAMES, family
@@ -29,6 +29,17 @@ class Host:
 
     name: str
     address: str
+    other: str = field(default='', kw_only=True)    # its address of the other family
+
+    @property
+    def addresses(self) -> List[str]:
+        """Those that it is called by on the switch."""
+        return [it for it in (self.address, self.other) if it]
+
+    @property
+    def vips(self) -> List[str]:
+        """Those that it has for clients: none."""
+        return []
 
     @property
     def mac(self) -> str:
@@ -41,7 +52,12 @@ class NodeSpec(Host):
     """A node of the cluster with the virtual address it accepts for."""
 
     vip: str
-    other: str = ''             # its address of the other family
+    other_vip: str = field(default='', kw_only=True)    # the same of the other family
+
+    @property
+    def vips(self) -> List[str]:
+        """One, or one of each family."""
+        return [it for it in (self.vip, self.other_vip) if it]
 
 
 @dataclass(frozen=True)
@@ -146,6 +162,18 @@ def languages(kind: int) -> ClusterSpec:
         rules=tuple(Rule(f'/{name}/', name) for name in names),
         key='3c' * 32,
     )
+
+
+def both_families(kind: int) -> ClusterSpec:
+    """The same, whose hosts and services have addresses of either family; nodes
+    talk to each other with addresses of that one."""
+    spec, other = languages(kind), languages(10 - kind)
+    return replace(
+        spec,
+        nodes=tuple(replace(node, other=twin.address, other_vip=twin.vip)
+                    for node, twin in zip(spec.nodes, other.nodes)),
+        clients=tuple(replace(client, other=twin.address)
+                      for client, twin in zip(spec.clients, other.clients)))
 
 
 SITE = languages(4)

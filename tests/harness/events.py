@@ -99,25 +99,27 @@ class Events:
     def _rules(self, node: Node) -> None:
         """Rules go and come, with some that fit nothing."""
         event = self._begin('rules', node.name)
-        rules = [words[3:] for words in node.offer()[1:]]
+        service = self._rng.choice(node.services)
+        rules = [words[3:] for words in node.offer(service)[1:]]
         other = ['--host', f'h{self._rng.randrange(99)}.example',
                  '--path', '/none/', '--node', 'fr']
         gone = self._rng.sample(rules, self._rng.randrange(1, len(rules)))
-        node.ctl('rule', 'add', node.service, *other)
+        node.ctl('rule', 'add', service, *other)
         for rule in gone:
-            node.ctl('rule', 'del', node.service, *rule[:-2])
+            node.ctl('rule', 'del', service, *rule[:-2])
         self._pause()
         for rule in gone:
-            node.ctl('rule', 'add', node.service, *rule)
-        node.ctl('rule', 'del', node.service, *other[:-2])
+            node.ctl('rule', 'add', service, *rule)
+        node.ctl('rule', 'del', service, *other[:-2])
         self._end(event)
 
     def _service(self, node: Node) -> None:
-        """The node's service is deleted, and added again."""
+        """One of the node's services is deleted, and added again."""
         event = self._begin('service', node.name)
-        node.ctl('service', 'del', node.service)
+        service = self._rng.choice(node.services)
+        node.ctl('service', 'del', service)
         self._pause()
-        for words in node.offer():
+        for words in node.offer(service):
             node.ctl(*words)
         self._end(event)
 

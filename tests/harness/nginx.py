@@ -86,10 +86,15 @@ class Nginx:
 
     def __init__(self, node: 'Node', port: int) -> None:
         self._node = node
+        self._port = port
         self.listen = f'[::]:{port}' if node.cluster.family == 6 else str(port)
         self.keepalive = '65s'
         self.folder = f'{WORK}/nginx.{node.name}'
         self.documents = f'{WORK}/documents/{node.name}'
+
+    def listen_for_both(self) -> None:
+        """Listen for both families, with one socket, when it is started."""
+        self.listen = f'[::]:{self._port} ipv6only=off'
 
     def start(self) -> None:
         """Start; it listens when this returns."""

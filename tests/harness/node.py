@@ -172,6 +172,14 @@ class Node(abc.ABC):
         """The virtual service that this node accepts for."""
         return self.at(self.cluster.port)
 
+    @property
+    def services(self) -> List[str]:
+        """That, and the one of the other family, if it has an address for it."""
+        return self._services_of(self.host)
+
+    def _services_of(self, host: Host) -> List[str]:
+        return [endpoint(vip, self.cluster.port) for vip in host.vips]
+
     def at(self, port: int) -> str:
         """This node's virtual address, with a port."""
         return endpoint(self.vip, port)
@@ -224,14 +232,14 @@ class Node(abc.ABC):
 
     def offer(self, service: str = '', migrate: str = '', mode: str = ''
               ) -> List[List[str]]:
-        """Those of them that configure a service: its own or one like it; and
+        """Those of them that configure services: its own, or one like them; and
         those of the other nodes, if what they forward comes to the address of
         the service."""
-        services = [service or self.service]
+        services = [service] if service else self.services
         if self.cluster.unchanged and not service:
-            services += [endpoint(node.vip, self.cluster.port)
-                         for node in self.cluster.nodes
-                         if node.name != self.name]
+            for node in self.cluster.nodes:
+                if node.name != self.name:
+                    services += self._services_of(node)
         calls = []
         for at in services:
             calls.append(['service', 'add', at,

@@ -68,32 +68,30 @@ class Cluster(abc.ABC):
 
     def setup(self, host: Host) -> List[str]:
         """The commands that make a host out of a bare network stack."""
-        lines = ['link set lo up', 'link set eth0 up', 'addr add '
-                 f'{host.address}/{PREFIXES[family(host.address)]} dev eth0']
+        lines = ['link set lo up', 'link set eth0 up']
+        lines += [f'addr add {it}/{PREFIXES[family(it)]} dev eth0' for it in host.addresses]
         # Addresses of IPv6 are to be usable at once, and to stay; there is no
         # router.
         settings = ['sysctl -qw net.ipv6.conf.eth0.accept_dad=0 '
                     'net.ipv6.conf.eth0.keep_addr_on_down=1 '
                     'net.ipv6.conf.eth0.accept_ra=0']
         if isinstance(host, NodeSpec):
-            lines.append(f'addr add {self.virtual(host.vip)} dev eth0')
+            lines += [f'addr add {self.virtual(vip)} dev eth0' for vip in host.vips]
             if self.spec.unchanged:
                 # With IPv6 a host tells only the addresses of the device that
                 # is asked.
                 settings.append('sysctl -qw net.ipv4.conf.all.arp_ignore=1 '
                                 'net.ipv4.conf.all.arp_announce=2')
-                lines += [f'addr add {self.virtual(other.vip)} dev lo'
-                          for other in self.spec.nodes if other != host]
+                lines += [f'addr add {self.virtual(vip)} dev lo'
+                          for other in self.spec.nodes if other != host
+                          for vip in other.vips]
         # The hosts know each other's addresses: the first packets of a
         # capture are the test's own.
         for other in self.spec.hosts:
             if other.name == host.name:
                 continue
-            addresses = [other.address]
-            if isinstance(other, NodeSpec):
-                addresses.append(other.vip)
-            lines += [f'neigh replace {address} lladdr {other.mac} '
-                      'dev eth0 nud permanent' for address in addresses]
+            lines += [f'neigh replace {address} lladdr {other.mac} dev eth0 nud permanent'
+                      for address in other.addresses + other.vips]
         return [*settings, 'ip -batch - <<-BATCH', *lines, 'BATCH']
 
     @staticmethod

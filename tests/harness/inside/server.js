@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
-// Files by Node.js: server.js PORT FOLDER [WORKERS]
+// Files by Node.js: server.js ADDRESS PORT FOLDER [WORKERS]
 'use strict';
 const cluster = require('cluster');
 const fs = require('fs');
 const http = require('http');
 
-const [port, folder, workers] = process.argv.slice(2);
+const [address, port, folder, workers] = process.argv.slice(2);
 if (workers && cluster.isPrimary) {
 	for (let number = 0; number < workers; number++)
 		cluster.fork();
 } else {
 	http.createServer((request, response) => {
 		response.end(fs.readFileSync(folder + request.url));
-	}).listen(port, '0.0.0.0');
+	}).listen(port, address);
 }
