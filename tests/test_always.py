@@ -72,13 +72,18 @@ def always(lab: Lab, way: str) -> Iterator[Cluster]:
         node.knob('peer_timeout_ms', PEER_TIMEOUT)
 
 
-@pytest.fixture
-def mortal(lab: Lab, way: str) -> Cluster:
-    """The same, for a node to die in."""
+def begin(lab: Lab, way: str) -> Cluster:
+    """A new one, which no other test uses."""
     cluster = lab.bare(spec(lab, way))
     cluster.start_servers()
     enable(lab, cluster, way)
     return cluster
+
+
+@pytest.fixture
+def mortal(lab: Lab, way: str) -> Cluster:
+    """Such a site for a node to die in."""
+    return begin(lab, way)
 
 
 def counted(node: Node, before: Dict[str, int]) -> Dict[str, int]:

@@ -9,19 +9,19 @@ import pytest
 
 from checks import gone, hand_off, no_flows, request, served, some_long, unbroken
 from conftest import Lab
-from harness.load import Load
-from harness.running import MODULES, Cluster, wait_for
+from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
-from test_always import EVERY_THIRD, PEER_TIMEOUT, WAYS, enable, spec
+from moves import (
+    FOUND, MOVED, crash, expect_both_ways, expect_many, expect_the_end, expect_the_rest, move,
+    seeks)
+from test_always import EVERY_THIRD, PEER_TIMEOUT, WAYS, begin, enable, spec
 from test_elsewhere import times_served
-from test_seek import FOUND, move, seeks
 
 pytestmark = pytest.mark.xdist_group('always-seek')
 
 # What nodes tell each other in band.
 DEAF = ('table inet lose { chain in { type filter hook prerouting priority -450; '
         'meta l4proto { 4, 41 } drop; }; }')
-MOVED = {'handoffs_moved': 1}
 
 
 @pytest.fixture(scope='module', params=some_long(WAYS, 'alone'))
@@ -45,30 +45,10 @@ def pair(lab: Lab, way: str) -> Iterator[Cluster]:
 
 def test_moved(pair: Cluster) -> None:
     """A connection goes on over another front end, and over the first one again;
-    who is it no more forgets it, and hears of the end no more."""
-    front, new, back = pair['en'], pair['de'], pair['fr']
-    with pair.client.capture() as capture:
-        sock = hand_off(pair)
-        move(pair, front, new)
-        sock.send(request('/fr/128k'))
-        served(sock.response(), 'fr', '128k')
-        assert (seeks(new), seeks(front), seeks(back)) == (FOUND, {}, MOVED)
-        wait_for(lambda: not front.flows(), 'the first one has forgotten it')
-        flow, = new.flows()
-        assert (flow['state'], flow['node']) == ('handed-off', 'fr')
-        assert [it['node'] for it in back.flows()] == ['de']
-        move(pair, new, front)
-        sock.send(request('/fr/2m'))
-        served(sock.response(), 'fr', '2m')
-        assert (seeks(front), seeks(back)) == (FOUND, {'handoffs_moved': 2})
-        sock.close()
-        no_flows(pair)
-    unbroken(capture.connection(sock.port))
-    gone(back, f'sport = :80 and dport = :{sock.port}')
-    # The end was told to who is the front end now.
-    assert front.stats()['closed_heard'] == 2
-    assert new.stats()['closed_heard'] == 1
-    assert not front.stats()['flows_reset'] and not new.stats()['flows_reset']
+    nobody is reset."""
+    expect_both_ways(pair)
+    for node in pair.nodes:
+        assert not node.stats()['flows_reset']
 
 
 @pytest.mark.long
@@ -113,16 +93,7 @@ def test_translated(pair: Cluster) -> None:
 
 def test_while_the_answer_comes(pair: Cluster) -> None:
     """Only acknowledgements of the client's come to the new front end."""
-    with pair.client.capture() as capture:
-        sock = hand_off(pair)
-        pair['fr'].link.netem(delay=0.05)
-        sock.send(request('/fr/2m'))
-        move(pair, pair['en'], pair['de'])
-        served(sock.response(), 'fr', '2m')
-        sock.close()
-        no_flows(pair)
-    unbroken(capture.connection(sock.port))
-    assert seeks(pair['de']) == FOUND
+    expect_the_rest(pair)
 
 
 def test_while_a_body_comes(pair: Cluster) -> None:
@@ -246,31 +217,15 @@ def test_losses(pair: Cluster) -> None:
 
 
 def test_nobody_has_it(pair: Cluster) -> None:
-    """What the first front end served itself is over, and its client is told."""
-    sock = hand_off(pair, 'en')
-    move(pair, pair['en'], pair['de'])
-    sock.send(request('/en/1k'))
-    with pytest.raises(SocketError, match='ConnectionResetError'):
-        sock.receive()
-    assert seeks(pair['de']) == {'seeks_started': 1}
-    assert not pair['de'].flows()
-    # A new connection is welcome.
+    """What the first front end served itself is over; a new connection is welcome."""
+    expect_the_end(pair)
     served(pair.client.curl.get(pair.url('en', '/fr/1k')), 'fr', '1k')
 
 
 @pytest.mark.long
 def test_nobody_answers(pair: Cluster) -> None:
     """Nodes that are silent are not waited for any longer than for a handoff."""
-    sock = hand_off(pair, 'en')
-    move(pair, pair['en'], pair['de'])
-    for name in ('en', 'fr'):
-        pair[name].link.cut()
-    sock.send(request('/en/1k'))
-    with pytest.raises(SocketError, match='ConnectionResetError'):
-        sock.receive()
-    assert seeks(pair['de']) == {'seeks_started': 1}
-    for name in ('en', 'fr'):
-        pair[name].link.heal()
+    expect_the_end(pair, silent=True)
 
 
 @pytest.mark.long
@@ -318,47 +273,23 @@ def test_drain(pair: Cluster) -> None:
 
 @pytest.mark.long
 def test_under_load(pair: Cluster) -> None:
-    """Many connections move at once."""
-    socks = [hand_off(pair) for _ in range(40)]
-    move(pair, pair['en'], pair['de'])
-    for sock in socks:
-        sock.send(request('/fr/1k'))
-    for sock in socks:
-        served(sock.response(), 'fr', '1k')
-        sock.close()
-    assert seeks(pair['de']) == {'seeks_started': 40, 'seeks_found': 40}
-    no_flows(pair)
-    answers = Load(pair.client, pair['en'].service, ['/fr/1k', '/de/1k'], threads=4, count=40).end()
-    assert sum(answers.values()) == 40
+    """Forty connections move at once."""
+    expect_many(pair)
 
 
 @pytest.fixture
-def crashed(lab: Lab, way: str) -> Cluster:
+def mortal(lab: Lab, way: str) -> Cluster:
     """A site whose front end can crash."""
-    cluster = lab.bare(spec(lab, way))
-    cluster.start_servers()
-    enable(lab, cluster, way)
-    return cluster
+    return begin(lab, way)
 
 
-def crash(cluster: Cluster) -> None:
-    """The front end loses all that it knows, and comes back."""
-    front = cluster['en']
-    front.kill()
-    cluster.revive(front)
-    front.nginx.start()
-    front.configure()
-    if cluster.kernels[0].loaded() == list(MODULES):
-        wait_for(lambda: cluster.joined(front), 'it is back')
-
-
-def test_front_end_crashes(crashed: Cluster) -> None:
+def test_front_end_crashes(mortal: Cluster) -> None:
     """Connections survive their front end, and end as any; one that it had never
     spoken of again before its server closes it, too."""
-    front, back = crashed['en'], crashed['fr']
-    with crashed.client.capture() as capture:
-        sock, other = hand_off(crashed), hand_off(crashed)
-        crash(crashed)
+    front, back = mortal['en'], mortal['fr']
+    with mortal.client.capture() as capture:
+        sock, other = hand_off(mortal), hand_off(mortal)
+        crash(mortal)
         sock.send(request('/fr/128k'))
         served(sock.response(), 'fr', '128k')
         sock.send(request('/fr/2m'))
@@ -370,7 +301,7 @@ def test_front_end_crashes(crashed: Cluster) -> None:
         served(other.response(), 'fr', '1k')
         assert other.receive().size == 0
         other.close()
-        no_flows(crashed)
+        no_flows(mortal)
     for it in (sock, other):
         unbroken(capture.connection(it.port))
     assert front.stats()['closed_heard'] == 2

@@ -3,17 +3,16 @@
 got another one's address, or has forgotten all."""
 
 import dataclasses
-from typing import Dict, Iterator
+from typing import Iterator
 
 import pytest
 
 from checks import hand_off, no_flows, request, served, some_long, unbroken
 from conftest import Lab
-from harness.address import alone
-from harness.load import Load
-from harness.node import Node
 from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
+from moves import (
+    FOUND, crash, expect_both_ways, expect_many, expect_the_end, expect_the_rest, move, seeks)
 from test_direct import asks_again
 
 pytestmark = pytest.mark.xdist_group('seek')
@@ -39,51 +38,9 @@ def pair(lab: Lab, way: str) -> Iterator[Cluster]:
     move(site, site['de'], site['en'])
 
 
-def move(cluster: Cluster, before: Node, after: Node) -> None:
-    """Let a node have the virtual address that is en's, and another not."""
-    vip = cluster['en'].vip
-    here = cluster.virtual(vip)
-    keep = f'ip addr replace {here} dev lo' if cluster.spec.unchanged else ':'
-    before.run(f'ip addr del {alone(vip)} dev eth0 2>/dev/null; {keep}')
-    after.run(f'ip addr del {alone(vip)} dev lo 2>/dev/null; ip addr replace {here} dev eth0')
-    for host in cluster.hosts.values():
-        if host is not after:
-            host.run(f'ip neigh replace {vip} lladdr {after.host.mac} dev eth0 nud permanent')
-
-
-def seeks(node: Node) -> Dict[str, int]:
-    """What came of its questions, and of those to it."""
-    return {name: value for name, value in node.stats().items()
-            if value and (name.startswith('seeks_') or name == 'handoffs_moved')}
-
-
-FOUND = {'seeks_started': 1, 'seeks_found': 1}
-
-
 def test_moved(pair: Cluster) -> None:
-    """A connection goes on over another front end, and over the first one again;
-    who is it no more forgets it."""
-    front, new, back = pair['en'], pair['de'], pair['fr']
-    with pair.client.capture() as capture:
-        sock = hand_off(pair)
-        move(pair, front, new)
-        sock.send(request('/fr/128k'))
-        served(sock.response(), 'fr', '128k')
-        assert (seeks(new), seeks(front), seeks(back)) == (FOUND, {}, {'handoffs_moved': 1})
-        wait_for(lambda: not front.flows(), 'the first one has forgotten it')
-        flow, = new.flows()
-        assert (flow['state'], flow['node']) == ('handed-off', 'fr')
-        assert [it['node'] for it in back.flows()] == ['de']
-        move(pair, new, front)
-        sock.send(request('/fr/2m'))
-        served(sock.response(), 'fr', '2m')
-        assert (seeks(front), seeks(back)) == (FOUND, {'handoffs_moved': 2})
-        sock.close()
-        no_flows(pair)
-    unbroken(capture.connection(sock.port))
-    # The end was told to who is the front end now.
-    assert front.stats()['closed_heard'] == 2
-    assert new.stats()['closed_heard'] == 1
+    """A connection goes on over another front end, and over the first one again."""
+    expect_both_ways(pair)
 
 
 def test_cookie_of_another(pair: Cluster) -> None:
@@ -105,43 +62,18 @@ def test_cookie_of_another(pair: Cluster) -> None:
 
 def test_while_the_answer_comes(pair: Cluster) -> None:
     """Only acknowledgements of the client's come to the new front end."""
-    with pair.client.capture() as capture:
-        sock = hand_off(pair)
-        pair['fr'].link.netem(delay=0.05)
-        sock.send(request('/fr/2m'))
-        move(pair, pair['en'], pair['de'])
-        served(sock.response(), 'fr', '2m')
-        sock.close()
-        no_flows(pair)
-    unbroken(capture.connection(sock.port))
-    assert seeks(pair['de']) == FOUND
+    expect_the_rest(pair)
 
 
 def test_nobody_has_it(pair: Cluster) -> None:
-    """What the first front end served itself is over, and its client is told."""
-    sock = hand_off(pair, 'en')
-    move(pair, pair['en'], pair['de'])
-    sock.send(request('/en/1k'))
-    with pytest.raises(SocketError, match='ConnectionResetError'):
-        sock.receive()
-    assert seeks(pair['de']) == {'seeks_started': 1}
-    assert not pair['de'].flows()
-    # A new connection is welcome.
+    """What the first front end served itself is over; a new connection is welcome."""
+    expect_the_end(pair)
     served(pair.client.curl.get(pair.url('en', '/fr/1k')), 'fr', '1k')
 
 
 def test_nobody_answers(pair: Cluster) -> None:
     """Nodes that are silent are not waited for any longer than for a handoff."""
-    sock = hand_off(pair, 'en')
-    move(pair, pair['en'], pair['de'])
-    for name in ('en', 'fr'):
-        pair[name].link.cut()
-    sock.send(request('/en/1k'))
-    with pytest.raises(SocketError, match='ConnectionResetError'):
-        sock.receive()
-    assert seeks(pair['de']) == {'seeks_started': 1}
-    for name in ('en', 'fr'):
-        pair[name].link.heal()
+    expect_the_end(pair, silent=True)
 
 
 def test_not_asked(pair: Cluster) -> None:
@@ -161,18 +93,8 @@ def test_not_asked(pair: Cluster) -> None:
 
 
 def test_under_load(pair: Cluster) -> None:
-    """A hundred connections move at once."""
-    socks = [hand_off(pair) for _ in range(40)]
-    move(pair, pair['en'], pair['de'])
-    for sock in socks:
-        sock.send(request('/fr/1k'))
-    for sock in socks:
-        served(sock.response(), 'fr', '1k')
-        sock.close()
-    assert seeks(pair['de']) == {'seeks_started': 40, 'seeks_found': 40}
-    no_flows(pair)
-    answers = Load(pair.client, pair['en'].service, ['/fr/1k', '/de/1k'], threads=4, count=40).end()
-    assert sum(answers.values()) == 40
+    """Forty connections move at once."""
+    expect_many(pair)
 
 
 @pytest.fixture
@@ -182,16 +104,6 @@ def crashed(lab: Lab, way: str) -> Cluster:
     cluster.start_servers()
     lab.enable(cluster)
     return cluster
-
-
-def crash(cluster: Cluster) -> None:
-    """The front end loses all that it knows, and comes back."""
-    front = cluster['en']
-    front.kill()
-    cluster.revive(front)
-    front.nginx.start()
-    front.configure()
-    wait_for(lambda: cluster.joined(front), 'it is back')
 
 
 def test_front_end_crashes(crashed: Cluster) -> None:
