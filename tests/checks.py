@@ -18,6 +18,9 @@ from harness.trace import Connection
 
 # Whom `inside/flood.py` pretends to be.
 STRANGERS = {4: '198.18.0.0/15', 6: '2001:2::/48'}
+# Keeps what clients send from a node's TCP, but not their acknowledgements.
+KEPT_OUT = ('table inet t { chain c { type filter hook input priority 0; '
+            'tcp dport 80 meta length > 80 drop; }; }')
 UPLOADS = ('post', 'expect', 'chunked', 'fin')
 LEAVERS = ('leave', 'reset')
 # From so many seconds on a head may be answered 408: on a busy machine, some

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from checks import hand_off, no_flows, request, served, some_long, unbroken
+from checks import KEPT_OUT, hand_off, no_flows, request, served, some_long, unbroken
 from conftest import Lab
 from harness.control import ACCEPT, CHECK, CLOSED, DATA, REQ, TAKEN, Speaker, reply
 from harness.load import Load
@@ -273,21 +273,31 @@ def test_front_end_asks_until_it_is_answered(fresh: Cluster) -> None:
 
 @pytest.mark.control
 @pytest.mark.long
-def test_front_end_comes_back_anew(bare: Cluster, lab: Lab) -> None:
+@pytest.mark.parametrize('held', (False, True), ids=('served', 'held'))
+def test_front_end_comes_back_anew(bare: Cluster, lab: Lab, held: bool) -> None:
     """What a front end has handed over and knows nothing of any more ends at
-    the back end, if its client says nothing for as long as a node may be away."""
+    the back end, if its client says nothing for as long as a node may be away;
+    also what TCP there gets only when the front end is back."""
     bare.start_servers()
     lab.enable(bare)
-    bare['de'].knob('peer_timeout_ms', int(patient(2000)))
-    hand_off(bare, 'de')
-    bare['en'].kill()
+    front, back = bare['en'], bare['de']
+    back.knob('peer_timeout_ms', int(patient(2000)))
+    if held:
+        back.nft(KEPT_OUT)
+        bare.client.connect(front.vip).send(request('/de/upload/', 'POST', bytes(500))[:-1])
+        wait_for(lambda: [flow['state'] for flow in front.flows()] == ['handed-off'],
+                 'it is handed over')
+    else:
+        hand_off(bare, 'de')
+    front.kill()
     assert bare.live_flows()
-    bare.revive(bare['en'])
-    bare['en'].nginx.start()
-    bare['en'].configure()
-    wait_for(lambda: bare.joined(bare['en']), 'the node is back', 30)
+    bare.revive(front)
+    front.configure()
+    wait_for(lambda: bare.joined(front), 'the node is back', 30)
+    back.nft('')
     no_flows(bare)
-    assert bare['de'].stats()['flows_reset'] == 1
+    assert back.stats()['flows_reset'] == 1
+    front.nginx.start()
     served(bare.client.curl.get(bare.url('en', '/de/1k')), 'de', '1k')
 
 

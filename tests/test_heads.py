@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """The head of a request may come in any shape."""
 
+import time
+
 import pytest
 
-from checks import gone, no_flows, request, served
+from checks import KEPT_OUT, gone, no_flows, request, served
 from harness.inside.documents import document
 from harness.running import Cluster, wait_for
 from harness.sockets import Socket
@@ -129,8 +131,7 @@ def test_server_hears_later(fresh: Cluster, language: str) -> None:
     node, raw = fresh[language], request(f'/{language}/1k')
     sock = fresh.client.connect(fresh['en'].vip)
     sock.send(raw[:10], delay=0.3)
-    node.nft('table inet t { chain c { type filter hook input priority 0; '
-             'tcp dport 80 meta length > 80 drop; }; }')
+    node.nft(KEPT_OUT)
     sock.send(raw[10:], delay=0.5)
     node.nft('')
     served(sock.response(), language, '1k')
@@ -140,6 +141,26 @@ def test_server_hears_later(fresh: Cluster, language: str) -> None:
         assert fresh['en'].stats()['packets_forwarded'] > 1
     else:
         assert node.stats()['held_repeated'] > 0
+    no_flows(fresh)
+
+
+@pytest.mark.control
+def test_server_that_waits_hears_once(fresh: Cluster) -> None:
+    """What TCP has at last it is not given again, while the server waits for more."""
+    node = fresh['fr']
+    raw = request('/fr/upload/', 'POST', bytes(500))
+    sock = fresh.client.connect(fresh['en'].vip)
+    node.nft(KEPT_OUT)
+    sock.send(raw[:-1], delay=0.5)
+    node.nft('')
+    time.sleep(0.5)
+    repeated = node.stats()['held_repeated']
+    assert repeated > 0
+    time.sleep(1)
+    assert node.stats()['held_repeated'] == repeated
+    sock.send(raw[-1:])
+    assert sock.response().node == 'fr'
+    sock.close()
     no_flows(fresh)
 
 

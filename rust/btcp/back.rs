@@ -24,7 +24,10 @@ use carisma_net::{
     netfilter::PacketContext,
     skb::{Layout, Skb},
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::{Arc, UniqueArc},
+};
 
 /// How often a replay is taken further when TCP has not answered at once, and bytes are given to it
 /// that it has not acknowledged.
@@ -53,32 +56,33 @@ pub(crate) struct Live {
     /// The number of the server's first byte, as the client knows it.
     pub(crate) first: Seq,
     /// What the front end passed on and TCP has not acknowledged.
-    pub(crate) undelivered: Option<KBox<Undelivered>>,
+    pub(crate) undelivered: Option<Arc<Undelivered>>,
+    /// How often TCP was given that again.
+    pub(crate) repeated: u8,
     /// The front end has yet to be told that it is closed, and whether TCP keeps it in TIME_WAIT.
     pub(crate) untold: Option<bool>,
     /// Since when, in milliseconds, no front end has known of it.
     pub(crate) orphan: Option<u32>,
 }
 
-/// Bytes for which the front end, not the client, answers.
+/// Bytes for which the front end, not the client, answers, and which are accounted for.
 pub(crate) struct Undelivered {
-    back: Back,
+    /// As it is when the front end has committed itself.
+    pub(crate) back: Back,
     bytes: KVec<u8>,
-    tries: u8,
     _held: Held,
 }
 
 impl Undelivered {
-    fn new(back: Back, bytes: &[u8], held: Held) -> Result<KBox<Self>> {
+    fn new(back: Back, bytes: &[u8], held: Held) -> Result<UniqueArc<Self>> {
         let mut copy = KVec::new();
         copy.extend_from_slice(bytes, GFP_ATOMIC)?;
         let undelivered = Self {
             back,
             bytes: copy,
-            tries: 0,
             _held: held,
         };
-        Ok(KBox::new(undelivered, GFP_ATOMIC)?)
+        Ok(UniqueArc::new(undelivered, GFP_ATOMIC)?)
     }
 
     /// The number behind the last byte.
@@ -106,7 +110,7 @@ impl State {
         flow: &FlowRef,
         back: Back,
         bytes: &[u8],
-    ) -> Option<KBox<Undelivered>> {
+    ) -> Option<UniqueArc<Undelivered>> {
         let mut held = Held::new(&self.bounds, &flow.key().client);
         if !self.hold(&mut held, bytes.len()) {
             return None;
@@ -116,6 +120,17 @@ impl State {
             self.counters.count(Counter::FlowsRefusedMemory);
         }
         kept.ok()
+    }
+
+    /// Gives TCP what the front end passed on.
+    pub(crate) fn back_deliver(
+        &self,
+        flow: &FlowRef,
+        undelivered: &Undelivered,
+        ctx: &PacketContext,
+    ) {
+        let build = |offset| undelivered.back.segment(offset);
+        self.stream_to_tcp(flow, &undelivered.bytes, build, ctx);
     }
 
     /// A segment of the client's, forwarded by the front end.
@@ -368,22 +383,17 @@ impl State {
                 return self.back_abandon(flow, &origin, ctx);
             }
         }
-        let Some(mut undelivered) = live.undelivered.take() else {
+        if live.repeated >= DELIVERIES {
+            live.undelivered = None;
+        }
+        let Some(undelivered) = live.undelivered.clone() else {
             return;
         };
-        if undelivered.tries >= DELIVERIES {
-            return;
-        }
-        undelivered.tries = undelivered.tries.saturating_add(1);
+        live.repeated = live.repeated.saturating_add(1);
+        flow.arm(RETRY_MS);
         drop(inner);
         self.counters.count(Counter::HeldRepeated);
-        let back = undelivered.back;
-        self.stream_to_tcp(flow, &undelivered.bytes, |offset| back.segment(offset), ctx);
-        let mut inner = flow.inner.lock();
-        if let Stage::Live(live) = &mut inner.stage {
-            live.undelivered = Some(undelivered);
-            flow.arm(RETRY_MS);
-        }
+        self.back_deliver(flow, &undelivered, ctx);
     }
 }
 
@@ -423,7 +433,10 @@ impl Live {
         if let Some(undelivered) = &self.undelivered {
             if header.has(flag::ACK) && header.ack().ge(undelivered.end()) {
                 self.undelivered = None;
-                flow.disarm();
+                // For one that no front end knows of, the timer has more to do.
+                if self.orphan.is_none() {
+                    flow.disarm();
+                }
             }
         }
     }

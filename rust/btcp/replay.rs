@@ -8,7 +8,7 @@
 
 use crate::{
     back::{Live, Origin, Undelivered, RETRY_MS},
-    bounds::{Held, Pool, Ticket},
+    bounds::{Pool, Ticket},
     counters::{Counter, Gauge},
     flow::{Flow, FlowRef, InnerGuard, Over, Stage},
     inband::LOOK_MS,
@@ -33,7 +33,10 @@ use carisma_net::{
     route,
     table::Refused,
 };
-use kernel::{prelude::*, sync::rcu};
+use kernel::{
+    prelude::*,
+    sync::{rcu, Arc, UniqueArc},
+};
 
 /// How long, at the least, a front end may take to commit a connection that TCP has: it says so if
 /// it does not want it any more, and one that it has committed must not be gone.
@@ -54,34 +57,14 @@ pub(crate) struct Replay {
     pub(crate) failed: Option<Reason>,
     /// The front end was told that TCP has it.
     offered: bool,
-    /// DATA that came before.
-    given: Option<KBox<Given>>,
+    /// DATA that came before, which waits until TCP has a socket.
+    given: Option<(Newest, UniqueArc<Undelivered>)>,
     /// It is under way, and its socket is, or will be, withheld.
     _tickets: (Ticket, Ticket),
 }
 
-/// DATA that waits until TCP has a socket, whose bytes are accounted for.
-struct Given {
-    newest: Newest,
-    bytes: KVec<u8>,
-    _held: Held,
-}
-
 /// The client's newest acknowledgement, window and TSval.
 type Newest = (Seq, u16, u32);
-
-impl Given {
-    fn new(newest: Newest, bytes: &[u8], held: Held) -> Result<KBox<Self>> {
-        let mut copy = KVec::new();
-        copy.extend_from_slice(bytes, GFP_ATOMIC)?;
-        let given = Self {
-            newest,
-            bytes: copy,
-            _held: held,
-        };
-        Ok(KBox::new(given, GFP_ATOMIC)?)
-    }
-}
 
 /// What came of a step of a replay.
 enum Step {
@@ -331,8 +314,8 @@ impl State {
                     let given = replay.given.take();
                     // If it cannot be told, the front end's time runs out, and so does ours.
                     let _ = self.record(origin.node, origin.id, origin.theirs(flow), Body::Accept);
-                    if let Some(given) = given {
-                        self.back_commit(flow, inner, given.newest, &given.bytes, ctx);
+                    if let Some((newest, undelivered)) = given {
+                        self.back_commit(flow, inner, newest, undelivered, ctx);
                     }
                     return;
                 }
@@ -428,18 +411,15 @@ impl State {
             return;
         }
         let newest = (data.ack, data.window, data.tsval);
-        if replay.offered {
-            return self.back_commit(&flow, inner, newest, data.bytes, &ctx);
-        }
-        let mut held = Held::new(&self.bounds, &flow.key().client);
-        let given = match self.hold(&mut held, data.bytes.len()) {
-            true => Given::new(newest, data.bytes, held).ok(),
-            false => None,
+        let Some(undelivered) = self.back_keep(&flow, replay.back, data.bytes) else {
+            // What TCP does not take at once would be lost: no server has seen anything.
+            self.back_fail(&flow, inner, Some(Reason::NoRoom), &ctx);
+            return;
         };
-        match given {
-            Some(_) => replay.given = given,
-            None => self.back_fail(&flow, inner, Some(Reason::NoRoom), &ctx),
+        if replay.offered {
+            return self.back_commit(&flow, inner, newest, undelivered, &ctx);
         }
+        replay.given = Some((newest, undelivered));
     }
 
     /// The front end has committed itself to what it was offered: the server gets the connection.
@@ -448,7 +428,7 @@ impl State {
         flow: &FlowRef,
         mut inner: InnerGuard<'_>,
         (acked, window, tsval): Newest,
-        bytes: &[u8],
+        mut undelivered: UniqueArc<Undelivered>,
         ctx: &PacketContext,
     ) {
         let Stage::Replay(replay) = &mut inner.stage else {
@@ -457,15 +437,11 @@ impl State {
         if !replay.back.commit(acked, window, tsval) {
             return;
         }
-        let (back, origin) = (replay.back, replay.origin);
-        let Some(undelivered) = self.back_keep(flow, back, bytes) else {
-            // What TCP does not take at once would be lost: no server has seen anything.
-            self.back_fail(flow, inner, Some(Reason::NoRoom), ctx);
-            return;
-        };
-        self.back_taken(flow, &origin);
-        self.back_live(flow, inner, Some(undelivered));
-        self.stream_to_tcp(flow, bytes, |offset| back.segment(offset), ctx);
+        undelivered.back = replay.back;
+        let undelivered = Arc::from(undelivered);
+        self.back_taken(flow, &replay.origin);
+        self.back_live(flow, inner, Some(undelivered.clone()));
+        self.back_deliver(flow, &undelivered, ctx);
         self.drain(flow, ctx);
     }
 
@@ -475,7 +451,7 @@ impl State {
         &self,
         flow: &FlowRef,
         mut inner: InnerGuard<'_>,
-        undelivered: Option<KBox<Undelivered>>,
+        undelivered: Option<Arc<Undelivered>>,
     ) {
         let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
         let Stage::Replay(replay) = stage else {
@@ -492,6 +468,7 @@ impl State {
             translation: back.translation(),
             first: back.first_sent(),
             undelivered,
+            repeated: 0,
             untold: None,
             orphan: None,
         });
