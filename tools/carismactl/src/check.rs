@@ -2,8 +2,11 @@
 
 //! `carismactl check`: looks at this node as an experienced administrator would.
 
+mod counters;
 mod host;
 mod listeners;
+mod report;
+mod settings;
 mod trouble;
 
 use crate::{
@@ -15,7 +18,7 @@ use crate::{
 };
 use host::Interface;
 use listeners::Listener;
-use serde::Serialize;
+use report::Report;
 use serde_json::json;
 use std::{
     collections::BTreeSet,
@@ -24,178 +27,6 @@ use std::{
     path::Path,
     process::ExitCode,
 };
-
-/// The exit status when there are warnings only.
-const EXIT_WARNINGS: u8 = 4;
-
-/// Counters that are above 0 only if something is wrong, with what to do.
-const TROUBLE: &[(&str, &str)] = &[
-    (
-        "flows_refused_limit",
-        "raise /sys/kernel/carisma/net/flows_max, or look for a flood of SYNs",
-    ),
-    ("flows_refused_memory", "give the machine more memory"),
-    (
-        "connections_passed_limit",
-        "look for clients that connect and send nothing",
-    ),
-    ("connections_passed_memory", "give the machine more memory"),
-    (
-        "listeners_skipped_memory",
-        "restart the server, with more memory",
-    ),
-    (
-        "listeners_overridden",
-        "look for another module that attaches to listeners",
-    ),
-    (
-        "records_bad",
-        "compare the versions of the modules on all nodes",
-    ),
-    (
-        "records_unsent",
-        "look whether control connections go down, or are slow",
-    ),
-    (
-        "peers_malformed",
-        "compare the versions of the modules on all nodes",
-    ),
-    (
-        "peers_strange",
-        "compare names and addresses in `carismactl node list` of all nodes",
-    ),
-    (
-        "peers_version",
-        "install the modules from one version on all nodes",
-    ),
-    (
-        "peers_unauthenticated",
-        "carismactl key set, on all nodes or on none",
-    ),
-    (
-        "peers_unknown_key",
-        "compare `carismactl key list` of all nodes",
-    ),
-    (
-        "peers_unproven",
-        "look whether all nodes have the same keys, and who else has a node's address",
-    ),
-    (
-        "records_forged",
-        "look who is between the nodes: only an attacker does that",
-    ),
-    (
-        "records_replayed",
-        "look who is between the nodes: only an attacker does that",
-    ),
-    (
-        "records_reordered",
-        "look who is between the nodes: only an attacker does that",
-    ),
-    (
-        "records_oversized",
-        "compare the versions of the modules on all nodes",
-    ),
-    (
-        "handoffs_refused_route",
-        "let no gateway be between this node and those that it forwards to directly, or add them with \
-         another --forward",
-    ),
-    (
-        "handoffs_rejected_address",
-        "carismactl check on the nodes that requests are handed to: they lack the address of a \
-         service",
-    ),
-    (
-        "seeks_refused_limit",
-        "look for clients that send segments of connections which nobody has",
-    ),
-    (
-        "packets_dropped_tunnel",
-        "look whether this node keeps up with what comes in",
-    ),
-    (
-        "packets_dropped_unroutable",
-        "look at the routes to the other nodes and to the clients",
-    ),
-];
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Level {
-    Ok,
-    Warning,
-    Error,
-}
-
-/// A line of the report.
-#[derive(Debug, PartialEq, Serialize)]
-struct Finding {
-    /// What was looked at.
-    check: &'static str,
-    level: Level,
-    text: String,
-    /// What to do.
-    advice: Option<String>,
-}
-
-/// What was found.
-#[derive(Default)]
-struct Report(Vec<Finding>);
-
-impl Report {
-    fn ok(&mut self, check: &'static str, text: impl Into<String>) {
-        self.add(check, Level::Ok, text.into(), None);
-    }
-
-    fn warn(&mut self, check: &'static str, text: impl Into<String>, advice: impl Into<String>) {
-        self.add(check, Level::Warning, text.into(), Some(advice.into()));
-    }
-
-    fn error(&mut self, check: &'static str, text: impl Into<String>, advice: impl Into<String>) {
-        self.add(check, Level::Error, text.into(), Some(advice.into()));
-    }
-
-    fn add(&mut self, check: &'static str, level: Level, text: String, advice: Option<String>) {
-        self.0.push(Finding {
-            check,
-            level,
-            text,
-            advice,
-        });
-    }
-
-    fn has(&self, level: Level) -> bool {
-        self.0.iter().any(|finding| finding.level == level)
-    }
-
-    fn status(&self) -> ExitCode {
-        if self.has(Level::Error) {
-            ExitCode::FAILURE
-        } else if self.has(Level::Warning) {
-            ExitCode::from(EXIT_WARNINGS)
-        } else {
-            ExitCode::SUCCESS
-        }
-    }
-
-    fn text(&self) -> String {
-        let mut text = String::new();
-        for finding in &self.0 {
-            let level = match finding.level {
-                Level::Ok => "ok",
-                Level::Warning => "warning",
-                Level::Error => "error",
-            };
-            text += &format!("{level:<8} {}: {}\n", finding.check, finding.text);
-            if let Some(advice) = &finding.advice {
-                text += &format!("{:<8} -> {advice}\n", "");
-            }
-        }
-        text
-    }
-}
 
 /// What this machine is like.
 struct Host {
@@ -279,13 +110,13 @@ fn examine() -> Result<Report, Error> {
             check_peer(&mut report, local, peer);
         }
     }
-    settings(&mut report, &nodes, &host);
+    settings::settings(&mut report, &nodes, &host);
     // That is about services of IPv4.
     let v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     if local.is_some_and(|node| !is_forwarded(node, v4, uapi::forward::NAT)) {
-        arp(&mut report, &services, &host);
+        settings::arp(&mut report, &services, &host);
     }
-    counters(&mut report, &stats);
+    counters::counters(&mut report, &stats);
     Ok(report)
 }
 
@@ -462,132 +293,15 @@ fn check_peer(report: &mut Report, local: &Node, peer: &Node) {
     report.error("peer", format!("{} is down: {why}", peer.name), advice);
 }
 
-/// Settings of the kernel that do harm.
-fn settings(report: &mut Report, nodes: &[Node], host: &Host) {
-    let before = report.0.len();
-    let names: BTreeSet<_> = host.interfaces.iter().map(|it| it.name.as_str()).collect();
-    let strict: Vec<_> = names
-        .iter()
-        .filter(|name| **name != "lo" && host::setting(name, "rp_filter") == 1)
-        .map(|name| (*name).to_owned())
-        .collect();
-    if !strict.is_empty() {
-        let strict = strict.join(", ");
-        report.warn(
-            "rp_filter",
-            format!(
-                "the reverse path filter is strict at {strict}: what other nodes forward of \
-                 clients to whom the route is another one is dropped"
-            ),
-            "sysctl net.ipv4.conf.all.rp_filter=2",
-        );
-    }
-    let largest = (host.interfaces.iter())
-        .filter(|it| it.name != "lo")
-        .max_by_key(|it| it.mtu);
-    for peer in nodes.iter().filter(|node| !node.local) {
-        let Some(way) = host::way_to(peer.address)
-            .and_then(|addr| host.interfaces.iter().find(|it| it.addr == addr))
-        else {
-            continue;
-        };
-        if let Some(from) = largest.filter(|from| way.name != "lo" && from.mtu > way.mtu) {
-            report.warn(
-                "mtu",
-                format!(
-                    "the way to {} is {} with an MTU of {}, but {} has one of {}: large segments \
-                     of clients that come by it cannot be forwarded",
-                    peer.name, way.name, way.mtu, from.name, from.mtu
-                ),
-                "let all interfaces have one MTU, or set advmss on the routes to the clients",
-            );
-        }
-    }
-    if !host::adopts() {
-        report.warn(
-            "syncookies",
-            "net.ipv4.tcp_syncookies is 0: TCP adopts no connection, so that each that is handed to \
-             this node is replayed and translated, and frequent services are as rare ones",
-            "sysctl net.ipv4.tcp_syncookies=1",
-        );
-    }
-    if report.0.len() == before {
-        report.ok(
-            "settings",
-            "reverse path filter, MTU and SYN cookies do no harm",
-        );
-    }
-}
-
 /// Whether a node gets what it serves for others in this way, of services of a family.
 fn is_forwarded(node: &Node, family: IpAddr, way: u16) -> bool {
     node.forward_for(family) == uapi::forward::NAMES[usize::from(way)]
 }
 
-/// Whether this node keeps to itself that it has the addresses of services whose clients are others'.
-/// With IPv6 it does: who is asked answers for the addresses of that interface alone.
-fn arp(report: &mut Report, services: &[Service], host: &Host) {
-    let before = report.0.len();
-    let hidden = |it: &&Interface| {
-        !it.arp && it.addr.is_ipv4() && services.iter().any(|to| to.address == it.addr)
-    };
-    let Some(vip) = host.interfaces.iter().find(hidden) else {
-        return;
-    };
-    let names = host
-        .interfaces
-        .iter()
-        .filter(|it| it.arp && it.addr.is_ipv4());
-    for name in names.map(|it| it.name.as_str()).collect::<BTreeSet<_>>() {
-        // Documentation/networking/ip-sysctl.rst says what the numbers mean.
-        for (what, good, advised, harm) in [
-            (
-                "arp_ignore",
-                [1, 2, 8].as_slice(),
-                1,
-                "answers requests for",
-            ),
-            ("arp_announce", [2].as_slice(), 2, "asks in the name of"),
-        ] {
-            let value = host::setting(name, what);
-            if !good.contains(&value) {
-                report.warn(
-                    "arp",
-                    format!(
-                        "{what} is {value} at {name}: ARP there {harm} {}, which is on {}, so that \
-                         clients of other nodes may come here",
-                        vip.addr, vip.name
-                    ),
-                    format!("sysctl net.ipv4.conf.all.{what}={advised}"),
-                );
-            }
-        }
-    }
-    if report.0.len() == before {
-        report.ok("arp", format!("{} is not told to neighbours", vip.addr));
-    }
-}
-
-/// Counters that tell of trouble.
-fn counters(report: &mut Report, stats: &[Stat]) {
-    let before = report.0.len();
-    for (name, advice) in TROUBLE {
-        if let Some(stat) = stats.iter().find(|it| it.name == *name && it.value != 0) {
-            report.warn(
-                "counters",
-                format!("{name} is {}: {}", stat.value, stat.meaning),
-                *advice,
-            );
-        }
-    }
-    if report.0.len() == before {
-        report.ok("counters", "none tells of trouble");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use report::Level;
 
     #[test]
     fn versions_must_be_one() {
@@ -600,28 +314,5 @@ mod tests {
             modules(&mut report, version, complete);
             assert_eq!(report.0[0].level, level, "{:?}", report.0);
         }
-    }
-
-    #[test]
-    fn the_worst_is_the_status() {
-        let mut report = Report::default();
-        report.ok("a", "fine");
-        assert_eq!(report.status(), ExitCode::SUCCESS);
-        report.warn("b", "hm", "do");
-        assert_eq!(report.status(), ExitCode::from(EXIT_WARNINGS));
-        report.error("c", "bad", "help");
-        report.ok("d", "fine");
-        assert_eq!(report.status(), ExitCode::FAILURE);
-        assert_eq!(
-            report.text(),
-            "ok       a: fine\n\
-             warning  b: hm\n         -> do\n\
-             error    c: bad\n         -> help\n\
-             ok       d: fine\n"
-        );
-        assert_eq!(
-            json!(report.0)[1],
-            json!({"check": "b", "level": "warning", "text": "hm", "advice": "do"})
-        );
     }
 }
