@@ -20,10 +20,11 @@ from dataclasses import replace
 from typing import Any, List, Mapping, Optional, Tuple
 
 from harness.cluster import ClusterSpec, Host, NodeSpec, Rule
-from harness.guest import BUILD, Guest
+from harness.guest import Guest
 from harness.kernel import Kernel
 from harness.namespaces import SWITCH, NamespaceCluster
 from harness.node import Command, Node
+from harness.paths import BUILD
 
 SPEC = ClusterSpec(
     nodes=(NodeSpec('fe', '10.0.0.1', '10.0.0.11'),

@@ -10,9 +10,9 @@ from typing import Any, Dict, List
 import pytest
 
 from conftest import Lab
-from harness.guest import Result
 from harness.node import Node
 from harness.paths import CARISMACTL, CHECKOUT, INSIDE
+from harness.process import Result
 from harness.running import Cluster, wait_for
 
 # Addresses are written out here.

@@ -17,11 +17,11 @@ from checks import (
     all_right, bypassed, gone, hand_off, no_flows, request, served, some_long, unbroken)
 from conftest import Lab
 from harness.address import alone
-from harness.guest import CommandFailed, Process
 from harness.load import Load
 from harness.node import Node
 from harness.patience import patient
 from harness.pcap import Segment
+from harness.process import CommandFailed, Process
 from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
 from test_elsewhere import KINDS, ask, lose, rule

@@ -8,9 +8,9 @@ import pytest
 from checks import (
     all_right, hand_off, no_flows, request, served, sha256, some_long)
 from conftest import Lab
-from harness.guest import CommandFailed, Process
 from harness.load import Load
 from harness.paths import CARISMACTL, WORK
+from harness.process import CommandFailed, Process
 from harness.running import MODULES, Cluster, wait_for
 from harness.sockets import SocketError
 

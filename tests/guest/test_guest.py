@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from harness.guest import CommandFailed, CommandTimeout, Guest, GuestCrash, GuestError
+from harness.guest import Guest
+from harness.process import CommandFailed, CommandTimeout, GuestCrash, GuestError
 
 
 @pytest.fixture(scope='module')

@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Dict, List
 
-from .guest import CommandFailed
 from .namespaces import NamespaceCluster
 from .node import Node
+from .process import CommandFailed
 from .running import wait_for
 
 EVERY = '*'

@@ -24,7 +24,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -32,11 +31,13 @@ import tempfile
 import threading
 import time
 
-BUILD = '/build'
-CACHE = '/cache'
+from .machine import kernel_image, listens, modules_path, qemu, virtiofsd
+from .paths import BUILD
+from .process import (
+    CommandFailed, CommandTimeout, GuestCrash, GuestError, Process)
+
 CHUNK = 48 * 1024
 
-Result = collections.namedtuple('Result', 'rc out err')
 Record = collections.namedtuple('Record', 'level sequence time text')
 
 # What ends a guest. Warnings do not: they are in kmsg(), with their level.
@@ -48,217 +49,6 @@ CRASH = re.compile(
 SLOWNESS = {'stock': 1, 'debug': 5}
 
 _numbers = itertools.count(1)
-
-
-class GuestError(Exception):
-    """The harness could not do what it was asked."""
-
-
-class GuestCrash(GuestError):
-    """The guest's kernel crashed, or the machine ended."""
-
-
-class CommandFailed(GuestError):
-    """A command ended with a status that is not 0."""
-
-
-class CommandTimeout(GuestError):
-    """A command did not end in time. It was killed."""
-
-
-def stock_release():
-    """The release of the stock kernel that the tree serves."""
-    with open('/etc/carisma-kernel', encoding='ascii') as file:
-        return file.read().strip()
-
-
-def kernel_image(kernel):
-    """The path of a kernel's image."""
-    if kernel == 'stock':
-        return f'/usr/lib/modules/{stock_release()}/vmlinuz'
-    if kernel == 'debug':
-        return f'{CACHE}/debug/bzImage'
-    raise ValueError(f'no such kernel: {kernel}')
-
-
-def modules_path(kernel):
-    """The folder, in the guest, of our modules for a kernel."""
-    return f'{BUILD}/modules' if kernel == 'stock' else f'{BUILD}/modules-debug'
-
-
-def kvm_works():
-    """Whether KVM can run the stock kernel here.
-
-    /dev/kvm may exist and still be unable to run an ordinary guest, so it is
-    tried: a kernel without a root must come as far as to panic for the want of
-    it. The verdict holds until the machine is started again.
-    """
-    verdict = f'{CACHE}/kernel/kvm'
-    with open('/proc/sys/kernel/random/boot_id', encoding='ascii') as file:
-        boot = file.read().strip()
-    try:
-        with open(verdict, encoding='ascii') as file:
-            known, works = file.read().split()
-        if known == boot:
-            return works == 'yes'
-    except (OSError, ValueError):
-        pass
-
-    works = False
-    if os.access('/dev/kvm', os.R_OK | os.W_OK):
-        try:
-            trial = subprocess.run(
-                ['qemu-system-x86_64', '-M', 'q35', '-accel', 'kvm', '-cpu', 'host',
-                 '-m', '256', '-nodefaults', '-display', 'none', '-no-reboot',
-                 '-serial', 'stdio', '-kernel', kernel_image('stock'),
-                 '-append', 'console=ttyS0 panic=-1 root=none'],
-                stdin=subprocess.DEVNULL, capture_output=True, timeout=15, check=False)
-            works = b'Unable to mount root fs' in trial.stdout
-        except subprocess.TimeoutExpired:
-            pass
-    # Others may find out at the same time.
-    new = f'{verdict}.{os.getpid()}'
-    with open(new, 'w', encoding='ascii') as file:
-        file.write(f'{boot} {"yes" if works else "no"}\n')
-    os.replace(new, verdict)
-    return works
-
-
-def listens(path):
-    """Whether somebody listens at a Unix socket, which has its path a moment before."""
-    with open('/proc/net/unix', encoding='utf-8') as file:
-        lines = [line.split() for line in file]
-    # Number, references, protocol, flags (of which this is __SO_ACCEPTCON), ..., path.
-    return any(line[3] == '00010000' and line[-1] == path for line in lines)
-
-
-class Process:
-    """A command that runs in a guest."""
-
-    def __init__(self, guest, ident, argv):
-        self.guest = guest
-        self.argv = argv
-        self._ident = ident
-        self._parts = {'out': bytearray(), 'err': bytearray()}
-        self._read = 0          # How much of the output readline() has given out.
-        self._rc = None
-        self._error = None
-
-    @property
-    def stdout(self):
-        """What the command has written so far, as text."""
-        return self._parts['out'].decode(errors='replace')
-
-    @property
-    def stderr(self):
-        """What the command has written to standard error so far, as text."""
-        return self._parts['err'].decode(errors='replace')
-
-    @property
-    def stdout_bytes(self):
-        """What the command has written so far."""
-        return bytes(self._parts['out'])
-
-    def poll(self):
-        """The status, or None while the command runs."""
-        self._raise_error()
-        return self._rc
-
-    def wait(self, timeout=None):
-        """Wait until the command has ended, and return its status."""
-        guest = self.guest
-        with guest.changed:
-            if not guest.changed.wait_for(self._ended, guest.patience(timeout)):
-                raise CommandTimeout(
-                    f'{guest.name}: {self.argv} did not end within {timeout} s\n'
-                    f'{self.stdout}{self.stderr}')
-        self._raise_error()
-        if self._rc is None:
-            raise guest.crash()
-        return self._rc
-
-    def result(self, timeout=None):
-        """Wait for the end, and return (rc, out, err)."""
-        return Result(self.wait(timeout), self.stdout, self.stderr)
-
-    def wait_for(self, pattern, timeout=10):
-        """Wait until what the command wrote matches `pattern`; return the match."""
-        guest = self.guest
-
-        def found():
-            return re.search(pattern, self.stdout + self.stderr)
-
-        with guest.changed:
-            guest.changed.wait_for(lambda: found() or self._ended(), guest.patience(timeout))
-        if guest.crashed:
-            raise guest.crash()
-        match = found()
-        if not match:
-            raise CommandTimeout(
-                f'{guest.name}: {self.argv} did not say {pattern!r}, but\n'
-                f'{self.stdout}{self.stderr}')
-        return match
-
-    def write(self, data, close=False):
-        """Write to a command that was begun with `stdin=True`."""
-        self.guest.call('write', target=self._ident, close=close,
-                        data=base64.b64encode(data).decode())
-
-    def readline(self, timeout=10):
-        """The next line that the command writes, as bytes; b'' at its end."""
-        guest = self.guest
-        out = self._parts['out']
-
-        def end():
-            return out.find(b'\n', self._read) + 1
-
-        with guest.changed:
-            done = guest.changed.wait_for(
-                lambda: end() or self._ended(), guest.patience(timeout))
-        if guest.crashed and not end():
-            raise guest.crash()
-        if not done:
-            raise CommandTimeout(f'{guest.name}: {self.argv} wrote no line within {timeout} s')
-        begin, self._read = self._read, end() or len(out)
-        return bytes(out[begin:self._read])
-
-    def signal(self, number):
-        """Send a signal to the command and to all that it started."""
-        self.guest.call('kill', target=self._ident, signal=int(number))
-
-    def terminate(self, timeout=10):
-        """End the command, and return its status."""
-        if self.poll() is None:
-            self.signal(signal.SIGTERM)
-            try:
-                self.wait(timeout)
-            except CommandTimeout:
-                self.kill()
-        return self._rc
-
-    def kill(self, timeout=10):
-        """End the command the hard way, and return its status."""
-        if self.poll() is None:
-            self.signal(signal.SIGKILL)
-            self.wait(timeout)
-        return self._rc
-
-    def _ended(self):
-        """Whether nothing more will come."""
-        return self._rc is not None or self._error is not None or self.guest.crashed
-
-    def _raise_error(self):
-        if self._error:
-            raise GuestError(f'{self.guest.name}: {self.argv}: {self._error}')
-
-    def _take(self, message):
-        """Take in one answer of the agent's."""
-        for kind, data in self._parts.items():
-            if kind in message:
-                data += base64.b64decode(message[kind])
-        self._error = message.get('error', self._error)
-        self._rc = message.get('rc', self._rc)
-        return self._error is not None or self._rc is not None
 
 
 class Guest:
@@ -284,8 +74,8 @@ class Guest:
         self.modules = modules_path(kernel)
         self.crashed = False
         self.changed = threading.Condition()
-        self._arguments = list(arguments)
-        self._nics = [nic if isinstance(nic, tuple) else (nic, None) for nic in nics]
+        self.arguments = list(arguments)
+        self.nics = [nic if isinstance(nic, tuple) else (nic, None) for nic in nics]
         self._idents = itertools.count(1)
         self._processes = {}
         self._send_lock = threading.Lock()
@@ -354,9 +144,9 @@ class Guest:
         with open(self.console, 'wb'):
             pass
         try:
-            self._spawn(self._virtiofsd())
+            self._spawn(virtiofsd(self._sockets))
             self._wait_for_socket('fs')
-            self._spawn(self._qemu())
+            self._spawn(qemu(self, self._sockets))
             self._wait_for_socket('agent')
             self._port = socket.socket(socket.AF_UNIX)
             self._port.connect(f'{self._sockets}/agent')
@@ -424,50 +214,6 @@ class Guest:
                 with open(f'{self.console}.qemu', encoding='utf-8', errors='replace') as log:
                     raise GuestError(f'{self.name}: no socket {name}\n{log.read()}')
             time.sleep(0.01)
-
-    def _virtiofsd(self):
-        return ['/usr/libexec/virtiofsd', '--shared-dir', '/', '--readonly',
-                '--socket-path', f'{self._sockets}/fs',
-                '--sandbox', 'none', '--cache', 'always', '--log-level', 'error']
-
-    def _qemu(self):
-        if self.icount:
-            accel = ['-accel', 'tcg,thread=single', '-icount', 'shift=0', '-cpu', 'max']
-        elif kvm_works():
-            accel = ['-accel', 'kvm', '-cpu', 'host']
-        else:
-            # Without 5-level paging, with which KASAN was seen to report the kernel's own boot.
-            accel = ['-accel', 'tcg,thread=multi', '-cpu', 'max,la57=off']
-        append = ' '.join([
-            'rootfstype=virtiofs root=rootfs ro init=/carisma/tests/guest/init',
-            'console=ttyS0 loglevel=6 log_buf_len=4M panic=-1 oops=panic',
-            'net.ifnames=0 random.trust_cpu=on',
-            # A busy host stops the guest for seconds: that is no fault of it.
-            'tsc=reliable no_timer_check rcupdate.rcu_cpu_stall_timeout=120',
-            'sysctl.kernel.watchdog_thresh=60',
-            f'carisma.name={self.name}',
-            # What takes the longest of all where every access is checked.
-            *(['cryptomgr.notests', 'mitigations=off'] if self.kernel == 'debug' else []),
-        ])
-        argv = [
-            'qemu-system-x86_64', '-M', 'q35', *accel, '-smp', str(self.smp),
-            '-m', str(self.mem), '-nodefaults', '-no-user-config',
-            '-display', 'none', '-no-reboot',
-            '-object', f'memory-backend-memfd,id=mem,size={self.mem}M,share=on',
-            '-numa', 'node,memdev=mem',
-            '-chardev', f'socket,id=fs,path={self._sockets}/fs',
-            '-device', 'vhost-user-fs-pci,chardev=fs,tag=rootfs',
-            '-device', 'virtio-serial-pci',
-            '-chardev', f'socket,id=agent,path={self._sockets}/agent,server=on,wait=off',
-            '-device', 'virtserialport,chardev=agent,name=carisma.agent',
-            '-chardev', f'file,id=console,path={self.console},append=on',
-            '-serial', 'chardev:console',
-            '-kernel', kernel_image(self.kernel), '-append', append,
-        ]
-        for number, (netdev, mac) in enumerate(self._nics):
-            argv += ['-netdev', f'{netdev},id=net{number}', '-device',
-                     f'virtio-net-pci,netdev=net{number}' + (f',mac={mac}' if mac else '')]
-        return argv + self._arguments
 
     # The console
 

@@ -6,8 +6,8 @@ import re
 import subprocess
 from typing import Iterator, List, Optional, Pattern
 
-from .guest import BUILD, CACHE, Guest
-from .paths import CHECKOUT
+from .guest import Guest
+from .paths import BUILD, CACHE, CHECKOUT
 
 MODULES = ('carisma_btcp', 'carisma_utcp')      # in the order of loading
 INFO = 6

@@ -10,9 +10,9 @@ from .address import endpoint
 from .capture import Capture
 from .cluster import ClusterSpec, Host, NodeSpec
 from .curl import Curl
-from .guest import Process, Result
 from .kernel import Kernel
 from .nginx import Nginx
+from .process import Process, Result
 from .sockets import SocketHolder
 
 Command = Union[str, Sequence[str]]

@@ -5,9 +5,9 @@ import subprocess
 from dataclasses import dataclass
 from typing import Dict, Optional
 
-from .guest import Process
 from .node import Node
 from .paths import BUILD, CHECKOUT, INSIDE, WORK
+from .process import Process
 from .running import wait_for
 
 NGINX = '''
