@@ -24,16 +24,16 @@ from scapy.packet import Packet, Raw
 from checks import no_flows, request, served, some_long, unbroken
 from harness.address import alone
 from harness.cluster import Host
-from harness.guest import CommandFailed
 from harness.inside.documents import document
 from harness.namespaces import SWITCH, NamespaceNode
 from harness.paths import INSIDE
 from harness.patience import patient
 from harness.pcap import ones_sum
+from harness.process import CommandFailed
 from harness.running import Cluster, wait_for
 from harness.wire import Peer, Wire, cut
 
-# Those of IPv6 are in test_ipv6.py.
+# Those of IPv6 are in test_icmpv6.py.
 IPV4 = pytest.mark.family(4)
 MTU = 1400
 CLOSE = '-H "Connection: close"'
