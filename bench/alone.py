@@ -13,8 +13,9 @@ import os
 import re
 import statistics
 import subprocess
+from collections import Counter
 from dataclasses import replace
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from harness.guest import Guest
 from harness.kernel import Kernel
@@ -32,6 +33,13 @@ TREE = '/cache/kernel/tree'
 LOOKED = re.compile(r'lookup: few (\d+) many (\d+) longest (\d+)')
 FEW, MANY = 1_000, 1_000_000
 LINE = re.compile(r'.*\] \S+ +(?P<at>\d+): (?P<event>\w+): (?P<rest>.*)')
+# Which of several a tracepoint of CARISMA's tells.
+WHICH = re.compile(r' (?:kind|outcome)=(\S+)')
+# Tracepoints by which a handoff begins and ends; each costs about a microsecond.
+ENDS = ('net/netif_receive_skb', 'carisma/head_decided', 'tcp/tcp_probe')
+
+# What happened in a handoff, and how many nanoseconds after its beginning.
+Steps = List[Tuple[str, float]]
 
 
 def median_us(nanoseconds: List[float]) -> float:
@@ -39,24 +47,39 @@ def median_us(nanoseconds: List[float]) -> float:
     return round(statistics.median(nanoseconds[len(nanoseconds) // 4:]) / 1000, 1)
 
 
-def handoffs(trace: str, client: str) -> List[float]:
-    """The times that handoffs took, in the order in which they began."""
-    came: Optional[int] = None
-    begun: Optional[int] = None
+def handoffs(trace: str, client: str) -> List[Steps]:
+    """The handoffs, in the order in which they began."""
+    came = 0
+    steps: Optional[Steps] = None
     found = []
     for line in trace.splitlines():
         match = LINE.fullmatch(line)
         if not match:
             continue
         at, event, rest = int(match['at']), match['event'], match['rest']
-        if event == 'netif_receive_skb':
-            came = at
-        elif event == 'head_decided':
-            begun = came
-        elif event == 'tcp_probe' and begun is not None and f'dest={client}:' in rest:
-            found.append(float(at - begun))
-            begun = None
+        if event == 'head_decided':
+            steps = []
+        if steps is None:
+            if event == 'netif_receive_skb':
+                came = at
+            continue
+        which = WHICH.search(rest)
+        steps.append((f'{event} {which[1]}' if which else event, float(at - came)))
+        if event == 'tcp_probe' and f'dest={client}:' in rest:
+            found.append(steps)
+            steps = None
     return found
+
+
+def usual(found: List[Steps]) -> Steps:
+    """How most handoffs went: the medians of those that took the same steps."""
+    def names(steps: Steps) -> Tuple[str, ...]:
+        return tuple(name for name, _ in steps)
+
+    most = Counter(map(names, found)).most_common(1)[0][0]
+    same = [steps for steps in found if names(steps) == most]
+    return [(name, median_us([steps[number][1] for steps in same]))
+            for number, name in enumerate(most)]
 
 
 def build() -> None:
@@ -123,36 +146,42 @@ class Nodes(NamespaceCluster):
                 return few / 1000, many / 1000, longest
         raise RuntimeError('nothing was said of look-ups')
 
-    def handoff(self, mode: str) -> List[float]:
-        """Times of handoffs in a mode, in microseconds."""
+    def prepare(self, mode: str) -> None:
+        """Load and configure the modules for a mode."""
         self.spec = replace(self.spec, mode=mode)
         for host in self.hosts.values():
             host.cluster = self.spec
         self.load()
         self.configure()
+
+    def handoff(self, events: Sequence[str]) -> List[Steps]:
+        """Handoffs, as these tracepoints tell of them."""
         loader = self['client'].popen(
             ['python3', '-S', '/carisma/bench/inside/load.py'], stdin=True)
         self._guest.run('\n'.join([
             'set -e', f'cd {TRACEFS}', 'echo x86-tsc >trace_clock', 'echo >trace',
             'echo \'name == "eth0"\' >events/net/netif_receive_skb/filter',
             'echo "data_len > 0" >events/tcp/tcp_probe/filter',
-            *(f'echo 1 >events/{event}/enable' for event in
-              ('net/netif_receive_skb', 'carisma/head_decided', 'tcp/tcp_probe'))]))
+            *(f'echo 1 >events/{event}/enable' for event in events)]))
         loader.write(f'10.0.0.11:80 /be/{SIZE} {SIZE} {REQUESTS} 1 new\n'.encode())
         told = json.loads(loader.readline(300))
         self._guest.run('for event in net carisma tcp; do '
                         f'echo 0 >{TRACEFS}/events/$event/enable; done')
         if 'problem' in told:
-            raise RuntimeError(f'{mode}: {told["problem"]}')
+            raise RuntimeError(told['problem'])
         trace = self._guest.run(['cat', f'{TRACEFS}/trace'], timeout=120).out
         loader.terminate()
-        self.end()
-        return handoffs(trace, '10.0.0.100')
+        found = handoffs(trace, '10.0.0.100')
+        if len(found) < REQUESTS:
+            raise RuntimeError(f'{len(found)} of {REQUESTS} handoffs were seen')
+        return found
 
 
-def measure(add: Callable[[Key, float], None], say: Callable[[str], None]) -> None:
-    """All of it; `add` gets the figures, `say` is told of them."""
+def measure(add: Callable[[Key, float], None], say: Callable[[str], None]) -> Dict[str, Steps]:
+    """All of it; `add` gets the figures, `say` is told of them. Returns the steps of a handoff
+    in each mode, in microseconds since it began."""
     nodes = Nodes()
+    steps = {}
 
     def key(metric: str, system: str, mode: Optional[str] = None, size: int = 0) -> Key:
         forward, migrate = ('direct', 'adopt') if mode else (None, None)
@@ -167,12 +196,13 @@ def measure(add: Callable[[Key, float], None], say: Callable[[str], None]) -> No
             start_nginx(nodes[name], SERVER)
         make_documents(nodes['be'], {str(SIZE): SIZE})
         for mode in MODES:
-            times = nodes.handoff(mode)
-            if len(times) < REQUESTS:
-                raise RuntimeError(f'{mode}: {len(times)} of {REQUESTS} handoffs were seen')
+            nodes.prepare(mode)
+            times = [found[-1][1] / 1000 for found in nodes.handoff(ENDS)]
             for took in times[REQUESTS // 4:]:
-                add(key('handoff_us', 'carisma', mode, SIZE), round(took / 1000, 1))
-            say(f'handoff, {mode}: {statistics.median(times) / 1000} us')
+                add(key('handoff_us', 'carisma', mode, SIZE), round(took, 1))
+            steps[mode] = usual(nodes.handoff([*ENDS, 'carisma']))
+            nodes.end()
+            say(f'handoff, {mode}: {statistics.median(times)} us: {steps[mode]}')
         few, many, longest = nodes.look_up()
         for count, took in ((FEW, few), (MANY, many)):
             add(key('lookup_ns', 'carisma', size=count), took)
@@ -181,6 +211,7 @@ def measure(add: Callable[[Key, float], None], say: Callable[[str], None]) -> No
             'at a time')
     finally:
         nodes.stop()
+    return steps
 
 
 if __name__ == '__main__':
