@@ -19,6 +19,7 @@ use carisma_core::{
     tuple::Tuple,
 };
 use carisma_net::{
+    netfilter::PacketContext,
     skb::{Layout, Skb},
     table::Refused,
 };
@@ -36,7 +37,13 @@ const EVICTIONS: usize = 32;
 
 impl State {
     /// A client's first segment to a service. It goes on to TCP.
-    pub(crate) fn front_begin(&self, key: &Tuple, skb: Skb, layout: &Layout) -> Option<Skb> {
+    pub(crate) fn front_begin(
+        &self,
+        key: &Tuple,
+        skb: Skb,
+        layout: &Layout,
+        ctx: &PacketContext,
+    ) -> Option<Skb> {
         let mut skb = skb;
         // TCP drops what has a wrong checksum, and counts it.
         let withholds = self.withholding.load(Acquire);
@@ -54,7 +61,7 @@ impl State {
             self.counters.count(Counter::FlowsRefusedOptions);
             return Some(skb);
         }
-        if self.front_cookie(key, &skb, layout, &front) {
+        if self.front_cookie(key, &skb, layout, &front, ctx) {
             return None;
         }
         if !withholds {

@@ -99,6 +99,7 @@ impl State {
         syn: &Skb,
         layout: &Layout,
         front: &Front,
+        ctx: &PacketContext,
     ) -> bool {
         let mode = {
             let rcu = rcu::read_lock();
@@ -146,9 +147,8 @@ impl State {
             front.cookie_syn_ack(isn, mss, ends.clock(now))
         };
         if let Ok(skb) = packet::to_client(key, &answer) {
-            let ctx = PacketContext::enter();
             // If it is lost, the client sends its SYN again.
-            let _ = netfilter::xmit(&self.net, skb, &ctx);
+            let _ = netfilter::xmit(&self.net, skb, ctx);
             self.counters.count(Counter::CookiesSent);
         }
         true
@@ -156,7 +156,7 @@ impl State {
 
     /// A segment of a client's that belongs to no flow, and begins none: it may be TCP's, or the
     /// answer to a cookie.
-    pub(crate) fn front_answered(&self, key: &Tuple, skb: Skb) -> Option<Skb> {
+    pub(crate) fn front_answered(&self, key: &Tuple, skb: Skb, ctx: &PacketContext) -> Option<Skb> {
         let mut skb = skb;
         if !self.expects_cookies() {
             return Some(skb);
@@ -192,13 +192,12 @@ impl State {
             self.counters.count(Counter::PacketsDroppedMalformed);
             return None;
         }
-        let ctx = PacketContext::enter();
         match self.front_open(key, front) {
             Ok(flow) => {
                 let inner = flow.inner.lock();
                 match inner.stage {
                     Stage::Deciding(_) | Stage::Asked(_) => {
-                        self.front_input(&flow, inner, skb, &layout, &ctx)
+                        self.front_input(&flow, inner, skb, &layout, ctx)
                     }
                     // Another CPU was faster: the client will send again what is missing.
                     _ => None,
@@ -207,7 +206,7 @@ impl State {
             Err(counter) => {
                 // It is served as if there were no CARISMA.
                 self.counters.count(counter);
-                self.front_adopt(key, &front, &ctx).then_some(skb)
+                self.front_adopt(key, &front, ctx).then_some(skb)
             }
         }
     }

@@ -254,10 +254,10 @@ impl State {
             match &mut inner.stage {
                 Stage::Forward(forward) => {
                     if let Some(layout) = skb.layout() {
-                        let _ = forward.note(flow, &skb, &layout);
+                        let flags = forward.note(flow, &skb, &layout);
                         let forward = *forward;
                         drop(inner);
-                        self.forward(flow, &forward, skb, &layout, ctx);
+                        self.forward(flow, &forward, skb, &layout, flags, ctx);
                     }
                 }
                 &mut Stage::Live(Live { translation, .. }) => {

@@ -69,27 +69,28 @@ impl State {
             self.park(inner_now, skb);
             return;
         }
-        let fin = forward.note(flow, &skb, layout);
-        if over && fin && forward.time_wait {
+        let flags = forward.note(flow, &skb, layout);
+        if over && flags & flag::FIN != 0 && forward.time_wait {
             // That may only begin now: the back end counts from its own FIN.
             flow.arm(linger_ms(true));
         }
         let forward = *forward;
         inner.packets = inner.packets.wrapping_add(1);
         drop(inner);
-        self.forward(flow, &forward, skb, layout, ctx);
+        self.forward(flow, &forward, skb, layout, flags, ctx);
     }
 
-    /// Sends a segment of the client's to the back end. No lock of the flow is held.
+    /// Sends a segment of the client's, with these flags, to the back end. No lock of the flow is held.
     pub(crate) fn forward(
         &self,
         flow: &FlowRef,
         forward: &Forward,
         mut skb: Skb,
         layout: &Layout,
+        flags: u8,
         ctx: &PacketContext,
     ) {
-        if forward.via.is_unchanged() && skb.ends().is_some_and(|ends| is_opening(&ends)) {
+        if forward.via.is_unchanged() && is_opening(flags) {
             return self.front_question(flow, forward, skb, layout, ctx);
         }
         let partial = skb.checksum_is_partial();
@@ -315,10 +316,10 @@ impl State {
 }
 
 impl Forward {
-    /// A segment of the client's is about to be forwarded. Whether it has FIN. The flow's lock is held.
-    pub(crate) fn note(&mut self, flow: &FlowRef, skb: &Skb, layout: &Layout) -> bool {
+    /// A segment of the client's is about to be forwarded. Its flags. The flow's lock is held.
+    pub(crate) fn note(&mut self, flow: &FlowRef, skb: &Skb, layout: &Layout) -> u8 {
         let Some(header) = skb.tcp(layout).and_then(tcp::Header::parse) else {
-            return false;
+            return 0;
         };
         let answered = header.has(flag::ACK) && header.ack().gt(self.acked);
         if answered {
@@ -328,7 +329,7 @@ impl Forward {
             // CAST: A packet's length fits.
             in_band.on_client(flow, &header, layout.payload as u32, answered);
         }
-        header.has(flag::FIN)
+        header.flags()
     }
 
     /// The connection as the back end's TCP knows it.

@@ -26,7 +26,7 @@ use carisma_net::{
     link::kind,
     netfilter::{self, PacketContext},
     route::Via,
-    skb::{self, Layout, Skb},
+    skb::{Layout, Skb},
 };
 use kernel::prelude::*;
 
@@ -343,6 +343,6 @@ pub(crate) fn theirs(key: &Tuple, via: Via) -> Tuple {
 }
 
 /// Whether a segment with these flags opens a connection.
-pub(crate) fn is_opening(ends: &skb::Ends) -> bool {
-    ends.flags & (flag::SYN | flag::ACK | flag::RST | flag::FIN) == flag::SYN
+pub(crate) fn is_opening(flags: u8) -> bool {
+    flags & (flag::SYN | flag::ACK | flag::RST | flag::FIN) == flag::SYN
 }

@@ -19,19 +19,18 @@ use kernel::sync::rcu;
 
 impl State {
     /// Whether connections to this address and port may be ours.
-    pub(crate) fn is_endpoint(&self, addr: &Addr, port: u16) -> bool {
-        let rcu = rcu::read_lock();
-        self.config.snapshot(&rcu).is_endpoint(addr, port)
+    pub(crate) fn is_endpoint(&self, addr: &Addr, port: u16, rcu: &rcu::Guard) -> bool {
+        self.config.snapshot(rcu).is_endpoint(addr, port)
     }
 }
 
 impl Hooks for State {
-    fn input(&self, skb: Skb) -> Option<Skb> {
+    fn input(&self, skb: Skb, ctx: &PacketContext) -> Option<Skb> {
         let mut skb = skb;
         let Some(ends) = skb.ends() else {
             return self.icmp_input(skb);
         };
-        if !self.is_endpoint(&ends.destination, ends.destination_port) {
+        if !self.is_endpoint(&ends.destination, ends.destination_port, ctx.rcu()) {
             return Some(skb);
         }
         let key = Tuple::new(
@@ -40,35 +39,33 @@ impl Hooks for State {
             ends.destination,
             ends.destination_port,
         );
-        let opening = front::is_opening(&ends);
-        let flow = self.flows.lookup(&key);
+        let opening = front::is_opening(ends.flags);
+        let flow = self.flows.lookup_under(&key, ctx.rcu());
         if flow.is_none() && !opening {
-            return self.front_answered(&key, skb);
+            return self.front_answered(&key, skb, ctx);
         }
         let Some(layout) = skb.layout() else {
             // TCP drops it too, and counts it.
             return Some(skb);
         };
         let Some(flow) = flow else {
-            return self.front_begin(&key, skb, &layout);
+            return self.front_begin(&key, skb, &layout, ctx);
         };
         let inner = flow.inner.lock();
         if opening && self.is_superseded(&key, &inner.stage) {
             self.supersede(&flow, inner);
-            return self.front_begin(&key, skb, &layout);
+            return self.front_begin(&key, skb, &layout, ctx);
         }
         if self.front_begins(&key, &inner.stage, &skb, &layout) {
             self.end(&flow, inner);
-            return self.front_answered(&key, skb);
+            return self.front_answered(&key, skb, ctx);
         }
         match inner.stage {
             Stage::Deciding(_) | Stage::Asked(_) => {
-                let ctx = PacketContext::enter();
-                self.front_input(&flow, inner, skb, &layout, &ctx)
+                self.front_input(&flow, inner, skb, &layout, ctx)
             }
             Stage::Committed(ref deciding) if deciding.in_band => {
-                let ctx = PacketContext::enter();
-                self.front_awaited(&flow, inner, skb, &layout, &ctx);
+                self.front_awaited(&flow, inner, skb, &layout, ctx);
                 None
             }
             // Whoever will get it, TCP here must not see it now.
@@ -78,8 +75,7 @@ impl Hooks for State {
                 None
             }
             Stage::Forward(_) | Stage::Over(Over::Forward(_)) => {
-                let ctx = PacketContext::enter();
-                self.front_forward(&flow, inner, skb, &layout, &ctx);
+                self.front_forward(&flow, inner, skb, &layout, ctx);
                 None
             }
             Stage::Replay(_) | Stage::Live(_) | Stage::Over(Over::Live(_)) => {
@@ -94,7 +90,8 @@ impl Hooks for State {
         let Some(ends) = skb.ends() else {
             return self.icmp_output(skb);
         };
-        if !self.is_endpoint(&ends.source, ends.source_port) {
+        let rcu = rcu::read_lock();
+        if !self.is_endpoint(&ends.source, ends.source_port, &rcu) {
             return Some(skb);
         }
         let key = Tuple::new(
@@ -103,7 +100,7 @@ impl Hooks for State {
             ends.source,
             ends.source_port,
         );
-        let Some(flow) = self.flows.lookup(&key) else {
+        let Some(flow) = self.flows.lookup_under(&key, &rcu) else {
             return self.front_stray(&key, &ends, skb);
         };
         let layout = skb.layout()?;

@@ -91,7 +91,7 @@ impl State {
     /// The connection that an error is about, by the address that it quotes.
     fn icmp_flow(&self, error: &Error) -> Option<FlowRef> {
         let ((addr, port), (client, client_port)) = (error.source(), error.destination());
-        if !self.is_endpoint(&addr, port) {
+        if !self.is_endpoint(&addr, port, &rcu::read_lock()) {
             return None;
         }
         self.flows

@@ -64,20 +64,21 @@ impl State {
             let may = |local: &Node, _: &Node| always || local.may_tunnel();
             self.tunnel_peer(outer.to, outer.from, may)
         };
+        let rcu = rcu::read_lock();
         let Some(ends) = outer.ends(skb) else {
             let (addr, port) = outer.icmp_error(skb)?.source();
-            let ours = self.is_endpoint(&addr, port);
+            let ours = self.is_endpoint(&addr, port, &rcu);
             return peer(false).filter(|_| ours).map(|_| Within::Other);
         };
         let (from, from_port) = (ends.source, ends.source_port);
         let (to, to_port) = (ends.destination, ends.destination_port);
-        if self.is_endpoint(&to, to_port) {
+        if self.is_endpoint(&to, to_port, &rcu) {
             let key = Tuple::new(from, from_port, to, to_port);
             let goes_on = |flow: FlowRef| flow.inner.lock().stage.in_band();
             let always = self.is_always(&key) || self.flows.lookup(&key).is_some_and(goes_on);
             return Some(Within::Clients(peer(always)?, key));
         }
-        if self.is_endpoint(&from, from_port) {
+        if self.is_endpoint(&from, from_port, &rcu) {
             let key = Tuple::new(to, to_port, from, from_port);
             let flow = self.flows.lookup(&key);
             let in_band = match flow {

@@ -28,7 +28,7 @@ use kernel::{
 /// or dropped does not.
 pub trait Hooks: Sync {
     /// PRE_ROUTING.
-    fn input(&self, skb: Skb) -> Option<Skb>;
+    fn input(&self, skb: Skb, ctx: &PacketContext) -> Option<Skb>;
     /// LOCAL_OUT.
     fn output(&self, skb: Skb) -> Option<Skb>;
 }
@@ -159,7 +159,7 @@ unsafe extern "C" fn input<H: Hooks>(
     state: *const bindings::nf_hook_state,
 ) -> c_uint {
     // SAFETY: The state is valid, and so are the hooks while they are registered. The packet is
-    // ours.
+    // ours. Nobody changes the context of a hook while it runs.
     unsafe {
         let known = okfn_of(u32::from((*state).pf) == bindings::NFPROTO_IPV6);
         if known.load(Relaxed) == 0 {
@@ -167,7 +167,8 @@ unsafe extern "C" fn input<H: Hooks>(
                 known.store(okfn as usize, Release);
             }
         }
-        verdict(skb, |skb| (*hooks.cast::<H>()).input(skb))
+        let ctx = PacketContext::of_caller();
+        verdict(skb, |skb| (*hooks.cast::<H>()).input(skb, &ctx))
     }
 }
 
@@ -199,7 +200,9 @@ unsafe fn verdict(skb: *mut bindings::sk_buff, f: impl FnOnce(Skb) -> Option<Skb
 
 /// Softirqs are off and the RCU lock is held, as in a hook: what giving packets on needs.
 pub struct PacketContext {
-    _rcu: rcu::Guard,
+    rcu: rcu::Guard,
+    /// They were disabled for it.
+    disabled: bool,
     _not_send: NotThreadSafe,
 }
 
@@ -210,16 +213,41 @@ impl PacketContext {
         // SAFETY: Undone by `drop`.
         unsafe { bindings::local_bh_disable() };
         Self {
-            _rcu: rcu::read_lock(),
+            rcu: rcu::read_lock(),
+            disabled: true,
             _not_send: NotThreadSafe,
         }
+    }
+
+    /// The same where softirqs mostly are off already. Not if a packet comes from a queue to user space.
+    ///
+    /// # Safety
+    ///
+    /// If they are off, they must stay so as long as this is there.
+    unsafe fn of_caller() -> Self {
+        // SAFETY: Reads what the CPU is at.
+        if !unsafe { bindings::softirqs_are_off() } {
+            return Self::enter();
+        }
+        Self {
+            rcu: rcu::read_lock(),
+            disabled: false,
+            _not_send: NotThreadSafe,
+        }
+    }
+
+    /// The RCU lock.
+    pub fn rcu(&self) -> &rcu::Guard {
+        &self.rcu
     }
 }
 
 impl Drop for PacketContext {
     fn drop(&mut self) {
-        // SAFETY: Undoes what `enter` did. The RCU lock, a field, is released right after.
-        unsafe { bindings::local_bh_enable() };
+        if self.disabled {
+            // SAFETY: Undoes what `enter` did. The RCU lock, a field, is released right after.
+            unsafe { bindings::local_bh_enable() };
+        }
     }
 }
 

@@ -177,10 +177,7 @@ impl Skb {
         // CAST: A length of 32 bits.
         let at = at as usize;
         let end = self.size().min(at.saturating_add(icmp::HEAD_MAX));
-        // SAFETY: The packet is valid and ours. CAST: No more than its length.
-        if !unsafe { bindings::pskb_may_pull(self.as_ptr(), end as u32) } {
-            return None;
-        }
+        self.pull(end)?;
         self.linear().get(at..end)
     }
 
@@ -197,26 +194,22 @@ impl Skb {
 
     /// Brings both headers into the linear part and measures them; `None` if they are not whole.
     pub fn layout(&mut self) -> Option<Layout> {
-        // SAFETY: The packet is valid and ours.
-        let pull = |len: usize| unsafe { bindings::pskb_may_pull(self.as_ptr(), len as u32) };
-        if !pull(MIN_HEADER) {
-            return None;
-        }
+        self.pull(MIN_HEADER)?;
         let v6 = ip::version(self.linear()) == 6;
         let ip = match v6 {
             false => usize::from(*self.linear().first()? & 0x0f) * 4,
-            true if !pull(ipv6::HEADER_LEN) => return None,
-            true if self.linear().get(6) == Some(&TCP) => ipv6::HEADER_LEN,
-            // CAST: A small number.
-            true => self.behind_extensions(0, TCP)? as usize,
+            true => {
+                self.pull(ipv6::HEADER_LEN)?;
+                match self.linear().get(6) {
+                    Some(&TCP) => ipv6::HEADER_LEN,
+                    // CAST: A small number.
+                    _ => self.behind_extensions(0, TCP)? as usize,
+                }
+            }
         };
-        if ip < MIN_HEADER || !pull(ip + MIN_HEADER) {
-            return None;
-        }
+        self.pull(ip + MIN_HEADER).filter(|()| ip >= MIN_HEADER)?;
         let tcp = usize::from(*self.linear().get(ip + 12)? >> 4) * 4;
-        if tcp < MIN_HEADER || !pull(ip + tcp) {
-            return None;
-        }
+        self.pull(ip + tcp).filter(|()| tcp >= MIN_HEADER)?;
         let (at, before) = if v6 { (4, ipv6::HEADER_LEN) } else { (2, 0) };
         let field = self.linear().get(at..)?.first_chunk()?;
         let said = usize::from(u16::from_be_bytes(*field));
@@ -236,19 +229,29 @@ impl Skb {
     /// Bytes from the IP header on, as the device brought them.
     pub fn size(&self) -> usize {
         // SAFETY: The packet is valid. CAST: A length of 32 bits.
-        unsafe { bindings::skb_len(self.as_ptr()) as usize }
+        unsafe { (*self.as_ptr()).len as usize }
+    }
+
+    /// How many of them are in the linear part.
+    fn linear_len(&self) -> usize {
+        // SAFETY: The packet is valid. CAST: A length of 32 bits.
+        unsafe { (*self.as_ptr()).len.wrapping_sub((*self.as_ptr()).data_len) as usize }
+    }
+
+    /// Brings the first `len` bytes into the linear part; `None` if there are not as many, or no memory.
+    fn pull(&mut self, len: usize) -> Option<()> {
+        // Mostly they are there.
+        let there = self.linear_len() >= len
+            // SAFETY: The packet is valid and ours. CAST: A few headers.
+            || unsafe { bindings::pskb_may_pull(self.as_ptr(), len as u32) };
+        there.then_some(())
     }
 
     /// The linear part.
     pub fn linear(&self) -> &[u8] {
         // SAFETY: The linear part is `headlen` initialised bytes at `data`, and nobody else writes
         // to a packet of ours.
-        unsafe {
-            core::slice::from_raw_parts(
-                bindings::skb_linear_data(self.as_ptr()),
-                bindings::skb_headlen(self.as_ptr()) as usize,
-            )
-        }
+        unsafe { core::slice::from_raw_parts((*self.as_ptr()).data, self.linear_len()) }
     }
 
     /// The IP header and the TCP header, for writing; `None` without memory for a private copy.
@@ -265,9 +268,7 @@ impl Skb {
             if bindings::skb_ensure_writable(self.as_ptr(), len as u32) != 0 {
                 return None;
             }
-            let data = bindings::skb_linear_data(self.as_ptr()).cast_mut();
-            let headlen = bindings::skb_headlen(self.as_ptr()) as usize;
-            core::slice::from_raw_parts_mut(data, headlen)
+            core::slice::from_raw_parts_mut((*self.as_ptr()).data, self.linear_len())
         };
         bytes.get_mut(..len)
     }
@@ -372,10 +373,7 @@ impl Skb {
         // nobody. For others this is empty, as for any that has a clone.
         unsafe {
             let len = bindings::skb_private_headlen(self.as_ptr()) as usize;
-            core::slice::from_raw_parts_mut(
-                bindings::skb_linear_data(self.as_ptr()).cast_mut(),
-                len,
-            )
+            core::slice::from_raw_parts_mut((*self.as_ptr()).data, len)
         }
     }
 

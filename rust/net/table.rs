@@ -242,7 +242,11 @@ impl<T: Value> Table<T> {
 
     /// The entry of `key`. Any context.
     pub fn lookup(&self, key: &Tuple) -> Option<Entry<T>> {
-        let _rcu = rcu::read_lock();
+        self.lookup_under(key, &rcu::read_lock())
+    }
+
+    /// The same, for who has the RCU lock anyway.
+    pub fn lookup_under(&self, key: &Tuple, _rcu: &rcu::Guard) -> Option<Entry<T>> {
         // SAFETY: The table is initialised and RCU is read-locked. A node found so may be on its
         // way out, with no reference left: then it is as good as absent.
         unsafe {

@@ -2,38 +2,35 @@
 /* Addresses as Rust has them: 16 bytes, IPv4 as v4-mapped. */
 #include <linux/in6.h>
 #include <linux/ipv6.h>
+#include <linux/unaligned.h>
 #include <net/dst.h>
 #include <net/ipv6.h>
 
 #include "carisma_net.h"
 
-static struct in6_addr carisma_in6(const __u8 *addr)
+/* Every packet passes some of these: they are inlined, and keep no array on the stack, which would be guarded. */
+static __always_inline struct in6_addr carisma_in6(const __u8 *addr)
 {
-	struct in6_addr in6;
-
-	memcpy(&in6, addr, sizeof(in6));
-	return in6;
+	return get_unaligned((const struct in6_addr *)addr);
 }
 
-static bool carisma_is_v4(const __u8 *addr)
+static __always_inline bool carisma_is_v4(const __u8 *addr)
 {
-	struct in6_addr in6 = carisma_in6(addr);
-
-	return ipv6_addr_v4mapped(&in6);
+	return !get_unaligned((const __u64 *)addr) &&
+	       get_unaligned((const __be32 *)(addr + 8)) == htonl(0xffff);
 }
 
 /* The IPv4 address in one that is v4-mapped. */
-static __be32 carisma_in4(const __u8 *addr)
+static __always_inline __be32 carisma_in4(const __u8 *addr)
 {
-	return carisma_in6(addr).s6_addr32[3];
+	return get_unaligned((const __be32 *)(addr + 12));
 }
 
-static void carisma_set_in4(__u8 *addr, __be32 in4)
+static __always_inline void carisma_set_in4(__u8 *addr, __be32 in4)
 {
-	struct in6_addr in6;
-
-	ipv6_addr_set_v4mapped(in4, &in6);
-	memcpy(addr, &in6, sizeof(in6));
+	put_unaligned(0, (__u64 *)addr);
+	put_unaligned(htonl(0xffff), (__be32 *)(addr + 8));
+	put_unaligned(in4, (__be32 *)(addr + 12));
 }
 
 static __be16 carisma_port(const __u8 *port)

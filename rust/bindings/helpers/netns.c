@@ -28,6 +28,11 @@ void carisma_helper_for_each_net(void (*call)(struct net *net, void *data), void
 	up_read(&net_rwsem);
 }
 
+bool carisma_helper_softirqs_are_off(void)
+{
+	return softirq_count();
+}
+
 void carisma_helper_local_bh_disable(void)
 {
 	local_bh_disable();

@@ -21,8 +21,13 @@
 
 #include "carisma_net.h"
 
-/* The ports and flags of the segment that has its TCP header at byte "at"; false if that is not whole. */
-bool carisma_helper_skb_peek_behind(const struct sk_buff *skb, unsigned int at, struct carisma_peek *peek)
+/*
+ * The first look at a packet is all that those get which are of no service: what it consists of is inlined.
+ *
+ * The ports and flags of the segment that has its TCP header at byte "at"; false if that is not whole.
+ */
+static __always_inline bool carisma_peek_tcp(const struct sk_buff *skb, unsigned int at,
+					     struct carisma_peek *peek)
 {
 	struct tcphdr buf;
 	const struct tcphdr *tcp = skb_header_pointer(skb, at, sizeof(buf), &buf);
@@ -35,12 +40,17 @@ bool carisma_helper_skb_peek_behind(const struct sk_buff *skb, unsigned int at, 
 	return true;
 }
 
+bool carisma_helper_skb_peek_behind(const struct sk_buff *skb, unsigned int at, struct carisma_peek *peek)
+{
+	return carisma_peek_tcp(skb, at, peek);
+}
+
 /*
  * The length and the payload's protocol of the IP header at byte "at", and its addresses, if "peek" is
  * not NULL; false if that is a later fragment of IPv4's, which has no ports.
  */
-static bool carisma_peek_ip(const struct sk_buff *skb, unsigned int at, unsigned int *len, __u8 *protocol,
-			    struct carisma_peek *peek)
+static __always_inline bool carisma_peek_ip(const struct sk_buff *skb, unsigned int at, unsigned int *len,
+					    __u8 *protocol, struct carisma_peek *peek)
 {
 	union {
 		struct iphdr v4;
@@ -103,8 +113,7 @@ enum carisma_seen carisma_helper_skb_peek_tcp(const struct sk_buff *skb, unsigne
 	if (!carisma_peek_ip(skb, at, &len, &protocol, peek))
 		return CARISMA_SEEN_OTHER;
 	if (protocol == IPPROTO_TCP)
-		return carisma_helper_skb_peek_behind(skb, at + len, peek) ? CARISMA_SEEN_IT :
-									     CARISMA_SEEN_OTHER;
+		return carisma_peek_tcp(skb, at + len, peek) ? CARISMA_SEEN_IT : CARISMA_SEEN_OTHER;
 	return carisma_seen_behind(len, protocol);
 }
 
@@ -141,21 +150,6 @@ bool carisma_helper_skb_is_looped(const struct sk_buff *skb)
 bool carisma_helper_pskb_may_pull(struct sk_buff *skb, unsigned int len)
 {
 	return pskb_may_pull(skb, len);
-}
-
-const unsigned char *carisma_helper_skb_linear_data(const struct sk_buff *skb)
-{
-	return skb->data;
-}
-
-unsigned int carisma_helper_skb_headlen(const struct sk_buff *skb)
-{
-	return skb_headlen(skb);
-}
-
-unsigned int carisma_helper_skb_len(const struct sk_buff *skb)
-{
-	return skb->len;
 }
 
 /* The linear bytes of a packet that shares them with no other. */
