@@ -33,6 +33,11 @@ impl SipHash {
 }
 
 impl Hash for SipHash {
+    fn pair(&self, [a, b]: [u64; 2]) -> u64 {
+        // SAFETY: The key is valid.
+        unsafe { bindings::siphash_2u64(a, b, &raw const self.0) }
+    }
+
     fn hash(&self, [a, b, c, d]: [u64; 4]) -> u64 {
         // SAFETY: The key is valid.
         unsafe { bindings::siphash_4u64(a, b, c, d, &raw const self.0) }

@@ -36,6 +36,7 @@ use crate::{
     },
     tuple::{
         on_link,
+        v4_of,
         Tuple, //
     },
 };
@@ -62,9 +63,12 @@ pub const SECRET_LEN: usize = 16;
 /// What distinguishes that secret from others that are made of the same key of the cluster.
 pub const LABEL: &[u8; 16] = b"CARISMA cookie\0\0";
 
-/// A keyed hash of four words, which nobody can guess who has not the key.
+/// A keyed hash of two or four words, which nobody can guess who has not the key. One of two is
+/// none of any four.
 pub trait Hash {
-    /// The hash.
+    /// The hash of two.
+    fn pair(&self, words: [u64; 2]) -> u64;
+    /// The hash of four, which costs half as much again.
     fn hash(&self, words: [u64; 4]) -> u64;
 }
 
@@ -136,15 +140,15 @@ pub enum Verdict {
     Stranger,
 }
 
-/// A connection as cookies know it. Each hash costs; the first one is the same for all that is asked of a
-/// connection.
+/// A connection as cookies know it.
 pub struct Ends<'a, H: Hash> {
     hash: &'a H,
+    /// Both addresses of IPv4, or a hash of those of IPv6.
     addresses: u64,
-    ports: u64,
+    ports: u32,
 }
 
-/// What a hash is of.
+/// What a hash is of: the lowest byte of its last word.
 mod of {
     pub(super) const TICK: u64 = 0;
     pub(super) const NUMBER: u64 = 1;
@@ -156,33 +160,44 @@ impl<'a, H: Hash> Ends<'a, H> {
     /// That of a client, `tuple`, by one of the cluster's secrets.
     #[must_use]
     pub fn new(hash: &'a H, tuple: &Tuple) -> Self {
+        let word = |addr: [u8; 4]| u64::from(u32::from_be_bytes(addr));
         let halves = |addr: &[u8; 16]| {
             let value = u128::from_be_bytes(*addr);
             // CAST: Each half.
             [(value >> 64) as u64, value as u64]
         };
-        // Another node calls the link something else.
-        let client = on_link(&tuple.client, 0);
-        let ([a, b], [c, d]) = (halves(&client), halves(&tuple.local));
+        let addresses = match (v4_of(&tuple.client), v4_of(&tuple.local)) {
+            (Some(client), Some(local)) => (word(client) << 32) | word(local),
+            _ => {
+                // Another node calls the link something else.
+                let client = on_link(&tuple.client, 0);
+                let ([a, b], [c, d]) = (halves(&client), halves(&tuple.local));
+                hash.hash([a, b, c, d])
+            }
+        };
+        let (client_port, port) = (tuple.client_port.get(), tuple.local_port.get());
         Self {
             hash,
-            addresses: hash.hash([a, b, c, d]),
-            ports: (u64::from(tuple.client_port.get()) << 16) | u64::from(tuple.local_port.get()),
+            addresses,
+            ports: (u32::from(client_port) << 16) | u32::from(port),
         }
     }
 
     /// What all cookies of one tick are made of: what disguises the options in the lowest byte, and the code
     /// of the connection, but for them, in bits 16 to 31.
     fn base(&self, now: u32) -> u64 {
+        // 16 bits.
         let tick = u64::from(now >> TICK_SHIFT);
-        self.hash.hash([self.addresses, self.ports, tick, of::TICK])
+        let ports = u64::from(self.ports) << 32;
+        self.hash
+            .pair([self.addresses, ports | (tick << 8) | of::TICK])
     }
 
     /// The code of the number.
     fn number(&self, base: u64, isn: Seq, options: u8) -> u32 {
-        let number = [base, u64::from(isn.0), options.into(), of::NUMBER];
+        let (isn, options) = (u64::from(isn.0) << 32, u64::from(options) << 8);
         // CAST: The bits that the mask leaves.
-        self.hash.hash(number) as u32 & 0xff00
+        self.hash.pair([base, isn | options | of::NUMBER]) as u32 & 0xff00
     }
 
     /// The initial sequence number by which a SYN is answered that says `said`, at `now` milliseconds.
@@ -223,8 +238,9 @@ impl<'a, H: Hash> Ends<'a, H> {
     #[must_use]
     pub fn fingerprint(&self, seq: Seq, ack: Seq) -> u64 {
         let numbers = (u64::from(seq.0) << 32) | u64::from(ack.0);
+        let ports = u64::from(self.ports);
         self.hash
-            .hash([self.addresses, self.ports, numbers, of::SEGMENT])
+            .hash([self.addresses, ports, numbers, of::SEGMENT])
     }
 
     /// The timestamp clock towards the client, the same on all nodes with the secret: one that does not
@@ -233,7 +249,7 @@ impl<'a, H: Hash> Ends<'a, H> {
     #[must_use]
     pub fn clock(&self, now: u32) -> u32 {
         // CAST: Any 32 bits.
-        now.wrapping_add(self.hash.hash([self.addresses, 0, 0, of::CLOCK]) as u32)
+        now.wrapping_add(self.hash.pair([self.addresses, of::CLOCK]) as u32)
     }
 }
 
@@ -256,6 +272,12 @@ mod tests {
     struct Key(u64);
 
     impl Hash for Key {
+        fn pair(&self, words: [u64; 2]) -> u64 {
+            let mut hasher = DefaultHasher::new();
+            (self.0, words).hash(&mut hasher);
+            hasher.finish()
+        }
+
         fn hash(&self, words: [u64; 4]) -> u64 {
             let mut hasher = DefaultHasher::new();
             (self.0, words).hash(&mut hasher);
