@@ -67,8 +67,7 @@ impl Scan {
                 State::End | State::Refused(_) => break,
                 // Most bytes of a line neither end nor spoil it.
                 State::Line => {
-                    let odd = rest.iter().position(|&byte| byte < b' ' || byte == 0x7f);
-                    let plain = odd.unwrap_or(rest.len());
+                    let plain = plain(rest);
                     self.pos = self.pos.saturating_add(plain);
                     rest = rest.get(plain..).unwrap_or(&[]);
                     if plain > 0 {
@@ -111,7 +110,53 @@ impl Scan {
     }
 }
 
+/// How many bytes come before the first control character, eight of them looked at at a time.
+fn plain(bytes: &[u8]) -> usize {
+    const EACH: u64 = u64::from_ne_bytes([1; 8]);
+    let mut before: usize = 0;
+    for word in bytes.chunks_exact(8) {
+        // A chunk has eight bytes.
+        let word = word.try_into().map_or(0, u64::from_le_bytes);
+        let delete = word ^ (EACH * 0x7f);
+        // The uppermost bit of a byte is set where it was below what is subtracted. The first one that
+        // is set is right; above it a borrow may have come from below.
+        let odd = (word.wrapping_sub(EACH * 0x20) & !word) | (delete.wrapping_sub(EACH) & !delete);
+        let odd = odd & (EACH * 0x80);
+        if odd != 0 {
+            // CAST: A small number.
+            return before.saturating_add(odd.trailing_zeros() as usize / 8);
+        }
+        before = before.saturating_add(8);
+    }
+    let rest = bytes.get(before..).unwrap_or(&[]);
+    let odd = rest.iter().position(|&byte| byte < b' ' || byte == 0x7f);
+    before.saturating_add(odd.unwrap_or(rest.len()))
+}
+
 /// Whether a method or header name may have `byte` (RFC 9110, section 5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    proptest! {
+        #[test]
+        fn plain_bytes_are_counted_one_by_one(
+            bytes in prop::collection::vec(prop_oneof![8 => 0x20u8..0x7f, 1 => any::<u8>()], 0..40)
+        ) {
+            let odd = bytes.iter().position(|&byte| byte < b' ' || byte == 0x7f);
+            prop_assert_eq!(plain(&bytes), odd.unwrap_or(bytes.len()));
+        }
+
+        #[test]
+        fn any_bytes_are(bytes: Vec<u8>) {
+            let odd = bytes.iter().position(|&byte| byte < b' ' || byte == 0x7f);
+            prop_assert_eq!(plain(&bytes), odd.unwrap_or(bytes.len()));
+        }
+    }
 }
