@@ -28,7 +28,11 @@ use kernel::{
 
 /// Who is told.
 pub trait Observer: 'static {
-    /// A socket of TCP goes from one state to another, and has not done so yet.
+    /// Whether it is of any interest that a socket goes from one state to another. Most are not, and every
+    /// socket of the node passes here. Any context.
+    fn heeds(old: State, new: State) -> bool;
+
+    /// A socket of TCP goes from one state to another that is heeded, and has not done so yet.
     ///
     /// Any context but hard interrupts, with the socket's lock held and RCU read-locked: must not
     /// sleep.
@@ -109,15 +113,12 @@ unsafe extern "C" fn trampoline<T: Observer>(
     old: c_int,
     new: c_int,
 ) {
+    let (old, new) = (State::from_raw(old), State::from_raw(new));
     // SAFETY: The tracepoint gives a valid socket, whose states are changed under its lock only.
     unsafe {
-        if bindings::sock_is_tcp(sk) {
+        if T::heeds(old, new) && bindings::sock_is_tcp(sk) {
             let _rcu = rcu::read_lock();
-            T::state(
-                &Locked::assume(Sock::from_raw(sk)),
-                State::from_raw(old),
-                State::from_raw(new),
-            );
+            T::state(&Locked::assume(Sock::from_raw(sk)), old, new);
         }
     }
 }

@@ -387,6 +387,13 @@ impl carisma_net::listener::Gate for Gate {
 }
 
 impl carisma_net::tracepoint::Observer for Gate {
+    fn heeds(old: State, new: State) -> bool {
+        matches!(
+            (old, new),
+            (State::Opening, State::Established) | (_, State::Listening | State::Closed)
+        )
+    }
+
     fn state(sk: &Locked<'_>, old: State, new: State) {
         let Some(ns) = Ns::of(sk.net()) else {
             return;
