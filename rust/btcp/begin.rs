@@ -71,6 +71,8 @@ impl State {
             self.counters.count(Counter::FlowsRefusedHandshakes);
             return Some(skb);
         };
+        let options = &front.client().options;
+        let is_plain = layout.payload == 0 && !options.fast_open && !options.mptcp;
         let deciding = Deciding::new(front, handshake);
         let refused = match self.front_insert(key, deciding, HANDSHAKE_MS) {
             Ok(_) => {
@@ -85,7 +87,7 @@ impl State {
         };
         self.counters.count(refused);
         match refused {
-            Counter::FlowsCreated => self.front_strip(skb, layout),
+            Counter::FlowsCreated if !is_plain => self.front_strip(skb, layout),
             _ => Some(skb),
         }
     }

@@ -18,10 +18,10 @@ use crate::{
     trace::{event, FRONT},
 };
 use carisma_core::{
-    back::{Adoption, Back},
+    back::Adoption,
     cookie::{Ends, Said, Verdict},
     front::{Front, COOKIE_WINDOW, COOKIE_WSCALE},
-    tcp::{self, flag, Build},
+    tcp::{self, flag},
     tuple::Tuple,
 };
 use carisma_net::{
@@ -181,10 +181,7 @@ impl State {
             (Verdict::Stranger, _) => return Some(skb),
         };
         let now = connection::now_ms();
-        let front = self
-            .front_mss(key, &skb)
-            .and_then(|mss| Front::of_cookie(&header, &said, mss, clock, now));
-        let Some(front) = front else {
+        let Some(front) = Front::of_cookie(&header, &said, clock, now) else {
             self.counters.count(Counter::PacketsDroppedMalformed);
             return None;
         };
@@ -256,10 +253,11 @@ impl State {
 
     /// Has TCP adopt a connection that is this node's own, and says whether it has it.
     fn front_adopt(&self, key: &Tuple, front: &Front, ctx: &PacketContext) -> bool {
-        let Some((ack, adoption)) = adoption_of(key, front) else {
+        let mut back = front.back(key.local_port.get(), connection::now_ms());
+        let Some(adoption) = back.adopt() else {
             return false;
         };
-        if let Ok(ack) = packet::from_client(key, &ack, &[]) {
+        if let Ok(ack) = packet::from_client(key, &back.bare_ack(), &[]) {
             // Whatever it says: a socket is what counts.
             let _ = adopt::<Self>(&self.net, ack, &adoption, Withheld::Maybe, ctx);
         }
@@ -306,17 +304,4 @@ impl State {
         let (acked, _, _) = front.newest();
         self.reset_client(flow, acked, ctx);
     }
-}
-
-/// What TCP here needs to have this connection with its numbers.
-fn adoption_of(key: &Tuple, front: &Front) -> Option<(Build, Adoption)> {
-    let mut back = back_of(key, front)?;
-    let adoption = back.adopt()?;
-    Some((back.bare_ack(), adoption))
-}
-
-/// A connection that a client has begun with a node of the cluster, for TCP here to have with its numbers.
-pub(crate) fn back_of(key: &Tuple, front: &Front) -> Option<Back> {
-    let clock = front.ts_now(connection::now_ms());
-    Some(Back::new(&front.handshake()?, key.local_port.get(), clock))
 }

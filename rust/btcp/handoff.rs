@@ -26,7 +26,7 @@ use crate::{
 use carisma_core::{
     answer::Answer,
     commit::{Commit, Outcome},
-    front::Phase,
+    front::{Phase, NO_HEADERS},
     seq::Seq,
     tcp::Build,
     tuple::link_of,
@@ -128,7 +128,8 @@ impl State {
         deciding.id = self.next_handoff();
         deciding.node = node;
         let key = flow.key();
-        let handshake = deciding.front.handshake();
+        let mut room = NO_HEADERS;
+        let handshake = deciding.front.handshake(&mut room);
         let req = Req {
             vip: key.local,
             vip_port: key.local_port.get(),

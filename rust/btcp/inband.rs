@@ -11,7 +11,6 @@
 use crate::{
     back::Origin,
     bounds::Ticket,
-    cookie::back_of,
     counters::Counter,
     flow::{FlowRef, InnerGuard, Stage},
     packet,
@@ -106,9 +105,7 @@ impl State {
         let print = self.back_print(key, header.seq(), header.ack());
         // The front end's: what this node would measure is the way from there.
         let rtt = header.urgent();
-        let front = self
-            .front_mss(key, skb)
-            .and_then(|mss| Front::of_cookie(&header, &said, mss, clock, connection::now_ms()));
+        let front = Front::of_cookie(&header, &said, clock, connection::now_ms());
         let Some(front) = front.filter(|_| skb.checksum_is_right(&layout)) else {
             self.counters.count(Counter::PacketsDroppedMalformed);
             return false;
@@ -174,7 +171,7 @@ impl State {
         if !self.is_always(key) {
             return Err(Reason::NoService);
         }
-        let back = back_of(key, front).ok_or(Reason::Mismatch)?;
+        let back = front.back(key.local_port.get(), connection::now_ms());
         let origin = Origin {
             id: 0,
             node,

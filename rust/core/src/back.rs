@@ -87,20 +87,40 @@ impl Back {
     /// `ts_base` the front end's timestamp clock.
     #[must_use]
     pub fn new(handshake: &Handshake<'_>, port: u16, ts_base: u32) -> Self {
-        let (known, ack) = (*handshake.server(), handshake.ack());
-        let ts = ack.options().ok().and_then(|options| options.ts);
+        let ack = handshake.ack();
+        let ts = ack.timestamps().ok().flatten().map_or(0, |ts| ts.val);
+        let newest = (ack.ack(), ack.window(), ts);
+        let ports = (ack.source(), port);
+        Self::begun(
+            handshake.client(),
+            handshake.server(),
+            ports,
+            newest,
+            ts_base,
+        )
+    }
+
+    /// Begins with what the handshake's segments fixed, the ports of client and server, and the newest
+    /// acknowledgement number, window and TSval of the client's.
+    pub(crate) fn begun(
+        client: &SynFacts,
+        known: &SynFacts,
+        (client_port, port): (u16, u16),
+        (acked, window, ts): (Seq, u16, u32),
+        ts_base: u32,
+    ) -> Self {
         Self {
             phase: Phase::Syn,
             port,
-            client_port: ack.source(),
-            client: handshake.client().restricted(&known),
-            known,
+            client_port,
+            client: client.restricted(known),
+            known: *known,
             own_ts: None,
             translation: Translation::default(),
             ts_base,
-            acked: ack.ack(),
-            window: ack.window(),
-            ts: ts.map_or(0, |ts| ts.val),
+            acked,
+            window,
+            ts,
         }
     }
 

@@ -9,6 +9,7 @@
 //! this is only what follows from the headers.
 
 use crate::{
+    back::Back,
     seq::Seq,
     tcp::{
         flag,
@@ -27,46 +28,11 @@ mod cookie;
 
 pub use cookie::{COOKIE_WINDOW, COOKIE_WSCALE};
 
-/// A TCP header that is kept to be sent elsewhere.
-#[derive(Clone, Copy)]
-pub struct Kept {
-    len: u8,
-    bytes: [u8; MAX_HEADER_LEN],
-}
+/// Room for the three headers of a handshake.
+pub type Room = [[u8; MAX_HEADER_LEN]; 3];
 
-impl Kept {
-    const EMPTY: Self = Self {
-        len: 0,
-        bytes: [0; MAX_HEADER_LEN],
-    };
-
-    fn of(header: &Header<'_>) -> Self {
-        let mut kept = Self::EMPTY;
-        if let Some(to) = kept.bytes.get_mut(..header.header_len()) {
-            to.copy_from_slice(header.bytes());
-            // CAST: a header has at most 60 bytes.
-            kept.len = header.header_len() as u8;
-        }
-        kept
-    }
-
-    /// The header of a segment that we make. Its checksum means nothing.
-    fn built(build: &Build) -> Self {
-        let mut kept = Self::EMPTY;
-        let any = [0; 16];
-        if let Some(len) = build.write(&mut kept.bytes, &any, &any, &[]) {
-            // CAST: a header has at most 60 bytes.
-            kept.len = len as u8;
-        }
-        kept
-    }
-
-    /// The header; empty if there was none.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or(&[])
-    }
-}
+/// Such room with nothing in it.
+pub const NO_HEADERS: Room = [[0; MAX_HEADER_LEN]; 3];
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,9 +85,8 @@ pub struct Front {
     phase: Phase,
     client: SynFacts,
     server: SynFacts,
-    syn: Kept,
-    syn_ack: Kept,
-    ack: Kept,
+    /// The ports of the client and of TCP.
+    ports: (u16, u16),
     /// The next byte that is expected of the client.
     next: Seq,
     /// The newest acknowledgement, window and timestamp of the client's.
@@ -158,9 +123,7 @@ impl Front {
             phase: Phase::Syn,
             client,
             server: SynFacts::default(),
-            syn: Kept::of(syn),
-            syn_ack: Kept::EMPTY,
-            ack: Kept::EMPTY,
+            ports: (syn.source(), syn.dest()),
             next: client.isn.add(1),
             acked: Seq(0),
             window: client.window,
@@ -194,7 +157,6 @@ impl Front {
             if header.ack() == self.client.isn.add(1) {
                 self.repeated = self.phase == Phase::SynAck;
                 self.server = server;
-                self.syn_ack = Kept::of(header);
                 self.syn_ack_ms = now;
                 self.phase = Phase::SynAck;
             }
@@ -243,12 +205,10 @@ impl Front {
             self.rtt = told(now.wrapping_sub(self.syn_ack_ms));
         }
         if len == 0 && header.seq() == self.next {
-            self.ack = Kept::of(header);
             return Input::Pass;
         }
         // The handshake's ACK was lost or overtaken, or is this segment: TCP gets one of our making,
         // or the payload would be TCP's as well.
-        self.ack = Kept::built(&self.ack());
         Input::Open
     }
 
@@ -319,7 +279,7 @@ impl Front {
     /// The client's timestamp, if timestamps were agreed.
     fn ts_of(&self, header: &Header<'_>) -> Option<u32> {
         self.server.options.ts?;
-        Some(header.options().ok()?.ts?.val)
+        Some(header.timestamps().ok()??.val)
     }
 
     /// Whether a segment is from the past by its timestamp, for which Linux allows for one tick.
@@ -388,14 +348,32 @@ impl Front {
             || (self.client.ecn != Ecn::Off && self.server.ecn == Ecn::Accurate))
     }
 
-    /// The handshake between the client and TCP, once it is whole.
+    /// The handshake between the client and TCP, once TCP has answered. Its headers are built, in `room`:
+    /// who did not need them has not kept them. They say what was agreed, and the newest of the client's.
     #[must_use]
-    pub fn handshake(&self) -> Option<Handshake<'_>> {
+    pub fn handshake<'a>(&self, room: &'a mut Room) -> Option<Handshake<'a>> {
+        if self.phase == Phase::Syn {
+            return None;
+        }
+        let (client_port, port) = self.ports;
+        // Of congestion notification not all that can be asked for can be built, but all that can be
+        // agreed to.
+        let client = self.client.restricted(&self.server);
+        let [syn, syn_ack, ack] = room;
         Handshake::new(
-            Header::parse(self.syn.bytes())?,
-            Header::parse(self.syn_ack.bytes())?,
-            Header::parse(self.ack.bytes())?,
+            header_of(&Build::syn(client_port, port, &client), syn)?,
+            header_of(&answer(client_port, port, &client, &self.server), syn_ack)?,
+            header_of(&self.ack(), ack)?,
         )
+    }
+
+    /// The connection at its back end, if that is this node: its TCP's port and, as the clock of TCP's
+    /// timestamps, that at `now` milliseconds of the clock that [`Front::on_output`] was given.
+    #[must_use]
+    pub fn back(&self, port: u16, now: u32) -> Back {
+        let newest = (self.server.isn.add(1), self.window, self.ts);
+        let ports = (self.ports.0, port);
+        Back::begun(&self.client, &self.server, ports, newest, self.ts_now(now))
     }
 
     /// The newest acknowledgement number, window and TSval of the client's.
@@ -419,11 +397,6 @@ impl Front {
         base.wrapping_add(now.wrapping_sub(self.syn_ack_ms))
     }
 
-    /// The ports, client's first.
-    fn ports(&self) -> (u16, u16) {
-        Header::parse(self.syn.bytes()).map_or((0, 0), |syn| (syn.source(), syn.dest()))
-    }
-
     /// The timestamps of a segment that seems to be the client's.
     fn client_ts(&self) -> Option<Timestamps> {
         let ts = self.server.options.ts?;
@@ -442,7 +415,7 @@ impl Front {
     /// The client's: a segment with the bytes that are held, from byte `offset` on.
     #[must_use]
     pub fn segment(&self, offset: u32) -> Build {
-        let (source, dest) = self.ports();
+        let (source, dest) = self.ports;
         let seq = self.client.isn.add(1).add(offset);
         let ack = self.server.isn.add(1);
         Build::ack(source, dest, seq, ack, self.window, self.client_ts())
@@ -457,7 +430,7 @@ impl Front {
     /// The client's: a reset with the exact number that TCP expects, which has got no payload yet.
     #[must_use]
     pub fn reset(&self) -> Build {
-        let (source, dest) = self.ports();
+        let (source, dest) = self.ports;
         Build::rst(source, dest, self.client.isn.add(1))
     }
 
@@ -471,7 +444,7 @@ impl Front {
     /// a client that may be told of it repeats what is missing, and need not wait for a timer.
     #[must_use]
     pub fn acknowledge(&self, now: u32, early: impl Iterator<Item = (Seq, Seq)> + Clone) -> Build {
-        let (client, server) = self.ports();
+        let (client, server) = self.ports;
         let shift = self.server.options.wscale.unwrap_or(0);
         // CAST: at most the 16 bits that the SYN-ACK had.
         let window = self.left().checked_shr(u32::from(shift)).unwrap_or(0) as u16;
@@ -489,6 +462,27 @@ impl Front {
             ..Build::ack(server, client, ack, self.next, window, ts)
         }
     }
+}
+
+/// A SYN-ACK.
+fn answer(client_port: u16, port: u16, client: &SynFacts, server: &SynFacts) -> Build {
+    let echo = match server.ecn {
+        Ecn::Classic => flag::ECE,
+        Ecn::Off | Ecn::Accurate => 0,
+    };
+    Build {
+        flags: flag::SYN | flag::ACK | echo,
+        ack: client.isn.add(1),
+        options: server.options,
+        ..Build::syn(port, client_port, server)
+    }
+}
+
+/// The header of a segment that we make, in `room`. Its checksum means nothing.
+fn header_of<'a>(build: &Build, room: &'a mut [u8]) -> Option<Header<'a>> {
+    let any = [0; 16];
+    let len = build.write(room, &any, &any, &[])?;
+    Header::parse(room.get(..len)?)
 }
 
 /// The newer of two timestamps.

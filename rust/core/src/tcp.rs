@@ -226,4 +226,13 @@ impl<'a> Header<'a> {
     pub fn options(&self) -> Result<Options, Malformed> {
         Options::collect(self.walk())
     }
+
+    /// Of these the timestamps: all options that most segments have.
+    pub fn timestamps(&self) -> Result<Option<Timestamps>, Malformed> {
+        match Timestamps::alone(self.options) {
+            None if self.options.is_empty() => Ok(None),
+            None => Ok(self.options()?.ts),
+            alone => Ok(alone),
+        }
+    }
 }

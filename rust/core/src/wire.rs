@@ -366,7 +366,7 @@ impl<'a> Handshake<'a> {
     pub fn new(syn: Tcp<'a>, syn_ack: Tcp<'a>, ack: Tcp<'a>) -> Option<Self> {
         let client = SynFacts::of_syn(&syn)?;
         let server = SynFacts::of_syn_ack(&syn_ack)?;
-        ack.options().ok()?;
+        ack.timestamps().ok()?;
         let ports = (syn.source(), syn.dest());
         let fits = syn_ack.ack() == client.isn.add(1)
             && ack.flags() & (flag::SYN | flag::ACK | flag::RST) == flag::ACK

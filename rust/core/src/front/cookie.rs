@@ -19,17 +19,11 @@ pub const COOKIE_WSCALE: u8 = 10;
 
 impl Front {
     /// Begins with the first segment of a client that had a cookie in the place of a SYN-ACK of
-    /// TCP's, which said `mss`. `clock` is the front end's timestamp clock at `now` milliseconds of
+    /// TCP's. `clock` is the front end's timestamp clock at `now` milliseconds of
     /// the clock that [`Front::ts_now`] is given. `None` if the segment is malformed.
     #[must_use]
-    pub fn of_cookie(
-        first: &Header<'_>,
-        said: &Said,
-        mss: u16,
-        clock: u32,
-        now: u32,
-    ) -> Option<Self> {
-        let ts = first.options().ok()?.ts;
+    pub fn of_cookie(first: &Header<'_>, said: &Said, clock: u32, now: u32) -> Option<Self> {
+        let ts = first.timestamps().ok()?;
         // The clock may have been set, and the client must not see it run backwards.
         let clock = ts.map_or(clock, |ts| newer(ts.ecr, clock));
         let client = SynFacts {
@@ -47,16 +41,14 @@ impl Front {
         };
         let server = SynFacts {
             isn: first.ack().sub(1),
-            ..Self::offer(&client, mss, clock)
+            // What it said of the length of segments is forgotten, too: nobody goes by it any more.
+            ..Self::offer(&client, None, clock)
         };
-        let (source, dest) = (first.source(), first.dest());
-        let mut front = Self {
+        Some(Self {
             phase: Phase::Head,
             client,
             server,
-            syn: Kept::built(&Build::syn(source, dest, &client)),
-            syn_ack: Kept::built(&Self::answer(source, dest, &client, &server)),
-            ack: Kept::EMPTY,
+            ports: (first.source(), first.dest()),
             next: first.seq(),
             acked: first.ack(),
             window: first.window(),
@@ -65,18 +57,16 @@ impl Front {
             syn_ack_ms: now,
             repeated: false,
             rtt: ts.map_or(0, |ts| told(clock.wrapping_sub(ts.ecr))),
-        };
-        front.ack = Kept::built(&front.ack());
-        Some(front)
+        })
     }
 
     /// What a front end agrees to that keeps nothing of a client's SYN, but for the number.
-    fn offer(client: &SynFacts, mss: u16, clock: u32) -> SynFacts {
+    fn offer(client: &SynFacts, mss: Option<u16>, clock: u32) -> SynFacts {
         let asked = &client.options;
         SynFacts {
             window: COOKIE_WINDOW,
             options: Options {
-                mss: Some(mss),
+                mss,
                 wscale: asked.wscale.map(|_| COOKIE_WSCALE),
                 sack_ok: asked.sack_ok,
                 ts: asked.ts.map(|ts| Timestamps {
@@ -89,24 +79,14 @@ impl Front {
         }
     }
 
-    /// A SYN-ACK.
-    fn answer(client_port: u16, port: u16, client: &SynFacts, server: &SynFacts) -> Build {
-        Build {
-            flags: flag::SYN | flag::ACK,
-            ack: client.isn.add(1),
-            options: server.options,
-            ..Build::syn(port, client_port, server)
-        }
-    }
-
     /// The SYN-ACK with a cookie, by which the SYN that this began with is answered without TCP.
     #[must_use]
     pub fn cookie_syn_ack(&self, cookie: Seq, mss: u16, clock: u32) -> Build {
-        let (client_port, port) = self.ports();
+        let (client_port, port) = self.ports;
         let server = SynFacts {
             isn: cookie,
-            ..Self::offer(&self.client, mss, clock)
+            ..Self::offer(&self.client, Some(mss), clock)
         };
-        Self::answer(client_port, port, &self.client, &server)
+        answer(client_port, port, &self.client, &server)
     }
 }

@@ -132,6 +132,21 @@ pub struct Timestamps {
     pub ecr: u32,
 }
 
+impl Timestamps {
+    /// Those in a list that has nothing else, aligned as everybody does it (RFC 7323, appendix A).
+    pub(super) fn alone(list: &[u8]) -> Option<Self> {
+        match *list {
+            [option::NOP, option::NOP, option::TIMESTAMPS, 10, a, b, c, d, e, f, g, h] => {
+                Some(Self {
+                    val: u32::from_be_bytes([a, b, c, d]),
+                    ecr: u32::from_be_bytes([e, f, g, h]),
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
 /// The options that a handoff carries, and those that rule it out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {

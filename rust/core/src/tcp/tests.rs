@@ -160,6 +160,8 @@ fn options_are_read_as_linux_reads_them() {
             *expected,
             "{options:?}"
         );
+        let header = Header::parse(&bytes).unwrap();
+        assert_eq!(header.timestamps(), expected.map(|it| it.ts), "{options:?}");
     }
 }
 
@@ -394,5 +396,6 @@ proptest! {
         let bytes = header(flag::SYN, &options);
         let header = Header::parse(&bytes).unwrap();
         prop_assert_eq!(header.options().is_err(), header.walk().any(|opt| opt.is_err()));
+        prop_assert_eq!(header.timestamps(), header.options().map(|it| it.ts));
     }
 }

@@ -9,7 +9,8 @@ use carisma_core::{
     front::{
         Front,
         Input,
-        Phase, //
+        Phase,
+        NO_HEADERS, //
     },
     seq::Seq,
     tcp::{
@@ -122,7 +123,8 @@ impl Wire {
             Input::Pass => {}
             Input::Open => {
                 assert_eq!(phase, Phase::SynAck);
-                assert!(front.handshake().is_some());
+                let mut room = NO_HEADERS;
+                assert!(front.handshake(&mut room).is_some());
             }
             Input::Take { skip, fin: last } => {
                 assert!(opened && last == fin && !header.has(flag::RST));
@@ -223,7 +225,8 @@ impl Wire {
             (seq, seq.add(any >> 20))
         });
         let window = says(front.acknowledge(any, early), SERVER, server, self.next());
-        if let Some(handshake) = front.handshake() {
+        let mut room = NO_HEADERS;
+        if let Some(handshake) = front.handshake(&mut room) {
             assert_eq!(handshake.client().isn, Seq(self.client));
             assert_eq!(handshake.server().isn, Seq(self.server));
             let facts = handshake.server();
