@@ -25,9 +25,10 @@ use carisma_core::{
     tuple::Tuple,
 };
 use carisma_net::{
-    adopt::{adopt, advertised_mss, may_adopt, Withheld},
+    adopt::{adopt, may_adopt, Withheld},
     connection,
-    netfilter::{self, PacketContext},
+    netfilter::PacketContext,
+    route::Return,
     skb::{Layout, Skb},
     table::Refused,
 };
@@ -110,7 +111,7 @@ impl State {
         if mode == Mode::Rare {
             return false;
         }
-        let Some(mss) = self.front_mss(key, syn) else {
+        let Some(route) = Return::of(&self.net, syn, ctx) else {
             return false;
         };
         let said = Said::of(front.client());
@@ -144,11 +145,15 @@ impl State {
             let now = connection::wall_ms();
             let ends = Ends::new(secret, key);
             let isn = ends.make(front.client().isn, &said, now);
+            let mss = route.advertised_mss();
+            let mss = self
+                .tunnel_mss(&key.local)
+                .map_or(mss, |room| room.min(mss));
             front.cookie_syn_ack(isn, mss, ends.clock(now))
         };
         if let Ok(skb) = packet::to_client(key, &answer) {
             // If it is lost, the client sends its SYN again.
-            let _ = netfilter::xmit(&self.net, skb, ctx);
+            let _ = route.xmit(&self.net, skb, ctx);
             self.counters.count(Counter::CookiesSent);
         }
         true
@@ -223,13 +228,6 @@ impl State {
             }
         }
         found
-    }
-
-    /// What a client is told of how long its segments may be; `None` if no route leads to it.
-    pub(crate) fn front_mss(&self, key: &Tuple, skb: &Skb) -> Option<u16> {
-        let mss = advertised_mss(&self.net, skb)?;
-        let room = self.tunnel_mss(&key.local);
-        Some(room.map_or(mss, |room| room.min(mss)))
     }
 
     /// The flow of a connection whose client has answered a cookie.

@@ -102,14 +102,6 @@ pub fn may_adopt(
     outcome(unsafe { bindings::may_adopt(net.as_ptr(), syn.as_ptr(), ip, &raw const it) })
 }
 
-/// What this node would say that it takes in a segment from the sender of `skb`; `None` if no route
-/// leads there. Any context.
-pub fn advertised_mss(net: &Net, skb: &Skb) -> Option<u16> {
-    // SAFETY: The namespace is valid, and so is the packet.
-    let mss = unsafe { bindings::advmss(net.as_ptr(), skb.as_ptr()) };
-    (mss != 0).then_some(mss)
-}
-
 /// What C is told.
 fn raw(adoption: &Adoption, withheld: Withheld) -> bindings::carisma_adoption {
     let (snd_wscale, rcv_wscale) = adoption.wscale.unwrap_or((0, 0));

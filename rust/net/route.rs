@@ -16,6 +16,7 @@ use crate::{
     skb::Skb, //
 };
 use carisma_core::tuple::{v4_of, Addr};
+use core::ptr::NonNull;
 use kernel::{
     error::to_result,
     prelude::*,
@@ -36,6 +37,48 @@ pub fn link_to(net: &Net, addr: &Addr) -> u16 {
     // SAFETY: The namespace is valid, and so is the address, in the context that the helper asks for.
     let link = unsafe { bindings::link_to(net.as_ptr(), addr.as_ptr(), core::ptr::null_mut()) };
     u16::try_from(link).unwrap_or(0)
+}
+
+/// The route of what answers a packet.
+///
+/// # Invariants
+///
+/// The pointer is a valid route, of which this owns a reference.
+pub struct Return(NonNull<bindings::dst_entry>);
+
+impl Return {
+    /// That of a packet which came in; `None` if no route leads to its sender. Softirq.
+    pub fn of(net: &Net, skb: &Skb, _context: &PacketContext) -> Option<Self> {
+        // SAFETY: The namespace is valid, and so is the packet, in the context that the helper asks for.
+        let dst = unsafe { bindings::route_back(net.as_ptr(), skb.as_ptr()) };
+        // INVARIANT: The helper has taken the reference.
+        NonNull::new(dst).map(Self)
+    }
+
+    /// What this node says that it takes in a segment from there.
+    pub fn advertised_mss(&self) -> u16 {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::dst_advmss(self.0.as_ptr()) }
+    }
+
+    /// Sends a whole packet there.
+    pub fn xmit(self, net: &Net, skb: Skb, _context: &PacketContext) -> Result<(), Unsent> {
+        let (raw, dst, mut mtu) = (skb.into_raw(), self.0.as_ptr(), 0);
+        core::mem::forget(self);
+        // SAFETY: The packet is ours and is given up, as is, by the type invariant, the reference to the
+        // route, in the context that the helper asks for; what it says of the packet is told to `sent`.
+        unsafe {
+            let ret = bindings::xmit_by(net.as_ptr(), raw, dst, &mut mtu);
+            sent(raw, ret, mtu)
+        }
+    }
+}
+
+impl Drop for Return {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant, the reference of which ends here.
+        unsafe { bindings::dst_release(self.0.as_ptr()) };
+    }
 }
 
 /// How a packet gets to a node. Each has the node's address.

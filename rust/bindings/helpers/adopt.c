@@ -264,16 +264,3 @@ enum carisma_obstacle carisma_helper_may_adopt(struct net *net, struct sk_buff *
 		return CARISMA_OBSTACLE_OTHER;
 	return carisma_find_obstacle(net, skb, ip, it, &sk);
 }
-
-/* What TCP here would say that it takes in a segment from the sender of this one; 0 without a route. */
-u16 carisma_helper_advmss(struct net *net, const struct sk_buff *skb)
-{
-	struct dst_entry *dst = carisma_route(net, skb, true);
-	u16 mss;
-
-	if (IS_ERR(dst))
-		return 0;
-	mss = clamp_t(u32, dst_metric_advmss(dst), TCP_MIN_MSS, U16_MAX);
-	dst_release(dst);
-	return mss;
-}

@@ -10,6 +10,7 @@
 #include <net/ip6_route.h>
 #include <net/ipv6.h>
 #include <net/route.h>
+#include <net/tcp.h>
 
 #include "carisma_net.h"
 
@@ -32,15 +33,15 @@ static struct dst_entry *carisma_dst6(struct net *net, struct flowi6 *fl6)
 	return ERR_PTR(err);
 }
 
-/* The route of a packet from one of its ends to the other, or of one that answers it. */
-static struct dst_entry *carisma_route(struct net *net, const struct sk_buff *skb, bool back)
+/* The route of a packet with this mark from one of its ends to the other, or of one that answers it. */
+static struct dst_entry *carisma_route(struct net *net, const struct sk_buff *skb, bool back, u32 mark)
 {
 	if (carisma_skb_is_v6(skb)) {
 		const struct ipv6hdr *ip = ipv6_hdr(skb);
 		struct flowi6 fl6 = {
 			.daddr = back ? ip->saddr : ip->daddr,
 			.saddr = back ? ip->daddr : ip->saddr,
-			.flowi6_mark = skb->mark,
+			.flowi6_mark = mark,
 			.flowi6_flags = FLOWI_FLAG_ANYSRC,
 			.flowi6_proto = ip->nexthdr,
 		};
@@ -54,13 +55,32 @@ static struct dst_entry *carisma_route(struct net *net, const struct sk_buff *sk
 		struct flowi4 fl4 = {
 			.daddr = back ? ip->saddr : ip->daddr,
 			.saddr = back ? ip->daddr : ip->saddr,
-			.flowi4_mark = skb->mark,
+			.flowi4_mark = mark,
 			.flowi4_flags = FLOWI_FLAG_ANYSRC,
 			.flowi4_proto = ip->protocol,
 		};
 
 		return carisma_dst4(net, &fl4);
 	}
+}
+
+/* The route of what we answer to this packet, with a reference; NULL if there is none. */
+struct dst_entry *carisma_helper_route_back(struct net *net, const struct sk_buff *skb)
+{
+	struct dst_entry *dst = carisma_route(net, skb, true, 0);
+
+	return IS_ERR(dst) ? NULL : dst;
+}
+
+/* What TCP here would say that it takes in a segment from there. */
+u16 carisma_helper_dst_advmss(const struct dst_entry *dst)
+{
+	return clamp_t(u32, dst_metric_advmss(dst), TCP_MIN_MSS, U16_MAX);
+}
+
+void carisma_helper_dst_release(struct dst_entry *dst)
+{
+	dst_release(dst);
 }
 
 /* Whether a packet to the node at "via" would not be sent to itself, but to a gateway or to us. */

@@ -221,7 +221,7 @@ static int carisma_skb_arrive(struct net *net, struct sk_buff *skb)
 	if (!skb->dev)
 		skb->dev = dev_get_by_index_rcu(net, skb->skb_iif);
 	if (!skb->dev) {
-		struct dst_entry *dst = carisma_route(net, skb, true);
+		struct dst_entry *dst = carisma_route(net, skb, true, skb->mark);
 
 		if (IS_ERR(dst))
 			return PTR_ERR(dst);

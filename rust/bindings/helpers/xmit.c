@@ -74,7 +74,13 @@ static int carisma_xmit(struct net *net, struct sk_buff *skb, struct dst_entry *
 /* Send a whole packet where its header says, as above. */
 int carisma_helper_xmit(struct net *net, struct sk_buff *skb, unsigned int *mtu)
 {
-	return carisma_xmit(net, skb, carisma_route(net, skb, false), mtu);
+	return carisma_xmit(net, skb, carisma_route(net, skb, false, skb->mark), mtu);
+}
+
+/* Send a whole packet by a route, of which the reference is given up. As above. */
+int carisma_helper_xmit_by(struct net *net, struct sk_buff *skb, struct dst_entry *dst, unsigned int *mtu)
+{
+	return carisma_xmit(net, skb, dst, mtu);
 }
 
 /*
