@@ -55,8 +55,8 @@ tracepoints are on, each of which takes about a microsecond of it.
 '''
 
 LEAST = '''
-Of that, TCP at the back end takes {:.1f} µs to make the socket{}. With half a round trip{}, and nothing
-else, that is {:.2f} times half a round trip.
+Of that, TCP at the back end takes {:.1f} µs to make the socket{}. With half a round trip{},
+and nothing else, that is {:.2f} times half a round trip.
 '''
 
 MODULES = '''

@@ -96,6 +96,10 @@ pub struct Front {
     /// The newest timestamp of a segment that did not come too early: what is older than that is
     /// from the past (RFC 7323, section 5.3).
     ts_recent: u32,
+    /// The window of the ACK that ended the handshake. Whoever goes on begins with that, as TCP here would:
+    /// Linux does not follow a segment that has the same number and a smaller window, unless that is 0
+    /// (net/ipv4/tcp_input.c, tcp_may_update_window()).
+    opened: u16,
     /// When TCP sent the SYN-ACK.
     syn_ack_ms: u32,
     /// It was sent more than once: nobody knows which one the client answers.
@@ -127,6 +131,7 @@ impl Front {
             next: client.isn.add(1),
             acked: Seq(0),
             window: client.window,
+            opened: client.window,
             ts: client.options.ts.map_or(0, |ts| ts.val),
             ts_recent: client.options.ts.map_or(0, |ts| ts.val),
             syn_ack_ms: 0,
@@ -201,6 +206,7 @@ impl Front {
             return Input::Pass;
         }
         self.note(header);
+        self.opened = self.window;
         if self.rtt == 0 && !self.repeated {
             self.rtt = told(now.wrapping_sub(self.syn_ack_ms));
         }
@@ -349,7 +355,8 @@ impl Front {
     }
 
     /// The handshake between the client and TCP, once TCP has answered. Its headers are built, in `room`:
-    /// who did not need them has not kept them. They say what was agreed, and the newest of the client's.
+    /// who did not need them has not kept them. They say what was agreed, and the client's
+    /// newest TSval.
     #[must_use]
     pub fn handshake<'a>(&self, room: &'a mut Room) -> Option<Handshake<'a>> {
         if self.phase == Phase::Syn {
@@ -371,7 +378,7 @@ impl Front {
     /// timestamps, that at `now` milliseconds of the clock that [`Front::on_output`] was given.
     #[must_use]
     pub fn back(&self, port: u16, now: u32) -> Back {
-        let newest = (self.server.isn.add(1), self.window, self.ts);
+        let newest = (self.server.isn.add(1), self.opened, self.ts);
         let ports = (self.ports.0, port);
         Back::begun(&self.client, &self.server, ports, newest, self.ts_now(now))
     }
@@ -409,7 +416,10 @@ impl Front {
     /// The client's: the ACK that ends the handshake, without the payload that it brought.
     #[must_use]
     pub fn ack(&self) -> Build {
-        self.segment(0)
+        Build {
+            window: self.opened,
+            ..self.segment(0)
+        }
     }
 
     /// The client's: a segment with the bytes that are held, from byte `offset` on.

@@ -52,6 +52,7 @@ impl Front {
             next: first.seq(),
             acked: first.ack(),
             window: first.window(),
+            opened: first.window(),
             ts: ts.map_or(0, |ts| ts.val),
             ts_recent: ts.map_or(0, |ts| ts.val),
             syn_ack_ms: now,

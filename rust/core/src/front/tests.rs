@@ -147,6 +147,20 @@ fn the_handshake_passes_and_is_kept() {
 }
 
 #[test]
+fn the_handshake_keeps_its_window() {
+    let mut front = open();
+    let closing = Build {
+        window: 3,
+        ..segment(101, flag::ACK | flag::PSH)
+    };
+    with(&closing, |h| front.on_input(h, 10, 1050));
+    assert_eq!(front.newest(), (Seq(501), 3, 77));
+    let mut room = NO_HEADERS;
+    assert_eq!(front.handshake(&mut room).unwrap().ack().window(), 500);
+    assert_eq!(front.back(80, 1060).bare_ack().window, 500);
+}
+
+#[test]
 fn the_handshake_tells_the_round_trip() {
     let measured = |sent: &[u32], answered: u32| {
         let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
