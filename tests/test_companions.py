@@ -17,6 +17,7 @@ from harness.address import alone
 from harness.guest import Guest
 from harness.inside.documents import document
 from harness.load import Load
+from harness.paths import INSIDE
 from harness.pcap import ACK, SYN
 from harness.running import Cluster, wait_for
 from harness.servers import Server
@@ -56,6 +57,16 @@ table inet translating {
     chain post {
         type nat hook postrouting priority 100;
         oif eth0 masquerade
+    }
+}
+'''
+
+# Before BTCP's own hook. Without a program the packets are dropped.
+QUEUE = '''
+table inet asking {
+    chain c {
+        type filter hook prerouting priority -400;
+        tcp dport 80 queue num 0
     }
 }
 '''
@@ -119,6 +130,21 @@ def test_translated_to_the_service(cluster: Cluster) -> None:
     after = node.stats()
     assert after['flows_created'] == before['flows_created']
     assert after['connections_withheld'] == before['connections_withheld']
+
+
+def test_queue_to_a_program(cluster: Cluster) -> None:
+    """A program looks at each packet before BTCP gets it, which then is what the
+    program's system call goes on with, and no softirq."""
+    programs = []
+    for node in cluster.nodes:
+        program = node.popen(['python3', '-S', f'{INSIDE}/queue.py', '0'])
+        assert program.readline() == b'ready\n'
+        programs.append(program)
+        node.nft(QUEUE)
+    exchange(cluster, ['/en/1k', '/fr/1k', '/fr/128k'])
+    for node, program in zip(cluster.nodes, programs):
+        node.nft('')
+        program.terminate()
 
 
 @pytest.mark.family(4)
