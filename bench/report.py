@@ -55,8 +55,8 @@ tracepoints are on, each of which takes about a microsecond of it.
 '''
 
 LEAST = '''
-Of that, TCP at the back end takes {:.1f} µs to make the socket{}. With half a round trip{},
-and nothing else, that is {:.2f} times half a round trip.
+Of that, TCP at the back end takes {:.1f} µs to make the socket{}. With half a round trip of
+{}, and nothing else, that is {:.2f} times half a round trip.
 '''
 
 MODULES = '''
@@ -218,15 +218,16 @@ class Report:
 
     def _least(self, mode: str, at: Dict[str, float]) -> str:
         """What a handoff takes at the least."""
-        # A forwarded packet was received by the front end, too; a message begins there.
-        system, read = {'always': ('router', 0.0)}.get(
-            mode, ('tcp', at.get('head_decided requests_remote', 0.0)))
+        if mode == 'always':
+            # The front end has received a forwarded packet, too.
+            system, what, read = 'router', 'a forwarded packet', 0.0
+        else:
+            system, what, read = 'tcp', 'a small message', at['head_decided requests_remote']
         trip = self._results.median(Key(system, None, None, None, 0, False, 'handoff_us'))
         if not trip or not {'replay_step adopt', 'replay_step offer'} <= set(at):
             return ''
         made = at['replay_step offer'] - at['replay_step adopt']
         before = f', and the front end {read:.1f} until it has read the head' if read else ''
-        what = ' of a forwarded packet' if system == 'router' else ' of a small message'
         return LEAST.format(made, before, what, (read + made + trip) / trip)
 
     def _single(self, heads: str, metric: str, keepalive: bool) -> str:

@@ -355,8 +355,8 @@ impl Front {
     }
 
     /// The handshake between the client and TCP, once TCP has answered. Its headers are built, in `room`:
-    /// who did not need them has not kept them. They say what was agreed, and the client's
-    /// newest TSval.
+    /// who did not need them has not kept them. They say what was agreed, and the client's newest
+    /// TSval.
     #[must_use]
     pub fn handshake<'a>(&self, room: &'a mut Room) -> Option<Handshake<'a>> {
         if self.phase == Phase::Syn {
