@@ -137,7 +137,7 @@ def test_queue_to_a_program(cluster: Cluster) -> None:
     program's system call goes on with, and no softirq."""
     programs = []
     for node in cluster.nodes:
-        program = node.popen(['python3', '-S', f'{INSIDE}/queue.py', '0'])
+        program = node.popen(['python3', '-S', f'{INSIDE}/nfqueue.py', '0'])
         assert program.readline() == b'ready\n'
         programs.append(program)
         node.nft(QUEUE)

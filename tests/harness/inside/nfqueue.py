@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Let all packets of a queue of netfilter's go on, each after a look at it.
 
-    queue.py NUMBER
+    nfqueue.py NUMBER
 
 Says "ready" when the queue is its own (linux/netfilter/nfnetlink_queue.h).
 """
