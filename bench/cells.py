@@ -98,4 +98,4 @@ BY_FUNCTION = (1 * KIB, 1 * MIB)
 
 # Connections that are held open for fe_mem_per_conn, and the size of the one
 # response that each has had.
-HELD, HELD_SIZE = 500, 1 * KIB
+HELD, HELD_SIZE = 3000, 1 * KIB

@@ -28,11 +28,6 @@ LEAVERS = ('leave', 'reset')
 SLOW = 8
 
 
-def mac_of(node: Node) -> str:
-    """The address of its network device."""
-    return node.run(['cat', '/sys/class/net/eth0/address']).out.strip()
-
-
 @lru_cache(None)
 def sha256(node: str, name: str) -> str:
     """The hash of a node's document."""

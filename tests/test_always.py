@@ -13,13 +13,13 @@ from scapy.layers.inet import TCP
 from scapy.packet import Packet
 
 from checks import (
-    STRANGERS, gone, hand_off, mac_of, no_flows, request, served, some_long, unbroken)
+    STRANGERS, gone, hand_off, no_flows, request, served, some_long, unbroken)
 from conftest import Lab
 from harness.cluster import ClusterSpec
+from harness.flood import flooded
 from harness.kernel import MODULES
 from harness.load import Load
 from harness.node import Node
-from harness.paths import INSIDE
 from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
 from harness.wire import header
@@ -408,19 +408,14 @@ def test_syn_flood(always: Cluster) -> None:
     # What answers strangers is lost there.
     strange = STRANGERS[always.spec.family]
     front.run(f'ip route add {strange} via {client.address}')
-    flood = client.popen(
-        ['python3', '-S', f'{INSIDE}/flood.py', 'eth0', mac_of(client), mac_of(front),
-         front.vip, '80'], stdin=True)
-    assert flood.readline(60) == b'begun\n'
-    wait_for(lambda: counted(front, before).get('cookies_sent', 0) > 1000, 'it is answered')
-    for _ in range(20):
-        served(ask(always), 'fr', '1k')
-    flows = front.flows()
-    flood.write(b'', close=True)
-    sent = int(flood.readline(30))
+    with flooded(client, front) as flood:
+        wait_for(lambda: counted(front, before).get('cookies_sent', 0) > 1000, 'it is answered')
+        for _ in range(20):
+            served(ask(always), 'fr', '1k')
+        flows = front.flows()
     front.run(f'ip route del {strange} via {client.address}')
     after = counted(front, before)
-    assert after['cookies_sent'] > 1000 and sent > 1000
+    assert after['cookies_sent'] > 1000 and flood.sent > 1000
     assert after['handoffs_accepted'] == 20
     strangers = [flow for flow in flows if client.address not in flow['client']]
     assert not strangers and 'handshakes' not in after, strangers

@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0
 """At each bound new work is refused in the stated way, and old work goes on."""
 
+import dataclasses
+
 import pytest
 
-from checks import STRANGERS, gone, mac_of, no_flows, request, served
+from checks import STRANGERS, all_right, gone, no_flows, request, served
+from conftest import Lab
 from harness.curl import Response
+from harness.flood import flooded, flooded_at
+from harness.load import Load
 from harness.node import Node
-from harness.paths import INSIDE
+from harness.patience import patient
 from harness.running import Cluster, wait_for
 
+FLOOD = 1000            # SYNs a second
+CLIENTS = 200
 CLOSE = '-H "Connection: close"'
 # The back end's TCP does not see the SYN that is replayed to it, again and again.
 UNANSWERED = '''
@@ -129,27 +136,60 @@ def test_reset_in_the_handshake(fresh: Cluster) -> None:
     assert not front.flows()
 
 
+def harmed(cluster: Cluster, *where: str) -> int:
+    """How often a client had to say something once more, or was not answered by the
+    node that has what he asks for (`where`), while a flood came in that leaves no place for
+    handshakes."""
+    client, front = cluster.client, cluster['en']
+    again = 'TcpRetransSegs'
+    before = client.counter(again)[again]
+    with flooded_at(client, front, FLOOD) as flood:
+        told = Load(client, front.service, ['/en/1k', '/fr/1k'], threads=4,
+                    count=CLIENTS).end(patient(120))
+    answered = sum(all_right(told, f'/{language}/1k', 'en', 'fr')[node]
+                   for language, node in zip(('en', 'fr'), where))
+    repeated = client.counter(again)[again] - before
+    print(f'{flood.sent} SYNs, {flood.rate:.0f}/s: {answered} of {CLIENTS} answered, '
+          f'{repeated} segments repeated, {told}')
+    return CLIENTS - answered + repeated
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('mode', ('rare', 'frequent'))
+def test_syn_flood_costs_no_more(lab: Lab, mode: str) -> None:
+    """Clients lose no more to a flood than to the same flood without the modules."""
+    cluster = lab.site(dataclasses.replace(lab.spec, mode=mode))
+    cluster.end()
+    lab.once = True
+    front = cluster['en']
+    front.run('ip link add strangers up type dummy && '
+              f'ip route add {STRANGERS[cluster.spec.family]} dev strangers')
+    alone = harmed(cluster, 'en', 'en')
+    lab.enable(cluster)
+    front.knob('handshakes_max', 1000)
+    before = front.stats()
+    assert harmed(cluster, 'en', 'fr') <= alone + CLIENTS // 50
+    after = front.stats()
+    told = 'flows_evicted' if mode == 'rare' else 'cookies_sent'
+    assert after[told] - before[told] > 1000
+    front.run('ip link del strangers')
+
+
 @pytest.mark.long
 @pytest.mark.parametrize('cookies', ('1', '2'), ids=('when-full', 'always'))
 def test_syn_flood(fresh: Cluster, cookies: str) -> None:
-    """Clients are answered as they are without the modules; what the flood
-    takes is bounded, and given back."""
+    """Clients are answered; what the flood takes is bounded, and given back."""
     front, client = fresh['en'], fresh.client
     front.knob('handshakes_max', 1000)
     front.sysctl('net.ipv4.tcp_syncookies', cookies)
     strangers = STRANGERS[fresh.spec.family]
     front.run(f'ip route add blackhole {strangers}')
-    flood = client.popen(
-        ['python3', '-S', f'{INSIDE}/flood.py', 'eth0', mac_of(client),
-         mac_of(front), front.vip, '80'], stdin=True)
-    assert flood.readline(60) == b'begun\n'
-    wait_for(lambda: front.stats()['flows_evicted'] > 100,
-             'the bound is reached')
-    answers = [ask(fresh, language) for language in ('en', 'fr') * 10]
-    stats = front.stats()
-    flood.write(b'', close=True)
-    sent = int(flood.readline(30))
-    assert sent > 1000
+    with flooded(client, front) as flood:
+        wait_for(lambda: front.stats()['flows_evicted'] > 100,
+                 'the bound is reached')
+        answers = [ask(fresh, language) for language in ('en', 'fr') * 10]
+        stats = front.stats()
+    assert flood.sent > 1000
     for answer in answers:
         served(answer, answer.node, '1k')
     assert stats['handshakes'] <= 1000 and stats['flows'] <= 1100, stats

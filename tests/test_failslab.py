@@ -99,7 +99,7 @@ def test_loading(lab: Lab, injection: Injection, module: str) -> None:
     try:
         found = json.loads(guest.run(
             ['python3', '-S', f'{INSIDE}/refuse.py',
-             f'{guest.modules}/{module}.ko'], timeout=240).out)
+             f'{guest.modules}/{module}.ko'], timeout=600).out)
     finally:
         injection.end()
     refused = [error for error in found if isinstance(error, str)]

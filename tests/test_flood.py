@@ -2,19 +2,18 @@
 """A flood of SYNs that alone takes at least half of an always-mode front end's
 processor: those who mean it are served, and nothing is kept of the others."""
 
-import contextlib
 import dataclasses
 import time
 from typing import Iterator, List
 
 import pytest
 
-from checks import STRANGERS, all_right, mac_of, no_flows
+from checks import STRANGERS, all_right, no_flows
 from conftest import Lab
+from harness.flood import flooded_at
 from harness.kernel import Kernel
 from harness.load import Load
 from harness.namespaces import SWITCH
-from harness.paths import INSIDE
 from harness.patience import patient
 from harness.running import Cluster
 
@@ -30,32 +29,6 @@ MEASURED = 4            # seconds
 COPIES = 16
 # What a SYN would leave behind would be no smaller than this (a request_sock has more).
 LEFT = 100
-
-
-class Flood:
-    """SYNs from the client's cable, sent by the guest's first processor."""
-
-    def __init__(self, cluster: Cluster, rate: int) -> None:
-        client, front = cluster.client, cluster['en']
-        self.sent, self.rate = 0, 0.0
-        self._process = client.popen(
-            ['taskset', '-c', '0', 'python3', '-S', f'{INSIDE}/flood_fast.py', 'eth0',
-             mac_of(client), mac_of(front), front.vip, '80', str(rate)], stdin=True)
-        assert self._process.readline(60) == b'begun\n'
-
-    def end(self) -> None:
-        """Stop; how many there were, in all and a second, is known then."""
-        self._process.write(b'', close=True)
-        sent, seconds = self._process.readline(30).split()
-        self.sent, self.rate = int(sent), int(sent) / float(seconds)
-
-
-@contextlib.contextmanager
-def flooded(cluster: Cluster, rate: int) -> Iterator[Flood]:
-    """A flood meanwhile."""
-    flood = Flood(cluster, rate)
-    yield flood
-    flood.end()
 
 
 @pytest.fixture
@@ -108,7 +81,7 @@ def test_half_of_the_processor(flat: Cluster) -> None:
     kernel, front = flat.kernels[0], flat['en']
     alone, rate = share(kernel), 0
     for _ in range(TRIES):
-        with flooded(flat, rate) as flood:
+        with flooded_at(flat.client, front, rate) as flood:
             taken = share(kernel) - alone
         print(f'{flood.rate:.0f}/s take {taken:.0%}')
         if SHARE <= taken <= MOST:
@@ -120,7 +93,7 @@ def test_half_of_the_processor(flat: Cluster) -> None:
     before, answered = slab(kernel), front.stats()['cookies_sent']
     name = 'TcpExtTCPSynRetrans'
     repeated = flat.client.counter(name)[name]
-    with flooded(flat, rate) as flood:
+    with flooded_at(flat.client, front, rate) as flood:
         told = Load(flat.client, front.service, ['/fr/1k'], threads=4,
                     count=REQUESTS).end(patient(120))
         flows = front.flows()

@@ -6,12 +6,12 @@ from typing import Dict, Iterator, List
 
 import pytest
 
-from checks import (STRANGERS, all_right, gone, mac_of, no_flows, request, served, sha256,
+from checks import (STRANGERS, all_right, gone, no_flows, request, served, sha256,
                     unbroken)
 from conftest import Lab
+from harness.flood import flooded
 from harness.load import Load
 from harness.node import Node
-from harness.paths import INSIDE
 from harness.running import Cluster, wait_for
 from harness.wire import Wire
 
@@ -250,20 +250,16 @@ def test_syn_flood(often: Cluster) -> None:
     strangers = STRANGERS[often.spec.family]
     front.run(f'ip route add {strangers} via '
               f'{client.host.address} dev eth0')
-    flood = client.popen(
-        ['python3', '-S', f'{INSIDE}/flood.py', 'eth0', mac_of(client),
-         mac_of(front), front.vip, '80'], stdin=True)
-    assert flood.readline(60) == b'begun\n'
-    wait_for(lambda: front.stats()['cookies_sent'] > 1000, 'it floods')
-    answers = []
-    for language in ('en', 'fr') * 10:
-        sock = client.connect(front.vip)
-        sock.send(request(f'/{language}/1k', Connection='close'))
-        answers.append((language, sock.response()))
-        sock.close()
-    stats = front.stats()
-    flood.write(b'', close=True)
-    assert int(flood.readline(30)) > 1000
+    with flooded(client, front) as flood:
+        wait_for(lambda: front.stats()['cookies_sent'] > 1000, 'it floods')
+        answers = []
+        for language in ('en', 'fr') * 10:
+            sock = client.connect(front.vip)
+            sock.send(request(f'/{language}/1k', Connection='close'))
+            answers.append((language, sock.response()))
+            sock.close()
+        stats = front.stats()
+    assert flood.sent > 1000
     for language, answer in answers:
         served(answer, language, '1k')
     assert stats['handshakes'] == 0 and stats['flows'] <= 40, stats

@@ -6,7 +6,7 @@ from typing import Callable, Iterator, List
 
 import pytest
 
-from checks import gone, mac_of, request, served
+from checks import gone, request, served
 from harness.node import Node
 from harness.paths import INSIDE
 from harness.running import Cluster, wait_for
@@ -263,11 +263,11 @@ def test_twins(fresh: Cluster, language: str) -> None:
     node, client = fresh['en'], fresh.client
     source, count = fresh.spec.at(77), 300
     for one in fresh.nodes:
-        one.run(f'ip neigh replace {source} lladdr {mac_of(client)} dev eth0 '
+        one.run(f'ip neigh replace {source} lladdr {client.host.mac} dev eth0 '
                 'nud permanent')
     told = json.loads(client.run(
-        ['python3', '-S', f'{INSIDE}/twins.py', 'eth0', mac_of(client),
-         mac_of(node), source, node.vip, '80', str(count),
+        ['python3', '-S', f'{INSIDE}/twins.py', 'eth0', client.host.mac,
+         node.host.mac, source, node.vip, '80', str(count),
          f'/{language}/1k'], timeout=300).out)
     for one in fresh.nodes:
         one.run(f'ip neigh del {source} dev eth0')

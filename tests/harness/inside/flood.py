@@ -5,7 +5,7 @@
     flood.py DEVICE SOURCE-MAC TARGET-MAC TARGET PORT
 
 Begins when it has said so, and ends when standard input does; then it prints
-how many were sent.
+how many were sent, and in how many seconds.
 """
 
 import random
@@ -13,6 +13,7 @@ import select
 import socket
 import struct
 import sys
+import time
 from typing import Tuple
 
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86dd
@@ -69,7 +70,7 @@ def main() -> None:
                     ) + struct.pack('!H', ethertype(target))
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     sock.bind((device, 0))
-    sent = 0
+    sent, begin = 0, time.monotonic()
     print('begun', flush=True)
     while not select.select([sys.stdin], [], [], 0)[0]:
         for _ in range(32):
@@ -77,7 +78,7 @@ def main() -> None:
             sock.send(link + segment(stranger(6 if ':' in name else 4), target,
                                      ports, random.getrandbits(32)))
             sent += 1
-    print(sent, flush=True)
+    print(sent, time.monotonic() - begin, flush=True)
 
 
 if __name__ == '__main__':

@@ -33,21 +33,27 @@ class Vector(ctypes.Structure):
     _fields_ = [('base', ctypes.c_char_p), ('len', ctypes.c_size_t)]
 
 
-class Message(ctypes.Structure):
-    """struct mmsghdr"""
+class Header(ctypes.Structure):
+    """struct msghdr"""
 
     _fields_ = [('name', ctypes.c_void_p), ('namelen', ctypes.c_uint32),
                 ('iov', ctypes.POINTER(Vector)), ('iovlen', ctypes.c_size_t),
                 ('control', ctypes.c_void_p), ('controllen', ctypes.c_size_t),
-                ('flags', ctypes.c_int), ('sent', ctypes.c_uint)]
+                ('flags', ctypes.c_int)]
+
+
+class Message(ctypes.Structure):
+    """struct mmsghdr"""
+
+    _fields_ = [('header', Header), ('sent', ctypes.c_uint)]
 
 
 def messages(frames: List[bytes]) -> ctypes.Array:
     """What sendmmsg() takes."""
     found = (Message * len(frames))()
     for message, frame in zip(found, frames):
-        message.iov = ctypes.pointer(Vector(frame, len(frame)))
-        message.iovlen = 1
+        message.header.iov = ctypes.pointer(Vector(frame, len(frame)))
+        message.header.iovlen = 1
     return found
 
 
