@@ -27,6 +27,8 @@ ERRORS = {'ENOMEM', 'ENFILE', 'ENOBUFS'}
 MURMURS = (r'kobject: can not set name properly!|socket: no more sockets|'
            r'kobject: kobject_add_internal failed for \S+ \(error: -12 .*|'
            r'ref_tracker: memory allocation failure, unreliable .*')
+# What lists tell that nobody has configured.
+OBSERVED = {'state', 'epoch', 'trouble', 'current', 'remote'}
 PERCENT = 5
 SECONDS = 60
 
@@ -114,10 +116,11 @@ def test_loading(lab: Lab, injection: Injection, module: str) -> None:
 
 
 def listed(node: Node) -> Dict[str, Any]:
-    """All that is configured on a node, but whether it can be reached."""
+    """All that is configured on a node, without what is measured and what peers say."""
     found = {what: node.ask(what, 'list') for what in ('service', 'node', 'rule')}
-    for other in found['node']:
-        del other['state']
+    for one in found['node'] + found['service']:
+        for name in OBSERVED & set(one):
+            del one[name]
     return found
 
 
