@@ -269,6 +269,24 @@ def test_drain_by_force(fresh: Cluster) -> None:
     wait_for(lambda: unloaded(fresh), 'unloaded')
 
 
+@pytest.mark.wary
+@pytest.mark.parametrize('name, gauge', (('en', 'handoffs_asked'), ('fr', 'handed_off_in')))
+def test_drain_while_a_node_is_asked(fresh: Cluster, name: str, gauge: str) -> None:
+    """What is not handed off yet never is: a drain does not end before, nor waits for it."""
+    fresh['fr'].link.netem(delay=0.7)
+    sock = fresh.client.connect(fresh['en'].vip)
+    sock.send(request('/fr/1k'))
+    node = fresh[name]
+    wait_for(lambda: node.stats()[gauge] == 1, 'the node is asked')
+    assert not fresh['en'].stats()['handed_off_out']
+    node.ctl('drain', '--force', '--timeout', '15')
+    served(sock.response(), 'en', '1k')
+    assert not node.stats()['handoffs_accepted'] and not node.stats()['handoffs_in']
+    sock.close()
+    fresh['fr'].link.heal()
+    wait_for(lambda: unloaded(fresh), 'unloaded')
+
+
 def test_namespace_goes_with_its_flows(bare: Cluster, lab: Lab) -> None:
     """A namespace may go while it has flows; the others keep theirs."""
     bare.start_servers()

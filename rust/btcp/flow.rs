@@ -452,18 +452,19 @@ impl FlowInfo {
 }
 
 impl State {
-    /// Ends all handed-off connections, with a reset to both ends. Process context, may sleep.
+    /// Ends all handed-off connections, with a reset to both ends; those that are not the server's yet go
+    /// back to their front ends. This node is draining. Process context, may sleep.
     pub(crate) fn end_handed_off(&self) {
         self.end_all(|stage| {
             matches!(
                 stage,
-                Stage::Committed(_) | Stage::Forward(_) | Stage::Live(_)
+                Stage::Committed(_) | Stage::Forward(_) | Stage::Replay(_) | Stage::Live(_)
             )
         });
     }
 
-    /// Ends the handed-off connections that `which` picks, with a reset to both ends. No new ones may
-    /// come about meanwhile. Process context, may sleep.
+    /// Ends the connections that `which` picks, as [`State::end_handed_off`] does. No new ones may come about
+    /// meanwhile. Process context, may sleep.
     pub(crate) fn end_all(&self, which: impl Fn(&Stage) -> bool) {
         // What sleeps cannot be done while the table is walked. Every flow that was found is one
         // less.
@@ -494,6 +495,7 @@ impl State {
                 self.front_recall(flow, forward, &ctx);
                 self.front_lose(flow, inner, &ctx);
             }
+            Stage::Replay(_) => self.back_give_up(flow, inner, &ctx),
             Stage::Live(_) => {
                 drop(inner);
                 drop(ctx);

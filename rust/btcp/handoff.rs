@@ -60,6 +60,7 @@ impl State {
                 target.next(self.config.snapshot(&rcu), in_band)
             };
             let node = match candidate {
+                Candidate::Node(_) if self.config.is_draining() => continue,
                 Candidate::Node(node) => node,
                 Candidate::Here => break Otherwise::Local,
                 Candidate::None => break target.otherwise(),
@@ -327,7 +328,7 @@ impl State {
             inner.stage = stage;
             return;
         };
-        if self.front_entrust(flow, &mut deciding) {
+        if !self.config.is_draining() && self.front_entrust(flow, &mut deciding) {
             inner.stage = Stage::Committed(deciding);
             flow.arm(self.knobs.handoff_timeout_ms());
         } else {

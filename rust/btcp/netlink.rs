@@ -67,7 +67,7 @@ use carisma_net::{
         PerNet, //
     },
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::rcu};
 
 genl_family! {
     /// The family, from `carisma_gen.c`.
@@ -238,6 +238,8 @@ fn rule_refused<'a>(request: &Request<'a>, why: Refused) -> Refusal<'a> {
 fn drain<'a>(request: &Request<'a>) -> Answer<'a> {
     let state = state(request.net())?;
     state.config.set_draining(true);
+    // Whoever has not seen that has given its connection a place, which is counted, by now.
+    rcu::synchronize_rcu();
     if request.attr(CARISMA_A_DRAIN_FORCE).is_some() {
         state.end_handed_off();
     }
@@ -254,7 +256,9 @@ fn drain_get<'a>(request: &Request<'a>) -> Answer<'a> {
     let level = |gauge| u32::try_from(state.level(gauge)).unwrap_or(u32::MAX);
     request.reply(&FAMILY, |message| {
         message.put_flag(CARISMA_A_DRAIN_DRAINING, state.config.is_draining())?;
-        message.put_u32(CARISMA_A_DRAIN_HANDED_OFF_OUT, level(Gauge::HandedOffOut))?;
+        // One that a node is asked about may be that node's before it is looked at again.
+        let out = level(Gauge::HandedOffOut).saturating_add(level(Gauge::HandoffsAsked));
+        message.put_u32(CARISMA_A_DRAIN_HANDED_OFF_OUT, out)?;
         message.put_u32(CARISMA_A_DRAIN_HANDED_OFF_IN, level(Gauge::HandedOffIn))
     })?;
     Ok(())

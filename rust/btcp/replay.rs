@@ -520,7 +520,7 @@ impl State {
         self.back_advance(flow, ctx);
     }
 
-    /// UTCP goes away, or the namespace: what is not committed is given up.
+    /// UTCP or this node goes away: what is not committed is given up.
     pub(crate) fn back_give_up(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
         self.back_fail(flow, inner, Some(Reason::Draining), ctx);
     }
