@@ -8,6 +8,7 @@ import pytest
 
 from harness.address import alone, endpoint
 from harness.cluster import written
+from harness.kernel import MODULES
 from harness.node import Node
 from harness.paths import CARISMACTL
 from harness.running import Cluster, wait_for
@@ -133,6 +134,23 @@ def test_one_configuration_for_all(node: Node) -> None:
             'is not ours') in node.ctl('check').out.splitlines()
     node.ctl('service', 'add', endpoint(other, 8080))
     found(node, 'listener', 'error', 'nobody listens at 10.0.0.1:8080, where connections of other')
+
+
+def test_always_alone(fresh: Cluster) -> None:
+    """A front end that hands everything over needs neither UTCP nor a server."""
+    node = fresh['en']
+    for name in ('en', 'fr', 'de'):
+        node.ctl('rule', 'del', node.service, '--path', f'/{name}/')
+    node.ctl('service', 'set', node.service, '--mode', 'always')
+    node.ctl('rule', 'add', node.service, '--node', 'fr')
+    fresh.kernels[0].unload(MODULES[1])
+    node.nginx.stop()
+    all_is_well(node)
+    # For what no rule fits there has to be a server.
+    node.ctl('rule', 'del', node.service)
+    node.ctl('rule', 'add', node.service, '--path', '/fr/', '--node', 'fr')
+    found(node, 'listener', 'error', 'nobody listens at')
+    node.nginx.start()
 
 
 def test_wrong_name(node: Node) -> None:

@@ -13,7 +13,7 @@ use crate::{
     incomplete,
     netlink::{Connection, Error},
     read,
-    state::{Key, Node, Progress, Service, Stat},
+    state::{Key, Node, Progress, Rule, Service, Stat},
     uapi::{self, command},
 };
 use host::Interface;
@@ -71,12 +71,15 @@ fn examine() -> Result<Report, Error> {
     };
     let nodes: Vec<Node> = read(kernel, command::NODE_GET)?;
     let services: Vec<Service> = read(kernel, command::SERVICE_GET)?;
+    let rules: Vec<Rule> = read(kernel, command::RULE_GET)?;
     let stats: Vec<Stat> = read(kernel, command::STATS_GET)?;
     let keys: Vec<Key> = read(kernel, command::KEY_GET)?;
     let drained = kernel.ask(command::DRAIN_GET, [])?;
 
     let complete = Path::new("/sys/module/carisma_utcp").exists();
-    modules(&mut report, kernel.version(), complete);
+    // In that mode BTCP does by itself whatever a front end does.
+    let alone = !complete && !services.is_empty() && services.iter().all(is_always);
+    modules(&mut report, kernel.version(), complete, alone);
     let progress = Progress::read(&drained).ok_or_else(|| incomplete(&drained))?;
     if progress.draining {
         report.warn(
@@ -88,7 +91,12 @@ fn examine() -> Result<Report, Error> {
     let local = this_node(&mut report, &nodes, &host);
     authenticated(&mut report, &keys);
     for service in &services {
-        check_service(&mut report, service, local, &host, complete);
+        if is_elsewhere(service, &rules, local) {
+            let at = SocketAddr::new(service.address, service.port);
+            report.ok("service", format!("{at} is served by other nodes, always"));
+        } else {
+            check_service(&mut report, service, local, &host, complete);
+        }
     }
     if !services.is_empty() && !services.iter().any(|it| host.has(it.address)) {
         report.warn(
@@ -105,7 +113,8 @@ fn examine() -> Result<Report, Error> {
             "carismactl service add VIP:PORT, also where no client connects to it",
         );
     }
-    if let Some(local) = local {
+    // Without UTCP there are no control connections.
+    if let Some(local) = local.filter(|_| complete) {
         for peer in nodes.iter().filter(|node| !node.local) {
             check_peer(&mut report, local, peer);
         }
@@ -120,8 +129,24 @@ fn examine() -> Result<Report, Error> {
     Ok(report)
 }
 
-/// Whether both modules are there, and speak as this program does.
-fn modules(report: &mut Report, version: u32, complete: bool) {
+fn is_always(service: &Service) -> bool {
+    service.mode == uapi::mode::NAMES[usize::from(uapi::mode::ALWAYS)]
+}
+
+/// Whether this node hands over all requests for a service, and serves none: it needs no server.
+fn is_elsewhere(service: &Service, rules: &[Rule], local: Option<&Node>) -> bool {
+    let at = (service.address, service.port);
+    let mut rules = rules.iter().filter(|it| (it.address, it.port) == at);
+    is_always(service)
+        && rules
+            .clone()
+            .any(|it| it.host.is_none() && it.path.is_none())
+        && local.is_some_and(|local| rules.all(|it| !it.nodes.contains(&local.name)))
+}
+
+/// Whether all modules are there that this node needs, and speak as this program does. BTCP may be
+/// `alone`.
+fn modules(report: &mut Report, version: u32, complete: bool, alone: bool) {
     if version != u32::from(uapi::VERSION) {
         report.error(
             "modules",
@@ -133,12 +158,16 @@ fn modules(report: &mut Report, version: u32, complete: bool) {
         );
     }
     // One that is loaded is of the same build: BTCP takes no other.
-    match complete {
-        true => report.ok(
+    match (complete, alone) {
+        (true, _) => report.ok(
             "modules",
             "carisma_btcp and carisma_utcp are loaded, from one build",
         ),
-        false => report.error(
+        (false, true) => report.ok(
+            "modules",
+            "carisma_btcp is loaded, which always mode has enough of",
+        ),
+        (false, false) => report.error(
             "modules",
             "carisma_utcp is not loaded: nothing is handed off",
             "load carisma_utcp, from the build that carisma_btcp is of",
@@ -305,13 +334,14 @@ mod tests {
 
     #[test]
     fn versions_must_be_one() {
-        for (version, complete, level) in [
-            (u32::from(uapi::VERSION), true, Level::Ok),
-            (u32::from(uapi::VERSION), false, Level::Error),
-            (99, true, Level::Error),
+        for (version, complete, alone, level) in [
+            (u32::from(uapi::VERSION), true, false, Level::Ok),
+            (u32::from(uapi::VERSION), false, true, Level::Ok),
+            (u32::from(uapi::VERSION), false, false, Level::Error),
+            (99, true, false, Level::Error),
         ] {
             let mut report = Report::default();
-            modules(&mut report, version, complete);
+            modules(&mut report, version, complete, alone);
             assert_eq!(report.0[0].level, level, "{:?}", report.0);
         }
     }
