@@ -491,6 +491,28 @@ def test_copied(always: Cluster) -> None:
     no_flows(always, timeout=30)
 
 
+def test_refused_for_good(always: Cluster) -> None:
+    """What a node did not take it does not take later: another has it by then."""
+    client, front, back = always.client, always['en'], always['fr']
+    with client.capture() as capture:
+        sock = client.connect(front.vip)
+    first = capture.connection(sock.port).of_server()[0]
+    packet = handover(always, sock.port, first.ack, first.seq + 1, '/fr/1k?late')
+    before = back.stats()
+    back.ctl('drain')
+    send(client, back, packet)
+    wait_for(lambda: counted(back, before).get('handoffs_in_refused') == 1, 'it is refused')
+    back.ctl('resume')
+    send(client, back, packet)
+    wait_for(lambda: counted(back, before).get('handoffs_in_refused') == 2, 'it is again')
+    sock.send(request('/fr/1k'))
+    served(sock.response(), 'en', '1k')
+    sock.close()
+    assert 'handoffs_in' not in counted(back, before)
+    assert not times_served(always, '/fr/1k?late')
+    no_flows(always, timeout=30)
+
+
 def test_expired(always: Cluster) -> None:
     """A cookie is good for three minutes and a bit."""
     back, guest = always['fr'], always.kernels[0].guest

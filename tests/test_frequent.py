@@ -97,6 +97,25 @@ def test_handed_off(often: Cluster) -> None:
     assert counted(front, before) == {'sent': 1, 'answered': 1}
 
 
+@pytest.mark.parametrize('language', ('en', 'fr'))
+def test_a_late_copy(often: Cluster, wire: Wire, language: str) -> None:
+    """The client's first segment, once more when all is over, is served no more."""
+    front, path = often['en'], f'/{language}/1k?once'
+    head = request(path)
+    peer = wire.peer('en').open()
+    peer.send('PA', head)
+    peer.until(lambda: len(peer.stream.data) > 1024, 'an answer')
+    # Nobody has it in TIME_WAIT then.
+    peer.quit()
+    no_flows(often, timeout=30)
+    gone(often[language], f'dport = :{peer.port}')
+    before = front.stats()
+    peer.post(peer.frames('PA', head, seq=1, ack=1), wait=5, count=1)
+    assert peer.reset()
+    assert counted(front, before) == {'used': 1}
+    assert sum(path in line.request for line in often[language].nginx.log()) == 1
+
+
 def test_replayed_at_the_back_end(often: Cluster) -> None:
     """It is given a handshake that never was, and does not mind."""
     often['fr'].sysctl('net.ipv4.tcp_syncookies', '0')

@@ -21,6 +21,7 @@ use carisma_core::{
     back::Adoption,
     cookie::{Ends, Said, Verdict},
     front::{Front, COOKIE_WINDOW, COOKIE_WSCALE},
+    seq::Seq,
     tcp::{self, flag},
     tuple::Tuple,
 };
@@ -185,6 +186,7 @@ impl State {
             }
             (Verdict::Stranger, _) => return Some(skb),
         };
+        let print = self.fingerprint(key, header.seq(), header.ack());
         let now = connection::now_ms();
         let Some(front) = Front::of_cookie(&header, &said, clock, now) else {
             self.counters.count(Counter::PacketsDroppedMalformed);
@@ -193,6 +195,11 @@ impl State {
         if !skb.checksum_is_right(&layout) {
             self.counters.count(Counter::PacketsDroppedMalformed);
             return None;
+        }
+        // Only a copy is still on its way. In always mode the back end knows.
+        if !self.is_always(key) && self.used().is_some_and(|used| used.has(print)) {
+            self.counters.count(Counter::CookiesUsed);
+            return Some(skb);
         }
         match self.front_open(key, front) {
             Ok(flow) => {
@@ -259,7 +266,28 @@ impl State {
             // Whatever it says: a socket is what counts.
             let _ = adopt::<Self>(&self.net, ack, &adoption, Withheld::Maybe, ctx);
         }
-        connection::is_live(&self.net, key)
+        let has = connection::is_live(&self.net, key);
+        if has {
+            self.front_note(key, front);
+        }
+        has
+    }
+
+    /// The request of a connection that began with a cookie is about to be served: when it is over, a copy
+    /// of its first segment begins none.
+    pub(crate) fn front_note(&self, key: &Tuple, front: &Front) {
+        if let Some(used) = self.used() {
+            let first = front.segment(0);
+            let print = self.fingerprint(key, first.seq, first.ack);
+            used.note(print, connection::now_ms());
+        }
+    }
+
+    /// What of a connection is remembered when it is over: it stands for the client's first segment.
+    pub(crate) fn fingerprint(&self, key: &Tuple, seq: Seq, ack: Seq) -> u64 {
+        let rcu = rcu::read_lock();
+        let own = self.keys().cookies(&rcu).last();
+        own.map_or(0, |own| Ends::new(own, key).fingerprint(seq, ack))
     }
 
     /// Whether there is nobody who could answer a connection as it is to be.

@@ -47,6 +47,9 @@ counters! {
         /// Frequent mode: a segment overtook the client's first one, and was dropped. It is sent again. In
         /// always mode other nodes were asked whether they have the connection, and if one had, it was kept.
         CookiesEarly = c"cookies_early",
+        /// Frequent mode: a client's first segment came again when its connection was over, and was left to
+        /// TCP, which resets it.
+        CookiesUsed = c"cookies_used",
         /// Frequent mode: this node's TCP adopted a connection whose request was its own.
         CookiesAdopted = c"cookies_adopted",
         /// A request was served by this node, which accepted it.

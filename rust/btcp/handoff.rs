@@ -348,6 +348,9 @@ impl State {
             return false;
         }
         deciding.commit = Commit::new(connection::now_ms());
+        if deciding.cookie {
+            self.front_note(flow.key(), &deciding.front);
+        }
         true
     }
 

@@ -20,7 +20,7 @@ use crate::{
     uapi::carisma_migration_CARISMA_MIGRATION_REPLAY,
 };
 use carisma_core::{
-    cookie::{Ends, Verdict},
+    cookie::Verdict,
     front::Front,
     inband::{Question, Route, REFUSED},
     seq::Seq,
@@ -34,12 +34,16 @@ use carisma_net::{
     netfilter::PacketContext,
     skb::{Layout, Skb},
 };
-use kernel::sync::rcu;
 
 /// How often it is looked whether TCP still has a connection: nobody else says so without UTCP.
 pub(crate) const LOOK_MS: u32 = 10_000;
 /// The same when it has said that it is about to end.
 const LOOK_SOON_MS: u32 = 1_000;
+
+/// What is remembered of a connection with that fingerprint if this node has not taken it.
+fn refusal(print: u64) -> u64 {
+    !print
+}
 
 impl State {
     /// A segment of a client's that a node has sent here by a tunnel: whether TCP is to get it. Softirq, at
@@ -102,7 +106,7 @@ impl State {
             }
             (Verdict::Stranger, _) => return true,
         };
-        let print = self.back_print(key, header.seq(), header.ack());
+        let print = self.fingerprint(key, header.seq(), header.ack());
         // The front end's: what this node would measure is the way from there.
         let rtt = header.urgent();
         let front = Front::of_cookie(&header, &said, clock, connection::now_ms());
@@ -113,6 +117,12 @@ impl State {
         if self.used().is_some_and(|used| used.has(print)) {
             // A reset would end the connection, should it go on elsewhere.
             self.counters.count(Counter::HandoffsInUsed);
+            return false;
+        }
+        // Its front end has given it to another node since, or does so when it hears of it.
+        if self.used().is_some_and(|used| used.has(refusal(print))) {
+            self.counters.count(Counter::HandoffsInRefused);
+            self.back_refuse(node, key, Reason::Unanswered, ctx);
             return false;
         }
         if let Some(before) = before {
@@ -135,6 +145,7 @@ impl State {
             Err(Reason::InUse) => true,
             Err(reason) => {
                 self.counters.count(Counter::HandoffsInRefused);
+                self.back_note_refused(print);
                 self.back_refuse(node, key, reason, ctx);
                 false
             }
@@ -146,17 +157,17 @@ impl State {
         self.is_service(key, |service| service.mode == Mode::Always)
     }
 
-    /// What of a connection is remembered when it is over.
-    fn back_print(&self, key: &Tuple, seq: Seq, ack: Seq) -> u64 {
-        let rcu = rcu::read_lock();
-        let own = self.keys().cookies(&rcu).last();
-        own.map_or(0, |own| Ends::new(own, key).fingerprint(seq, ack))
-    }
-
     /// A connection was handed over whose first numbers are these.
     pub(crate) fn back_note(&self, key: &Tuple, seq: Seq, ack: Seq) {
         if let Some(used) = self.used() {
-            used.note(self.back_print(key, seq, ack), connection::now_ms());
+            used.note(self.fingerprint(key, seq, ack), connection::now_ms());
+        }
+    }
+
+    /// A connection with this fingerprint is not taken.
+    pub(crate) fn back_note_refused(&self, print: u64) {
+        if let Some(used) = self.used() {
+            used.note(refusal(print), connection::now_ms());
         }
     }
 

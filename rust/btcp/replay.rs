@@ -362,6 +362,8 @@ impl State {
             });
             match reason {
                 Some(reason) if origin.in_band => {
+                    let (seq, ack) = (replay.back.first(), replay.back.first_sent());
+                    self.back_note_refused(self.fingerprint(flow.key(), seq, ack));
                     self.back_refuse(origin.node, flow.key(), reason, ctx);
                 }
                 Some(reason) => {

@@ -62,7 +62,7 @@ pub(crate) struct State {
     pub(crate) flows: Table<Flow>,
     /// UTCP is in this namespace: connections can be withheld.
     pub(crate) withholding: Atomic<bool>,
-    /// What was handed over in band of late, once a service is in always mode.
+    /// Which cookies were used of late, once they are made.
     used: SetOnce<Used>,
     /// Clients may answer SYN cookies, of this node or of another.
     cookies: Atomic<bool>,
@@ -98,7 +98,7 @@ impl State {
 
     /// A service is about to get this mode. Process context. Errors: `ENOMEM`.
     pub(crate) fn expect_cookies(&self, mode: Mode) -> Result {
-        if mode == Mode::Always && self.used.as_ref().is_none() {
+        if mode != Mode::Rare && self.used.as_ref().is_none() {
             // If another one was faster, its table is as good.
             self.used.populate(Used::new()?);
         }
@@ -108,7 +108,7 @@ impl State {
         Ok(())
     }
 
-    /// What was handed over in band of late, if anything may be. Any context.
+    /// Which cookies were used of late, if there may be any. Any context.
     pub(crate) fn used(&self) -> Option<&Used> {
         self.used.as_ref()
     }

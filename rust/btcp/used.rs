@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which connections were handed over to this node in band of late, so that a copy of the segment that did
-//! it, which anybody on the way may have made, does not do so again when the connection is over.
+//! Which connections began with a cookie of late, or were handed over to this node in band, so that a copy of
+//! their first segment, which the network or anybody on the way may have made, does not begin them again when
+//! they are over; and which this node did not take, as another one may have them since.
 //!
 //! A table of fingerprints, of which a new one takes the place of the oldest of four. It remembers about
 //! 1,300 connections a second for as long as their cookies are valid.
