@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Iterator
 import pytest
 
 from harness.cluster import SITE
-from harness.control import (HELLO, KEY_LEN, TAG_LEN, VERSION, Speaker, abort,
+from harness.control import (HELLO, HELLO_LEN, KEY_LEN, TAG_LEN, VERSION, Speaker, abort,
                              record)
 from harness.node import Node
 from harness.paths import CARISMACTL
@@ -131,6 +131,13 @@ def changed(peer: Speaker) -> None:
     peer.send(bytes(said))
 
 
+def reflected(peer: Speaker) -> None:
+    """The node's own proof, sent back."""
+    peer.greet()
+    peer.send(peer.proof())
+    peer.send(peer.read(KEY_LEN + TAG_LEN))
+
+
 def replayed(peer: Speaker) -> None:
     """A record twice."""
     said = peer.join().tagged(abort(1))
@@ -214,12 +221,6 @@ def unknown_key(peer: Speaker) -> None:
     peer.send(peer.proof())
 
 
-def reflected(peer: Speaker) -> None:
-    """The node's own proof, sent back."""
-    peer.greet()
-    peer.send(peer.read(KEY_LEN + TAG_LEN))
-
-
 def unsigned(peer: Speaker) -> None:
     """A node without keys."""
     peer.send(peer.make_hello(NAME, signs=False))
@@ -238,6 +239,7 @@ def no_hello(peer: Speaker) -> None:
 ATTACKS: Dict[Callable[[Speaker], None], str] = {
     forged: 'records_forged',
     changed: 'records_forged',
+    reflected: 'records_forged',
     tag_missing: 'records_forged',
     replayed: 'records_replayed',
     reordered: 'records_reordered',
@@ -251,7 +253,6 @@ ATTACKS: Dict[Callable[[Speaker], None], str] = {
     silence: 'peers_unproven',
     gone: 'peers_unreachable',
     wrong_proof: 'peers_unproven',
-    reflected: 'peers_unproven',
     unknown_key: 'peers_unknown_key',
     unsigned: 'peers_unauthenticated',
     other_name: 'peers_strange',
@@ -295,7 +296,7 @@ def test_old_session_again(cluster: Cluster, node: Node) -> None:
     before = refusals(node)
     again = speaker(node, cluster.client)
     again.send(peer.hello)
-    again.read(96)      # of which the nonce is another one
+    again.read(HELLO_LEN)       # of which the nonce is another one
     peer._sent = 0
     again.send(peer.proof(), old)
     again.closed()

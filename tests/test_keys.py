@@ -152,6 +152,23 @@ def test_a_key_is_deleted_too_early(fresh: Cluster) -> None:
     answered(fresh, '/fr/1k', 'fr')
 
 
+def test_a_key_that_the_acceptor_deletes(fresh: Cluster) -> None:
+    """Who connects with it is not up for a moment, again and again."""
+    en, fr = fresh['en'], fresh['fr']
+    for node in fresh.nodes:
+        key_set(node, 2, NEW, '--verify-only')
+    fr.ctl('key', 'use', '2')
+    fr.ctl('key', 'del', '1')
+    wait_for(lambda: set(states(fr).values()) == {'unknown-key'}, 'closed')
+    before = en.stats()['peers_connected']
+    refused = fr.stats()['peers_unknown_key']
+    wait_for(lambda: fr.stats()['peers_unknown_key'] > refused + 2, 'it tries again')
+    assert en.stats()['peers_connected'] == before
+    answered(fresh, '/fr/1k', 'en')
+    en.ctl('key', 'use', '2')
+    wait_for(lambda: states(en)['fr'] == 'up', 'fr is back')
+
+
 # The keys themselves
 
 def test_keys_stay_over_a_reload(fresh: Cluster) -> None:

@@ -71,7 +71,7 @@ impl<T: HasWork> Work<T> {
         })
     }
 
-    /// Has it run in `ms` milliseconds, unless it is to run anyway. Any context.
+    /// Has it run in `ms` milliseconds, unless it is to run sooner anyway. Any context.
     pub fn queue(&self, ms: u32) {
         // SAFETY: The item is initialised and pinned.
         unsafe { bindings::delayed_work_queue(self.inner.get(), ms) };

@@ -37,6 +37,13 @@ impl Ns {
         self.listeners.lock().get(i).cloned()
     }
 
+    /// Every listener that there is now and still is when its turn comes, some maybe twice: from the last one
+    /// on, as in the place of one that goes come those behind it.
+    pub(super) fn each_listener(&self) -> impl Iterator<Item = Arc<Listener>> + '_ {
+        let count = self.listeners.lock().len();
+        (0..count).rev().filter_map(|i| self.listener_at(i))
+    }
+
     /// The first listener of the list.
     pub(super) fn first_listener(&self) -> Option<Arc<Listener>> {
         self.listener_at(0)

@@ -44,8 +44,9 @@ use kernel::{
     },
 };
 
-/// Children that may be withheld at a time in one namespace.
-const WITHHELD_MAX: usize = 65536;
+/// Children that may be withheld at a time in one namespace: as many as BTCP's `withheld_max` allows at
+/// most, which is what counts.
+const WITHHELD_MAX: usize = 1 << 20;
 
 impl Ns {
     /// TCP has made a child.

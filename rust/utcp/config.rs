@@ -53,12 +53,9 @@ impl Ns {
         let next = config.current().without(service)?;
         config.replace(next);
 
-        let mut i = 0;
-        while let Some(listener) = self.listener_at(i) {
+        for listener in self.each_listener() {
             if listener.serves(&service) && !self.serves(&listener.sk) {
                 self.detach(&listener);
-            } else {
-                i += 1;
             }
         }
         self.withheld.for_each(|entry| {

@@ -277,7 +277,7 @@ impl Conn {
                     self.send(None, keys)?;
                 }
             }
-            if self.stage == Stage::Proving && self.proved(keys)? {
+            if self.stage == Stage::Proving && self.judged(keys)? {
                 self.rx.resize(RX_LEN, 0, GFP_KERNEL)?;
                 self.tx.resize(TX_LEN, 0, GFP_KERNEL)?;
                 self.stage = Stage::Up;
@@ -336,7 +336,24 @@ impl Conn {
         Ok(())
     }
 
-    /// Whether the peer has proved that it has its key, if that is wanted.
+    /// Whether the peer has proved that it has its key, if that is wanted. A connector that has not is told
+    /// so by a KEY that proves nothing.
+    fn judged(&mut self, keys: &Keys) -> Result<bool, End> {
+        let proved = self.proved(keys);
+        if let (Err(End::Refused(_)), auth::End::Acceptor) = (&proved, self.end) {
+            if let Some(signing) = keys.signing() {
+                let mut said = [0; SIGNED_KEY_LEN];
+                // It fits.
+                let _ = Record::Key(signing.id).encode(&mut said);
+                self.put(&said);
+                // Whether it is sent or not: that was all.
+                let _ = self.send(None, keys);
+            }
+        }
+        proved
+    }
+
+    /// See [`Conn::judged`].
     fn proved(&mut self, keys: &Keys) -> Result<bool, End> {
         if !self.signs {
             return Ok(true);
@@ -387,7 +404,9 @@ impl Conn {
     fn refill(&mut self, peer: Option<&Peer>, keys: &Keys) -> Result<(), End> {
         self.tx_at = 0;
         self.tx_len = 0;
-        if let Some(session) = &mut self.session {
+        // A connector whose key is none of ours is not to believe that it is connected.
+        let proves = self.end == auth::End::Connector || self.stage == Stage::Up;
+        if let Some(session) = self.session.as_mut().filter(|_| proves) {
             let signing = keys.signing().ok_or(End::Rekeyed)?;
             let same = |key: &Arc<ClusterKey>| Arc::ptr_eq(key, signing);
             if !self.ours.as_ref().is_some_and(same) {

@@ -191,6 +191,8 @@ impl PerNet for Ns {
             self.detach(&listener);
         }
         self.work.disable();
+        // The work may have asked for the configuration since; then BTCP believes that somebody withholds.
+        self.leave();
         self.discard_all();
         self.answers.finish(&self.counters);
     }
@@ -318,9 +320,7 @@ impl Ns {
     /// Tries the accept queues that were full.
     fn retry(&self) {
         let mut again = false;
-        let mut i = 0;
-        while let Some(listener) = self.listener_at(i) {
-            i += 1;
+        for listener in self.each_listener() {
             let (appended, mut orphans, rest) = listener.retry();
             if appended != 0 {
                 listener.sk.wake();

@@ -134,8 +134,8 @@ class Speaker:
     def join(self) -> 'Speaker':
         """All that comes before the records of handoffs."""
         self.greet()
-        assert self.hear_proof(self._key.hex()) == self._number
         self.send(self.proof())
+        assert self.hear_proof(self._key.hex()) == self._number
         return self
 
     def hear(self) -> bytes:

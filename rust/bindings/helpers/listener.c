@@ -206,8 +206,9 @@ bool carisma_helper_acceptq_append(struct request_sock *req)
  */
 void carisma_helper_reqsk_discard(struct request_sock *req)
 {
-	carisma_reqsk_unmark(req);
+	/* TCP, which may still be at work on the child, looks at the mark under its lock. */
 	sock_no_linger(req->sk);
+	carisma_reqsk_unmark(req);
 	tcp_close(req->sk, 0);
 	req->sk = NULL;
 	sock_gen_put(req_to_sk(req));
@@ -221,12 +222,12 @@ void carisma_helper_reqsk_accept(struct request_sock *req, struct socket *sock)
 {
 	struct sock *sk = req->sk;
 
-	carisma_reqsk_unmark(req);
-	req->sk = NULL;
 	inet_init_csk_locks(sk);
 	sock->ops = sk->sk_family == AF_INET6 ? &inet6_stream_ops : &inet_stream_ops;
-	/* TCP may still be at work on the handshake's last segment. */
+	/* TCP may still be at work on the handshake's last segment, and looks at the mark then. */
 	lock_sock(sk);
+	carisma_reqsk_unmark(req);
+	req->sk = NULL;
 	__inet_accept(sock, sock, sk);
 	release_sock(sk);
 	sock_gen_put(req_to_sk(req));

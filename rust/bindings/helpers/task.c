@@ -33,9 +33,15 @@ void carisma_helper_delayed_work_init(struct delayed_work *work, void (*fn)(stru
 	INIT_DELAYED_WORK(work, fn);
 }
 
+/* Queue the work, or have it run sooner if it would have to wait longer. */
 bool carisma_helper_delayed_work_queue(struct delayed_work *work, unsigned int ms)
 {
-	return schedule_delayed_work(work, msecs_to_jiffies(ms));
+	unsigned long delay = msecs_to_jiffies(ms);
+
+	if (timer_pending(&work->timer) &&
+	    time_before(jiffies + delay, READ_ONCE(work->timer.expires)))
+		return mod_delayed_work(system_percpu_wq, work, delay);
+	return schedule_delayed_work(work, delay);
 }
 
 /* Queue the work, or have it run sooner than it would have. */
