@@ -38,16 +38,23 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
             let addr = it.address?;
             let ipv4 = addr.as_sockaddr_in().map(|it| IpAddr::from(it.ip()));
             let addr = ipv4.or_else(|| Some(addr.as_sockaddr_in6()?.ip().into()))?;
-            let mtu = number(&format!("/sys/class/net/{}/mtu", it.interface_name));
+            let name = device(&it.interface_name).to_owned();
+            let mtu = number(&format!("/sys/class/net/{name}/mtu"));
             let quiet = InterfaceFlags::IFF_LOOPBACK | InterfaceFlags::IFF_NOARP;
             Some(Interface {
                 arp: !it.flags.intersects(quiet),
                 mtu: mtu.unwrap_or(0),
-                name: it.interface_name,
+                name,
                 addr,
             })
         })
         .collect())
+}
+
+/// The interface that an address is of. glibc gives the address's label, which is the interface's name and,
+/// if it has one of its own, that behind a colon.
+fn device(label: &str) -> &str {
+    label.split(':').next().unwrap_or(label)
 }
 
 fn number(path: &str) -> Option<u32> {
@@ -99,5 +106,21 @@ pub fn reach(from: IpAddr, to: SocketAddr) -> io::Result<()> {
     match getsockopt(&sock, SocketError)? {
         0 => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_of_interfaces() {
+        for (label, name) in [
+            ("eth0", "eth0"),
+            ("eth0:1", "eth0"),
+            ("eth0.7:a:b", "eth0.7"),
+        ] {
+            assert_eq!(device(label), name);
+        }
     }
 }
