@@ -135,6 +135,14 @@ def test_always_needs_a_key(node: Node) -> None:
     node.ctl('service', 'set', VIP, '--mode', 'always')
     [service] = node.ask('service', 'list')
     assert (service['mode'], service['current']) == ('always', 'always')
+    # Nor could they without the last one.
+    node.ctl('key', 'set', '2', '--verify-only', '--file', '/tmp/key')
+    node.ctl('key', 'del', '2')
+    answer = node.ctl('key', 'del', '1', check=False)
+    assert answer.rc and 'id: a service in mode always needs this key' in answer.err
+    assert node.ask('key', 'list') == [{'id': 1, 'signs': True}]
+    node.ctl('service', 'set', VIP, '--mode', 'rare')
+    node.ctl('key', 'del', '1')
 
 
 @pytest.mark.long

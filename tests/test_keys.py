@@ -218,11 +218,14 @@ def test_what_is_refused(empty: Node) -> None:
     made = [['do', 'key-set', {**SET, 'id': number}] for number in (1, 0, 7)]
     made += [['do', 'key-set', {**SET, 'id': 255, 'verify-only': True}],
              ['do', 'key-use', {'id': 255}]]
-    gone = [['do', 'key-del', {'id': number}] for number in (0, 1, 7, 255)]
+    service = {'addr': '10.0.0.11', 'port': 80}
+    always = ['do', 'service-add', {**service, 'mode': 'always'}]
+    gone = [['do', 'key-del', {'id': number}] for number in (0, 1, 7)]
+    last = ['do', 'key-del', {'id': 255}]
     answers = iter(ynl(empty, [
         ['do', 'key-set', {**SET, 'verify-only': True}], listed, *made, listed,
         *(['do', operation, words] for operation, words, *_ in REFUSED), listed,
-        *gone, listed]))
+        always, *gone, last, ['do', 'service-del', service], last, listed]))
     first = next(answers)
     assert (first['error'], first['at']) == (errno.EINVAL, 'verify-only')
     assert next(answers) == {'answer': []}
@@ -235,8 +238,13 @@ def test_what_is_refused(empty: Node) -> None:
         assert (answer.get('error'), answer.get('at')) == (error, at), (operation, words)
         assert answer['text'].startswith(text)
     assert next(answers) == before
-    for call in gone:
+    for call in [always, *gone]:
         assert 'error' not in next(answers), call
+    needed = next(answers)
+    assert (needed['error'], needed['at']) == (errno.EBUSY, 'id')
+    assert needed['text'].startswith('id: a service in mode always')
+    for _ in range(2):
+        assert 'error' not in next(answers)
     assert next(answers) == {'answer': []}
 
 

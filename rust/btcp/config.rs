@@ -103,6 +103,13 @@ impl Config {
         self.draining.load(Acquire)
     }
 
+    /// Whether a service's mode needs a key of the cluster's. Any context.
+    pub(crate) fn needs_key(&self) -> bool {
+        let rcu = rcu::read_lock();
+        let mut services = self.snapshot(&rcu).services();
+        services.any(|service| service.mode == Mode::Always)
+    }
+
     /// Begins or ends a drain.
     pub(crate) fn set_draining(&self, draining: bool) {
         self.draining.store(draining, Release);

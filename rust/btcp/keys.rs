@@ -127,12 +127,20 @@ impl Keys {
         })
     }
 
-    /// Deletes a key. The one to sign with goes last.
-    pub(crate) fn del(&self, id: u8, tell: impl Fn(&[u8]) -> Result) -> Result<(), Refused> {
+    /// Deletes a key. The one to sign with goes last, and not as long as one is `needed`.
+    pub(crate) fn del(
+        &self,
+        id: u8,
+        needed: bool,
+        tell: impl Fn(&[u8]) -> Result,
+    ) -> Result<(), Refused> {
         self.change(tell, |list| {
             let place = place(list, id)?;
             if place == 0 && list.len() > 1 {
                 return Err(Refused::KeySigns);
+            }
+            if place == 0 && needed {
+                return Err(Refused::KeyNeeded);
             }
             drop(list.remove(place));
             Ok(())

@@ -20,7 +20,6 @@ use self::{
         Flows, //
     },
     values::{
-        check_mode,
         cookie,
         host,
         invalid,
@@ -132,24 +131,25 @@ fn service_add<'a>(request: &Request<'a>) -> Answer<'a> {
     let state = state(request.net())?;
     let at = service(request, CARISMA_A_SERVICE_ADDR, CARISMA_A_SERVICE_PORT)?;
     let mode = mode(request)?.unwrap_or(Mode::Rare);
-    check_mode(state, request, mode)?;
-    state.expect_cookies(mode)?;
     let migrate = migrate(request)?.unwrap_or(Migrate::Adopt);
     state
-        .configure(|config, tell| config.add_service(at, mode, migrate, tell))
-        .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
+        .configure(|config, tell| {
+            state.expect_cookies(mode)?;
+            config.add_service(at, mode, migrate, tell)
+        })
+        .map_err(|why| service_refused(request, why))
 }
 
 fn service_set<'a>(request: &Request<'a>) -> Answer<'a> {
     let state = state(request.net())?;
     let at = service(request, CARISMA_A_SERVICE_ADDR, CARISMA_A_SERVICE_PORT)?;
     let (mode, migrate) = (mode(request)?, migrate(request)?);
-    check_mode(state, request, mode.unwrap_or(Mode::Rare))?;
-    state.expect_cookies(mode.unwrap_or(Mode::Rare))?;
     state
-        .config
-        .set_service(at, mode, migrate)
-        .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
+        .configure(|config, _| {
+            state.expect_cookies(mode.unwrap_or(Mode::Rare))?;
+            config.set_service(at, mode, migrate)
+        })
+        .map_err(|why| service_refused(request, why))
 }
 
 fn service_del<'a>(request: &Request<'a>) -> Answer<'a> {
@@ -157,7 +157,16 @@ fn service_del<'a>(request: &Request<'a>) -> Answer<'a> {
     let at = service(request, CARISMA_A_SERVICE_ADDR, CARISMA_A_SERVICE_PORT)?;
     state
         .unserve(|config, tell| config.del_service(at, tell))
-        .map_err(refused(request, &[CARISMA_A_SERVICE_ADDR]))
+        .map_err(|why| service_refused(request, why))
+}
+
+/// Refuses a request about a service.
+fn service_refused<'a>(request: &Request<'a>, why: Refused) -> Refusal<'a> {
+    let suspect = match why {
+        Refused::KeyMissing => CARISMA_A_SERVICE_MODE,
+        _ => CARISMA_A_SERVICE_ADDR,
+    };
+    refused(request, &[suspect])(why)
 }
 
 fn node_add<'a>(request: &Request<'a>) -> Answer<'a> {
@@ -297,6 +306,6 @@ fn key_del<'a>(request: &Request<'a>) -> Answer<'a> {
     let state = state(request.net())?;
     let id = key_id(request)?;
     state
-        .rekey(|keys, tell| keys.del(id, tell))
+        .rekey(|keys, tell| keys.del(id, state.config.needs_key(), tell))
         .map_err(refused(request, &[CARISMA_A_KEY_ID]))
 }

@@ -61,6 +61,10 @@ pub(crate) enum Refused {
     FirstKey,
     /// The key is the one that is signed with.
     KeySigns,
+    /// The key is the last one, and a service's mode needs one.
+    KeyNeeded,
+    /// The service's mode needs a key, and there is none.
+    KeyMissing,
     /// Something failed that has nothing to do with the request.
     Failed(Error),
 }
@@ -91,6 +95,8 @@ impl Refused {
             Self::KeysFull => c"id: there are 4 keys, the most that are allowed",
             Self::FirstKey => c"verify-only: must not be given with the first key",
             Self::KeySigns => c"id: this key signs, let another one sign first",
+            Self::KeyNeeded => c"id: a service in mode always needs this key, the last one",
+            Self::KeyMissing => c"mode: always needs a key of the cluster's, set one first",
             Self::Failed(_) => c"",
         }
     }
@@ -104,8 +110,8 @@ impl Refused {
             Self::NoService | Self::NoNode | Self::NoTarget | Self::NoRule => ENOENT,
             Self::NoKey => ENOENT,
             Self::ServicesFull | Self::NodesFull | Self::RulesFull | Self::KeysFull => ENOSPC,
-            Self::NodeInUse | Self::RetiredFull | Self::KeySigns => EBUSY,
-            Self::FirstKey => EINVAL,
+            Self::NodeInUse | Self::RetiredFull | Self::KeySigns | Self::KeyNeeded => EBUSY,
+            Self::FirstKey | Self::KeyMissing => EINVAL,
             Self::Failed(err) => err,
         }
     }

@@ -81,7 +81,8 @@ impl State {
         self.config.replay(|event| self.tell(steady, event))
     }
 
-    /// Changes the keys; `change` is given what to tell UTCP by. Process context.
+    /// Changes the keys; `change` is given what to tell UTCP by. No service is given another mode
+    /// meanwhile. Process context.
     pub(crate) fn rekey<R>(&self, change: impl FnOnce(&Keys, &dyn Fn(&[u8]) -> Result) -> R) -> R {
         lower::steadily(|steady| change(&self.keys, &|keys| self.tell_keys(steady, keys)))
     }
@@ -96,15 +97,20 @@ impl State {
         steady.tell(&self.net, Msg::record(kind::KEYS, 0, keys))
     }
 
-    /// A service is about to get this mode. Process context. Errors: `ENOMEM`.
-    pub(crate) fn expect_cookies(&self, mode: Mode) -> Result {
-        if mode != Mode::Rare && self.used.as_ref().is_none() {
+    /// A service is about to get this mode, by a change of which this is a part: the keys stay as they
+    /// are until it is made. Process context.
+    pub(crate) fn expect_cookies(&self, mode: Mode) -> Result<(), Refused> {
+        if mode == Mode::Always && !self.keys.are_shared() {
+            return Err(Refused::KeyMissing);
+        }
+        if mode == Mode::Rare {
+            return Ok(());
+        }
+        if self.used.as_ref().is_none() {
             // If another one was faster, its table is as good.
             self.used.populate(Used::new()?);
         }
-        if mode != Mode::Rare {
-            self.cookies.store(true, Relaxed);
-        }
+        self.cookies.store(true, Relaxed);
         Ok(())
     }
 

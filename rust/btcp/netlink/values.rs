@@ -19,7 +19,6 @@ use crate::{
         CANDIDATES_MAX, //
     },
     snapshot::Endpoint,
-    state::State,
     uapi::*, //
 };
 use carisma_core::{
@@ -44,7 +43,6 @@ use kernel::{
 const ADDR: &CStr =
     c"addr: must be a unicast address, 4 bytes for IPv4 or 16 for IPv6, and not link-local";
 const PORT: &CStr = c"port: must be 1 to 65535";
-const MODE_KEY: &CStr = c"mode: always needs a key of the cluster's, set one first";
 const MODE: &CStr = c"mode: must be 0 (rare), 1 (frequent), 2 (always) or 3 (auto)";
 const MIGRATE: &CStr = c"migrate: must be 0 (adopt) or 1 (replay)";
 pub(super) const NAME: &CStr =
@@ -239,20 +237,6 @@ pub(super) fn mode<'a>(request: &Request<'a>) -> Result<Option<Mode>, Refusal<'a
         Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_ALWAYS => Ok(Some(Mode::Always)),
         Some(attr) if attr.u32() == carisma_mode_CARISMA_MODE_AUTO => Ok(Some(Mode::Auto)),
         Some(attr) => Err(invalid(attr, MODE)),
-    }
-}
-
-/// Whether a service can have this mode now.
-pub(super) fn check_mode<'a>(
-    state: &State,
-    request: &Request<'a>,
-    mode: Mode,
-) -> Result<(), Refusal<'a>> {
-    match request.attr(CARISMA_A_SERVICE_MODE) {
-        Some(attr) if mode == Mode::Always && !state.keys().are_shared() => {
-            Err(invalid(attr, MODE_KEY))
-        }
-        _ => Ok(()),
     }
 }
 
