@@ -75,7 +75,8 @@ enum carisma_msg_kind {
 	 * RECORD_REQ: copy the record and queue it for "node". Softirq. -ENOTCONN if the peer is
 	 * down, -ENOBUFS at the bound.
 	 * SERVICE_ADD, SERVICE_DEL: connections to tuple.local and tuple.local_port are, or are no
-	 * more, BTCP's business. Process context, may sleep.
+	 * more, BTCP's business. Process context, may sleep. A deletion, of a node as well, needs no
+	 * memory, and succeeds if there is no such thing.
 	 * NODE_ADD, NODE_DEL: node (from 1), its name, tuple.local and tuple.local_port of its
 	 * control connection; value is 1 for this node itself. Process context, may sleep.
 	 * KEYS: all keys of the cluster, each a number (1 byte) and CARISMA_SECRET_LEN bytes. This

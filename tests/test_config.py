@@ -493,6 +493,26 @@ def test_upper_counters_stay(node: Node) -> None:
     wait_for(lambda: node.stats()['listeners_attached'] == 2 * before, 'it is attached again')
 
 
+def test_changes_before_utcp_asks(node: Node) -> None:
+    """What carisma_utcp was not told of yet, as it has only just been loaded, can be deleted
+    all the same, and what is added meanwhile it may be told twice."""
+    many(node, [f'service add {VIP}', 'node add en 10.0.0.1',
+                'service add 10.0.0.12:80', 'node add fr 10.0.0.2'])
+    node.put('/tmp/changes', '\n'.join([
+        'service del 10.0.0.12:80', 'node del fr', 'service add 10.0.0.13:8081',
+        'node add de 10.0.0.3']))
+    kernel = node.kernel
+    kernel.unload('carisma_utcp')
+    before = node.stats()['listeners_attached']
+    # That is how it asks.
+    with kernel.delayed(carisma_btcp_put=200):
+        node.run(f'insmod {kernel.guest.modules}/carisma_utcp.ko && '
+                 f'{CARISMACTL} batch /tmp/changes')
+        wait_for(lambda: node.stats()['listeners_attached'] > before, 'it was told')
+    assert {it['address'] for it in node.ask('service', 'list')} == {'10.0.0.11', '10.0.0.13'}
+    assert {it['name'] for it in node.ask('node', 'list')} == {'en', 'de'}
+
+
 def test_knobs_are_as_documented(node: Node) -> None:
     """The manual has all of them, with what each is at first and may be."""
     folder = f'{SYSFS}/net'

@@ -39,6 +39,7 @@ use carisma_net::{
     },
 };
 use kernel::{
+    alloc::AllocError,
     prelude::*,
     sync::{
         atomic::{
@@ -51,7 +52,8 @@ use kernel::{
     },
 };
 
-/// A change that those above TCP should know of.
+/// A change that those above TCP should know of. To forget what is gone they need no memory: it is
+/// announced when the change has been made, and that does not fail.
 #[derive(Clone, Copy)]
 pub(crate) enum Event<'a> {
     /// Connections to it are going to be ours.
@@ -134,7 +136,8 @@ impl Config {
             }
             Ok(new.services.push(service.clone(), GFP_KERNEL)?)
         })?;
-        publish(&mut writer, new, &announce)
+        let next = Next::new(writer.current(), new)?;
+        publish(&mut writer, next, &announce)
     }
 
     /// Changes how connections of a service are handed off that begin from now on; what is `None`
@@ -171,7 +174,8 @@ impl Config {
             drop(new.services.remove(place));
             Ok(())
         })?;
-        publish(&mut writer, new, &announce)
+        let next = Next::new(writer.current(), new)?;
+        publish(&mut writer, next, &announce)
     }
 
     /// Keeps of the endpoints that are none any more only those that `used` picks.
@@ -228,9 +232,12 @@ impl Config {
         };
         // The way back, made before it may be needed.
         let undo = new.changed(|undo| undo.set_node(node.index, None))?;
+        let undo = Next::new(&new, undo)?;
+        let next = Next::new(writer.current(), new)?;
         // First here: as soon as those above know the node, its control connection may come up.
-        publish(&mut writer, new, &announce)?;
+        publish(&mut writer, next, &announce)?;
         if let Err(err) = announce(Event::NodeAdd(&node)) {
+            // It only goes, and no endpoint comes by that.
             publish(&mut writer, undo, &announce)?;
             return Err(err.into());
         }
@@ -258,9 +265,10 @@ impl Config {
             gone = new.take_node(index);
             Ok(())
         })?;
-        publish(&mut writer, new, &announce)?;
+        let next = Next::new(writer.current(), new)?;
+        publish(&mut writer, next, &announce)?;
         if let Some(node) = gone {
-            announce(Event::NodeDel(&node))?;
+            let _ = announce(Event::NodeDel(&node));
         }
         Ok(())
     }
@@ -323,27 +331,43 @@ impl Config {
     }
 }
 
+/// A snapshot that is to be published, and the endpoints that come and go by it.
+struct Next {
+    new: KBox<Snapshot>,
+    come: KVec<Endpoint>,
+    go: KVec<Endpoint>,
+}
+
+impl Next {
+    /// What follows `before`. Errors: `ENOMEM`.
+    fn new(before: &Snapshot, new: KBox<Snapshot>) -> Result<Self, AllocError> {
+        Ok(Self {
+            come: new.endpoints_beyond(before)?,
+            go: before.endpoints_beyond(&new)?,
+            new,
+        })
+    }
+}
+
 /// Publishes a snapshot, and announces which endpoints come and go by it. Those that come are known
-/// above TCP first: a connection that is asked about before packets know of it is let pass.
+/// above TCP first: a connection that is asked about before packets know of it is let pass. It fails only
+/// if one cannot be made known, and then nothing has changed.
 fn publish(
     writer: &mut Writer<'_, Snapshot, Changes>,
-    new: KBox<Snapshot>,
+    next: Next,
     announce: &impl Fn(Event<'_>) -> Result,
 ) -> Result<(), Refused> {
-    let come = new.endpoints_beyond(writer.current())?;
-    let go = writer.current().endpoints_beyond(&new)?;
-    for (done, at) in come.iter().enumerate() {
+    for (done, at) in next.come.iter().enumerate() {
         if let Err(err) = announce(Event::EndpointAdd(*at)) {
-            for at in come.iter().take(done) {
-                // It was known a moment ago.
+            for at in next.come.iter().take(done) {
                 let _ = announce(Event::EndpointDel(*at));
             }
             return Err(err.into());
         }
     }
-    writer.replace(new);
-    for at in go {
-        announce(Event::EndpointDel(at))?;
+    writer.replace(next.new);
+    for at in next.go {
+        let _ = announce(Event::EndpointDel(at));
     }
     Ok(())
 }

@@ -19,7 +19,10 @@ use carisma_net::{
 };
 use kernel::{
     prelude::*,
-    sync::atomic::Relaxed, //
+    sync::{
+        atomic::Relaxed,
+        rcu, //
+    },
 };
 
 /// Milliseconds after which listeners are looked for again that were between `listen()` and their
@@ -44,14 +47,14 @@ impl Ns {
     }
 
     /// Deletes a service: its children are released, and listeners that serve no other are
-    /// detached.
+    /// detached. One that is not there may have been deleted before it was told of.
     pub(super) fn del_service(&self, service: Service) -> Result<u32> {
-        let mut config = self.services.write();
-        if !config.current().contains(service) {
-            return Err(ENOENT);
+        let config = self.services.write();
+        if !config.current().forget(service) {
+            return Ok(0);
         }
-        let next = config.current().without(service)?;
-        config.replace(next);
+        // Nobody finds it any more afterwards.
+        rcu::synchronize_rcu();
 
         for listener in self.each_listener() {
             if listener.serves(&service) && !self.serves(&listener.sk) {
@@ -87,10 +90,11 @@ impl Ns {
         Ok(0)
     }
 
-    /// Deletes a node.
+    /// Deletes a node. One that is not there may have been deleted before it was told of.
     pub(super) fn del_node(&self, node: u32) -> Result<u32> {
         let _config = self.services.write();
-        self.peers.del(node).map(|()| 0)
+        self.peers.del(node);
+        Ok(0)
     }
 
     /// Takes the keys of the cluster.

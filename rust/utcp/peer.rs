@@ -258,14 +258,18 @@ impl Peers {
         Ok(())
     }
 
-    /// Deletes a node. Context as above.
-    pub(crate) fn del(&self, node: u32) -> Result {
-        let mut next = self.snapshot()?;
-        let i = next.iter().position(|old| old.node == node);
-        let old = next.remove(i.ok_or(ENOENT)?).map_err(|_| ENOENT)?;
-        old.gone.store(true, Release);
-        self.replace(next);
-        Ok(())
+    /// Deletes a node, if it is there. It needs no memory. Context as above.
+    pub(crate) fn del(&self, node: u32) {
+        // Dropped when the lock has been released: to free its ring may sleep.
+        let old = {
+            let mut list = self.list.lock();
+            let i = list.iter().position(|old| old.node == node);
+            i.and_then(|i| list.remove(i).ok())
+        };
+        if let Some(old) = old {
+            old.gone.store(true, Release);
+            self.changed();
+        }
     }
 
     fn replace(&self, next: KVec<Arc<Peer>>) {

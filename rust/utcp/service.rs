@@ -9,7 +9,13 @@ use carisma_core::tuple::{
     Tuple, //
 };
 use carisma_net::sock::Sock;
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    },
+};
 
 /// A virtual service.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,43 +57,60 @@ impl Service {
     }
 }
 
+/// A service of the list.
+struct Listed {
+    service: Service,
+    /// It is one no more. To take it out of the list would need memory; the next one is without it.
+    gone: Atomic<bool>,
+}
+
 /// All services of a namespace, published as a whole.
-pub(crate) struct Services(KVec<Service>);
+pub(crate) struct Services(KVec<Listed>);
 
 impl Services {
     /// These.
     pub(crate) fn of(services: &[Service]) -> Result<KBox<Self>> {
-        let mut list = KVec::new();
-        list.extend_from_slice(services, GFP_KERNEL)?;
-        Ok(KBox::new(Self(list), GFP_KERNEL)?)
+        Self::listing(services.iter().copied())
     }
 
     /// These, and one more.
     pub(crate) fn with(&self, service: Service) -> Result<KBox<Self>> {
-        let mut next = Self::of(&self.0)?;
-        next.0.push(service, GFP_KERNEL)?;
-        Ok(next)
+        Self::listing(Iterator::chain(self.iter().copied(), [service]))
     }
 
-    /// These, without one.
-    pub(crate) fn without(&self, service: Service) -> Result<KBox<Self>> {
-        let mut next = Self::of(&self.0)?;
-        next.0.retain(|other| *other != service);
-        Ok(next)
+    fn listing(services: impl Iterator<Item = Service>) -> Result<KBox<Self>> {
+        let mut list = KVec::new();
+        for service in services {
+            let gone = Atomic::new(false);
+            list.push(Listed { service, gone }, GFP_KERNEL)?;
+        }
+        Ok(KBox::new(Self(list), GFP_KERNEL)?)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Service> {
+        let there = self.0.iter().filter(|listed| !listed.gone.load(Relaxed));
+        there.map(|listed| &listed.service)
+    }
+
+    /// The service is one no more; `false` if it was none. Readers may still find it until a grace period
+    /// has passed. It needs no memory.
+    pub(crate) fn forget(&self, service: Service) -> bool {
+        let mut all = self.0.iter();
+        all.any(|listed| listed.service == service && !listed.gone.xchg(true, Relaxed))
     }
 
     /// Whether the service is one of them.
     pub(crate) fn contains(&self, service: Service) -> bool {
-        self.0.contains(&service)
+        self.iter().any(|other| *other == service)
     }
 
     /// Whether the connection is to one of them.
     pub(crate) fn have(&self, tuple: &Tuple) -> bool {
-        self.0.iter().any(|service| service.has(tuple))
+        self.iter().any(|service| service.has(tuple))
     }
 
     /// Whether the listener takes connections to one of them.
     pub(crate) fn are_of(&self, listener: &Sock) -> bool {
-        self.0.iter().any(|service| service.is_of(listener))
+        self.iter().any(|service| service.is_of(listener))
     }
 }

@@ -54,15 +54,18 @@ class Kernel:
 
     @contextlib.contextmanager
     def delayed(self, **functions: int) -> Iterator[None]:
-        """Hold up whoever calls these functions of the kernel's or of UTCP's, for so many
-        milliseconds."""
+        """Hold up whoever calls these functions of the kernel's, or of a module of ours, for so
+        many milliseconds."""
+        def place(name: str) -> str:
+            if name.startswith('carisma_btcp'):
+                return f'carisma_btcp:{name}'
+            return f'carisma_utcp:{name}' if name.startswith('carisma') else name
         tree = f'{CACHE}/{"debug" if self.guest.kernel == "debug" else "kernel"}/tree'
         built = f'{BUILD}/delay-{self.guest.kernel}'
         subprocess.run(
             ['make', '--silent', '--no-print-directory', '-C', tree, 'CC=gcc-14',
              f'M={CHECKOUT}/tests/harness/delay', f'MO={built}', 'modules'], check=True)
-        names = ','.join(f'carisma_utcp:{name}' if name.startswith('carisma') else name
-                         for name in functions)
+        names = ','.join(map(place, functions))
         self.guest.run(['insmod', f'{built}/delay.ko', f'function={names}',
                         f'ms={",".join(map(str, functions.values()))}'])
         try:
