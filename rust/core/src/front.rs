@@ -89,8 +89,7 @@ pub struct Front {
     ports: (u16, u16),
     /// The next byte that is expected of the client.
     next: Seq,
-    /// The newest acknowledgement, window and timestamp of the client's.
-    acked: Seq,
+    /// The newest window and timestamp of the client's.
     window: u16,
     ts: u32,
     /// The newest timestamp of a segment that did not come too early: what is older than that is
@@ -129,7 +128,6 @@ impl Front {
             server: SynFacts::default(),
             ports: (syn.source(), syn.dest()),
             next: client.isn.add(1),
-            acked: Seq(0),
             window: client.window,
             opened: client.window,
             ts: client.options.ts.map_or(0, |ts| ts.val),
@@ -195,13 +193,10 @@ impl Front {
         if header.has(flag::RST) && header.seq() == self.next {
             return Input::Reset;
         }
-        if header.has(flag::RST) || !header.has(flag::ACK) || header.ack() != self.server.isn.add(1)
-        {
+        if header.has(flag::RST) || !header.has(flag::ACK) || header.ack() != self.acked() {
             return Input::Pass;
         }
-        let len = header.seq_len(payload);
-        let end = header.seq().add(len);
-        if header.seq().lt(self.next) && end.le(self.next) {
+        if !self.is_acceptable(header, payload) {
             // TCP makes no socket of what is old.
             return Input::Pass;
         }
@@ -210,7 +205,7 @@ impl Front {
         if self.rtt == 0 && !self.repeated {
             self.rtt = told(now.wrapping_sub(self.syn_ack_ms));
         }
-        if len == 0 && header.seq() == self.next {
+        if header.seq_len(payload) == 0 && header.seq() == self.next {
             return Input::Pass;
         }
         // The handshake's ACK was lost or overtaken, or is this segment: TCP gets one of our making,
@@ -227,11 +222,31 @@ impl Front {
                 _ => Input::Stray,
             };
         }
+        if !header.has(flag::ACK) {
+            return Input::Stray;
+        }
         if self.is_past(header) {
             return Input::Known;
         }
-        self.note(header);
+        // TCP has sent nothing but its SYN-ACK: who acknowledges anything else is not the client (RFC
+        // 5961, section 5). What is bare TCP answers, not as often as it comes.
+        if header.ack() != self.acked() {
+            return match header.seq_len(payload) {
+                0 => self.place(header, payload),
+                _ => Input::Known,
+            };
+        }
+        if self.is_acceptable(header, payload) {
+            self.note(header);
+        }
         self.place(header, payload)
+    }
+
+    /// Whether a segment has something of the window, or would have if it were not empty (RFC 9293,
+    /// section 3.10.7.4): else it says nothing of what is newest, whoever sent it.
+    fn is_acceptable(&self, header: &Header<'_>, payload: u32) -> bool {
+        let (seq, len) = (header.seq(), header.seq_len(payload));
+        seq.within(self.next, self.left().saturating_add(1)) || self.next.within(seq, len)
     }
 
     /// Decides about a segment that came before its turn, was kept, and may have it now. However old
@@ -269,17 +284,19 @@ impl Front {
 
     /// Keeps what is newest of the client's.
     fn note(&mut self, header: &Header<'_>) {
-        if header.has(flag::ACK) && (self.phase == Phase::SynAck || header.ack().ge(self.acked)) {
-            self.acked = header.ack();
-            self.window = header.window();
-            if let Some(ts) = self.ts_of(header) {
-                // What TCP is given must not seem to be from the past.
-                self.ts = newer(self.ts, ts);
-                if header.seq().le(self.next) {
-                    self.ts_recent = newer(self.ts_recent, ts);
-                }
+        self.window = header.window();
+        if let Some(ts) = self.ts_of(header) {
+            // What TCP is given must not seem to be from the past.
+            self.ts = newer(self.ts, ts);
+            if header.seq().le(self.next) {
+                self.ts_recent = newer(self.ts_recent, ts);
             }
         }
+    }
+
+    /// What the client acknowledges, as long as TCP has sent nothing but its SYN-ACK.
+    fn acked(&self) -> Seq {
+        self.server.isn.add(1)
     }
 
     /// The client's timestamp, if timestamps were agreed.
@@ -378,7 +395,7 @@ impl Front {
     /// timestamps, that at `now` milliseconds of the clock that [`Front::on_output`] was given.
     #[must_use]
     pub fn back(&self, port: u16, now: u32) -> Back {
-        let newest = (self.server.isn.add(1), self.opened, self.ts);
+        let newest = (self.acked(), self.opened, self.ts);
         let ports = (self.ports.0, port);
         Back::begun(&self.client, &self.server, ports, newest, self.ts_now(now))
     }
@@ -386,7 +403,7 @@ impl Front {
     /// The newest acknowledgement number, window and TSval of the client's.
     #[must_use]
     pub fn newest(&self) -> (Seq, u16, u32) {
-        (self.acked, self.window, self.ts)
+        (self.acked(), self.window, self.ts)
     }
 
     /// The round trip to the client and back, by the handshake, in milliseconds: 1 to 1,000, or 0 if
@@ -427,7 +444,7 @@ impl Front {
     pub fn segment(&self, offset: u32) -> Build {
         let (source, dest) = self.ports;
         let seq = self.client.isn.add(1).add(offset);
-        let ack = self.server.isn.add(1);
+        let ack = self.acked();
         Build::ack(source, dest, seq, ack, self.window, self.client_ts())
     }
 

@@ -50,7 +50,6 @@ impl Front {
             server,
             ports: (first.source(), first.dest()),
             next: first.seq(),
-            acked: first.ack(),
             window: first.window(),
             opened: first.window(),
             ts: ts.map_or(0, |ts| ts.val),

@@ -291,6 +291,63 @@ fn payload_is_taken_in_order_and_once() {
 }
 
 #[test]
+fn what_nobody_can_have_acknowledged_says_nothing() {
+    let ack = |seq: u32, ack: u32, val: u32| {
+        let ts = Some(Timestamps { val, ecr: 9000 });
+        Build::ack(CLIENT, SERVER, Seq(seq), Seq(ack), 9, ts)
+    };
+    let flags = |flags: u8, build: Build| Build { flags, ..build };
+    let psh = flag::ACK | flag::PSH;
+    let fin = flag::ACK | flag::FIN;
+    let take = Input::Take {
+        skip: 0,
+        fin: false,
+    };
+    // (segment, bytes, what is decided, whether it is the newest of the client's then)
+    let cases = [
+        (ack(111, 501, 80), 0, Input::Pass, true),
+        (flags(psh, ack(111, 501, 80)), 10, take, true),
+        (flags(psh, ack(121, 501, 80)), 10, Input::Early, true),
+        // TCP has sent nothing but its SYN-ACK (RFC 5961, section 5).
+        (ack(0x7000_0000, 1501, 80), 0, Input::Pass, false),
+        (ack(111, 1501, 80), 0, Input::Pass, false),
+        (ack(111, 500, 80), 0, Input::Pass, false),
+        (ack(110, 1501, 80), 0, Input::Known, false),
+        (flags(psh, ack(111, 1501, 80)), 10, Input::Known, false),
+        (flags(psh, ack(121, 1501, 80)), 10, Input::Known, false),
+        (flags(fin, ack(111, 500, 80)), 0, Input::Known, false),
+        // Nor does a segment count that acknowledges nothing.
+        (flags(flag::PSH, ack(111, 501, 80)), 10, Input::Stray, false),
+        (flags(0, ack(111, 501, 80)), 0, Input::Stray, false),
+        (flags(flag::FIN, ack(111, 501, 80)), 0, Input::Stray, false),
+        // What is outside of the window is not new, whatever it says.
+        (ack(0x7000_0000, 501, 0x7000_0000), 0, Input::Pass, false),
+        (ack(101 + 64_000, 501, 80), 0, Input::Pass, true),
+        (ack(102 + 64_000, 501, 80), 0, Input::Pass, false),
+        (ack(110, 501, 80), 0, Input::Known, false),
+        (flags(psh, ack(101, 501, 80)), 10, Input::Known, false),
+    ];
+    for (build, payload, expected, newest) in cases {
+        for asked in [false, true] {
+            let mut front = open();
+            front.took(10);
+            if asked {
+                front.ask();
+            }
+            let input = with(&build, |h| front.on_input(h, payload, 0));
+            assert_eq!(input, expected, "{payload} bytes, {build:?}");
+            let (acked, window, ts) = front.newest();
+            assert_eq!(acked, Seq(501), "{payload} bytes, {build:?}");
+            assert_eq!(window, if newest { 9 } else { 500 }, "{build:?}");
+            assert!(newest || ts == 77, "{ts}: {payload} bytes, {build:?}");
+            // What the client sends next is not from the past.
+            let next = with(&segment(111, psh), |h| front.on_input(h, 10, 0));
+            assert!(newest || next == take, "{next:?} after {build:?}");
+        }
+    }
+}
+
+#[test]
 fn what_is_from_the_past_is_not_taken() {
     let stamped = |seq: u32, val: u32| {
         let ts = Some(Timestamps { val, ecr: 9000 });
