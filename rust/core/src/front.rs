@@ -89,12 +89,14 @@ pub struct Front {
     ports: (u16, u16),
     /// The next byte that is expected of the client.
     next: Seq,
-    /// The newest window and timestamp of the client's.
+    /// The client's newest window.
     window: u16,
-    ts: u32,
     /// The newest timestamp of a segment that did not come too early: what is older than that is
     /// from the past (RFC 7323, section 5.3).
     ts_recent: u32,
+    /// The oldest of one that did, or that came since another node was asked. TCP gets such a segment as it
+    /// is, after what is held.
+    ts_waits: Option<u32>,
     /// The window of the ACK that ended the handshake. Whoever goes on begins with that, as TCP here would:
     /// Linux does not follow a segment that has the same number and a smaller window, unless that is 0
     /// (net/ipv4/tcp_input.c, tcp_may_update_window()).
@@ -130,8 +132,8 @@ impl Front {
             next: client.isn.add(1),
             window: client.window,
             opened: client.window,
-            ts: client.options.ts.map_or(0, |ts| ts.val),
             ts_recent: client.options.ts.map_or(0, |ts| ts.val),
+            ts_waits: None,
             syn_ack_ms: 0,
             repeated: false,
             rtt: 0,
@@ -285,13 +287,23 @@ impl Front {
     /// Keeps what is newest of the client's.
     fn note(&mut self, header: &Header<'_>) {
         self.window = header.window();
-        if let Some(ts) = self.ts_of(header) {
-            // What TCP is given must not seem to be from the past.
-            self.ts = newer(self.ts, ts);
-            if header.seq().le(self.next) {
-                self.ts_recent = newer(self.ts_recent, ts);
-            }
+        let Some(ts) = self.ts_of(header) else {
+            return;
+        };
+        let early = header.seq().gt(self.next);
+        if !early {
+            self.ts_recent = newer(self.ts_recent, ts);
         }
+        if early || self.phase == Phase::Asked {
+            self.ts_waits = Some(self.ts_waits.map_or(ts, |waits| older(waits, ts)));
+        }
+    }
+
+    /// The timestamp that TCP is given what is held with: what waits behind that must not seem to be from
+    /// the past, as the client may have been told that it has come.
+    fn ts(&self) -> u32 {
+        self.ts_waits
+            .map_or(self.ts_recent, |waits| older(waits, self.ts_recent))
     }
 
     /// What the client acknowledges, as long as TCP has sent nothing but its SYN-ACK.
@@ -372,8 +384,8 @@ impl Front {
     }
 
     /// The handshake between the client and TCP, once TCP has answered. Its headers are built, in `room`:
-    /// who did not need them has not kept them. They say what was agreed, and the client's newest
-    /// TSval.
+    /// who did not need them has not kept them. They say what was agreed, and the TSval of
+    /// [`Front::newest`].
     #[must_use]
     pub fn handshake<'a>(&self, room: &'a mut Room) -> Option<Handshake<'a>> {
         if self.phase == Phase::Syn {
@@ -395,15 +407,16 @@ impl Front {
     /// timestamps, that at `now` milliseconds of the clock that [`Front::on_output`] was given.
     #[must_use]
     pub fn back(&self, port: u16, now: u32) -> Back {
-        let newest = (self.acked(), self.opened, self.ts);
+        let newest = (self.acked(), self.opened, self.ts());
         let ports = (self.ports.0, port);
         Back::begun(&self.client, &self.server, ports, newest, self.ts_now(now))
     }
 
-    /// The newest acknowledgement number, window and TSval of the client's.
+    /// The newest acknowledgement number and window of the client's, and the newest TSval that is not newer than
+    /// that of a segment that waits for its turn.
     #[must_use]
     pub fn newest(&self) -> (Seq, u16, u32) {
-        (self.acked(), self.window, self.ts)
+        (self.acked(), self.window, self.ts())
     }
 
     /// The round trip to the client and back, by the handshake, in milliseconds: 1 to 1,000, or 0 if
@@ -425,7 +438,7 @@ impl Front {
     fn client_ts(&self) -> Option<Timestamps> {
         let ts = self.server.options.ts?;
         Some(Timestamps {
-            val: self.ts,
+            val: self.ts(),
             ecr: ts.val,
         })
     }
@@ -477,7 +490,7 @@ impl Front {
         let window = self.left().checked_shr(u32::from(shift)).unwrap_or(0) as u16;
         let ts = self.server.options.ts.map(|_| Timestamps {
             val: self.ts_now(now),
-            ecr: self.ts,
+            ecr: self.ts_recent,
         });
         let ack = self.server.isn.add(1);
         let sack = match self.server.options.sack_ok && self.client.options.sack_ok {
@@ -514,10 +527,15 @@ fn header_of<'a>(build: &Build, room: &'a mut [u8]) -> Option<Header<'a>> {
 
 /// The newer of two timestamps.
 fn newer(a: u32, b: u32) -> u32 {
+    Seq(a).later(Seq(b)).0
+}
+
+/// The older of two timestamps.
+fn older(a: u32, b: u32) -> u32 {
     if Seq(a).lt(Seq(b)) {
-        b
-    } else {
         a
+    } else {
+        b
     }
 }
 

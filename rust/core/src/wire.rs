@@ -484,7 +484,7 @@ pub struct Data<'a> {
     pub seq: Seq,
     /// The newest acknowledgement number of the client, in FE's numbers.
     pub ack: Seq,
-    /// The client's newest TSval; 0 if timestamps were not agreed.
+    /// The TSval that the bytes are given to TCP with; 0 if timestamps were not agreed.
     pub tsval: u32,
     /// The client's newest window, not scaled.
     pub window: u16,

@@ -116,7 +116,7 @@ pub(super) struct RawData {
     pub(super) seq: U32,
     /// The client's newest acknowledgement number.
     pub(super) ack: U32,
-    /// The client's newest TSval.
+    /// The TSval that the bytes are given to TCP with.
     pub(super) tsval: U32,
     /// The client's newest window.
     pub(super) window: U16,
