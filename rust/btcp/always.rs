@@ -127,9 +127,12 @@ impl State {
         if !self.front_ticket(deciding) || !lower::hold_modules(true) {
             return Err(None);
         }
+        let now = connection::now_ms();
         deciding.front.ask();
+        // The client may have been sent newer timestamps than it has echoed.
+        deciding.front.tell_clock(now);
         (deciding.id, deciding.node) = (0, node);
-        deciding.commit = Commit::new(connection::now_ms());
+        deciding.commit = Commit::new(now);
         self.counters.count(Counter::HandoffsStarted);
         flow.arm(REPEAT_MS);
         Ok(())

@@ -434,6 +434,16 @@ impl Front {
         base.wrapping_add(now.wrapping_sub(self.syn_ack_ms))
     }
 
+    /// What is sent as the client's from now on, at `now`, tells what that clock says: who gets nothing else
+    /// goes on from that.
+    pub fn tell_clock(&mut self, now: u32) {
+        let clock = self.ts_now(now);
+        if let Some(ts) = &mut self.server.options.ts {
+            ts.val = clock;
+            self.syn_ack_ms = now;
+        }
+    }
+
     /// The timestamps of a segment that seems to be the client's.
     fn client_ts(&self) -> Option<Timestamps> {
         let ts = self.server.options.ts?;
