@@ -71,6 +71,16 @@ table inet asking {
 }
 '''
 
+# Whatever leaves goes to a neighbour, too, before it has left.
+COPY = '''
+table %s copying {
+    chain c {
+        type filter hook postrouting priority mangle;
+        dup to %s device "eth0"
+    }
+}
+'''
+
 
 def exchange(cluster: Cluster, paths: List[str]) -> None:
     """Fetch documents from en, each on a connection of its own and all on
@@ -145,6 +155,29 @@ def test_queue_to_a_program(cluster: Cluster) -> None:
     for node, program in zip(cluster.nodes, programs):
         node.nft('')
         program.terminate()
+
+
+def in_pieces(cluster: Cluster, path: str, node: str) -> None:
+    """A request whose head comes in two pieces is answered by this node."""
+    sock = cluster.client.connect(cluster['en'].vip)
+    raw = request(path)
+    sock.send(raw[:9], delay=0.3)
+    sock.send(raw[9:])
+    served(sock.response(), node, path.rpartition('/')[2])
+    sock.close()
+
+
+def test_copies(cluster: Cluster) -> None:
+    """What a node sends is copied to another one, and the copy passes LOCAL_OUT
+    before the call returns that sent the packet: that of BTCP's own
+    acknowledgements as well."""
+    table = {4: 'ip', 6: 'ip6'}[cluster.spec.family]
+    for name in ('en', 'fr'):
+        cluster[name].nft(COPY % (table, cluster['de'].address))
+    in_pieces(cluster, '/en/1k', 'en')
+    in_pieces(cluster, '/fr/1k', 'fr')
+    fetch(cluster, ['/en/1k', '/fr/1k', '/fr/128k'])
+    no_flows(cluster)
 
 
 @pytest.mark.family(4)

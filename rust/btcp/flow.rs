@@ -5,7 +5,8 @@
 //! A flow is found by its [`Tuple`](carisma_core::tuple::Tuple), as this node's TCP sees it, for
 //! both directions. All that changes is in [`Inner`], under the flow's lock. That lock may be taken
 //! under a socket's lock, and sends records under it; it is never held while a segment is given to
-//! TCP or a message to UTCP that takes locks of TCP's.
+//! TCP or a message to UTCP that takes locks of TCP's, nor while one is sent but in a tunnel: a rule
+//! that copies it (`dup`, TEE) shows the copy to our own hook at once.
 //!
 //! At the front end: `Deciding` → `Asked` → `Committed` → `Forward` → `Over`; if the request is this
 //! node's to serve, the flow ends, at once or after `Leaving`; in frequent mode after `Entering`. What

@@ -9,7 +9,7 @@ use crate::{
     early::Early,
     flow::{FlowRef, Inner, InnerGuard, Over, Stage},
     leave::Leave,
-    lower, packet,
+    lower,
     service::Target,
     state::State,
 };
@@ -24,7 +24,7 @@ use carisma_core::{
 use carisma_net::{
     connection,
     link::kind,
-    netfilter::{self, PacketContext},
+    netfilter::PacketContext,
     route::Via,
     skb::{Layout, Skb},
 };
@@ -117,7 +117,7 @@ impl State {
             match input {
                 Input::Pass if deciding.cookie => {
                     if header.has(flag::SYN) {
-                        self.front_acknowledge(flow, &mut inner, ctx);
+                        self.front_acknowledge(flow, inner, ctx);
                     }
                     return None;
                 }
@@ -142,14 +142,14 @@ impl State {
                     return Some(skb);
                 }
                 Input::Known => {
-                    self.front_acknowledge(flow, &mut inner, ctx);
+                    self.front_acknowledge(flow, inner, ctx);
                     return None;
                 }
                 Input::Early => {
                     let seq = header.seq();
                     let end = seq.add(header.seq_len(payload));
                     self.front_early(&mut inner, seq, end, skb);
-                    self.front_acknowledge(flow, &mut inner, ctx);
+                    self.front_acknowledge(flow, inner, ctx);
                     return None;
                 }
                 Input::Reset => {
@@ -159,7 +159,7 @@ impl State {
                 Input::Challenge => {
                     match &inner.stage {
                         Stage::Asked(_) => self.park(&mut inner, skb),
-                        _ => self.front_acknowledge(flow, &mut inner, ctx),
+                        _ => self.front_acknowledge(flow, inner, ctx),
                     }
                     return None;
                 }
@@ -197,16 +197,21 @@ impl State {
     }
 
     /// Acknowledges what is held, so that a client that waits for that goes on (RFC 896).
-    pub(crate) fn front_acknowledge(&self, flow: &FlowRef, inner: &mut Inner, ctx: &PacketContext) {
+    pub(crate) fn front_acknowledge(
+        &self,
+        flow: &FlowRef,
+        inner: InnerGuard<'_>,
+        ctx: &PacketContext,
+    ) {
         // While another node is asked the clock must not run on: see `Req::ts_now`.
-        if let Stage::Deciding(deciding) = &inner.stage {
-            let early = deciding.early.newest_first();
-            let ack = deciding.front.acknowledge(connection::now_ms(), early);
-            if let Ok(skb) = packet::to_client(flow.key(), &ack) {
-                // A lost acknowledgement is what the client's timer is for.
-                let _ = netfilter::xmit(&self.net, skb, ctx);
-            }
-        }
+        let Stage::Deciding(deciding) = &inner.stage else {
+            return;
+        };
+        let early = deciding.early.newest_first();
+        let ack = deciding.front.acknowledge(connection::now_ms(), early);
+        // A rule that copies what is sent has our hook see the copy before this returns.
+        drop(inner);
+        self.tell_client(flow, &ack, ctx);
     }
 
     /// The client has reset the connection.

@@ -97,7 +97,7 @@ impl State {
         }
         match decision {
             Decision::Wait => {
-                self.front_acknowledge(flow, &mut inner, ctx);
+                self.front_acknowledge(flow, inner, ctx);
                 None
             }
             Decision::Local(counter) => {

@@ -63,10 +63,6 @@ impl State {
     /// A packet that this node sends and that is no TCP segment. What it has to say about a segment
     /// that it had translated already is for its own TCP. By way of the front end it would come back
     /// with this node's own address as the source, which is none that IP takes from others.
-    ///
-    /// Who sends a packet may hold the lock of a flow by which the front end's address is known
-    /// (`front_acknowledge()`), and what becomes of it may be said at once: such a flow is not
-    /// touched.
     pub(crate) fn icmp_output(&self, mut skb: Skb) -> Option<Skb> {
         let Some(error) = skb.icmp_error() else {
             return Some(skb);
