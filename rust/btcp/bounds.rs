@@ -184,24 +184,26 @@ impl Held {
         } else {
             return Ok(());
         };
-        self.put(bytes);
+        self.put(more);
         Err(full)
     }
 
     /// Gives back so many of those that were taken.
-    fn put(&mut self, bytes: u32) {
+    pub(crate) fn put(&mut self, less: usize) {
+        // CAST: As many were taken, which have 32 bits.
+        let bytes = less as u32;
         if let Some(client) = self.bounds.clients.get(usize::from(self.client)) {
             client.fetch_sub(bytes, Relaxed);
         }
-        // CAST: It has 32 bits.
-        self.bounds.held.fetch_sub(bytes as usize, Relaxed);
+        self.bounds.held.fetch_sub(less, Relaxed);
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
     /// Gives all back.
     pub(crate) fn clear(&mut self) {
         if self.bytes != 0 {
-            self.put(self.bytes);
+            // CAST: It has 32 bits.
+            self.put(self.bytes as usize);
         }
     }
 }

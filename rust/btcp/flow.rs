@@ -233,13 +233,18 @@ impl State {
 
     /// Lets a segment of the client's wait. At the bound it is dropped, and sent again.
     pub(crate) fn park(&self, inner: &mut Inner, skb: Skb) {
-        if self.hold(&mut inner.held, skb.size()) {
-            self.counters
-                .count(match inner.parked.push(skb, PARKED_MAX) {
-                    true => Counter::PacketsParked,
-                    false => Counter::PacketsDroppedStale,
-                });
+        let size = skb.size();
+        if !self.hold(&mut inner.held, size) {
+            return;
         }
+        self.counters
+            .count(match inner.parked.push(skb, PARKED_MAX) {
+                true => Counter::PacketsParked,
+                false => {
+                    inner.held.put(size);
+                    Counter::PacketsDroppedStale
+                }
+            });
     }
 
     /// Gives on what was parked, in order, until nothing is left: to the node that serves the

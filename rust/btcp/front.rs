@@ -183,9 +183,13 @@ impl State {
         match &mut inner.stage {
             Stage::Deciding(deciding) => {
                 let deciding = &mut **deciding;
-                let kept = deciding.early.has_room(&deciding.front, seq)
-                    && self.hold(&mut inner.held, skb.size())
-                    && deciding.early.push(seq, end, skb);
+                let size = skb.size();
+                let held = deciding.early.has_room(&deciding.front, seq)
+                    && self.hold(&mut inner.held, size);
+                let kept = held && deciding.early.push(seq, end, skb);
+                if held && !kept {
+                    inner.held.put(size);
+                }
                 self.counters.count(match kept {
                     true => Counter::SegmentsEarly,
                     false => Counter::SegmentsEarlyDropped,

@@ -176,6 +176,7 @@ impl State {
             deciding.front.took(more as u32);
             Ok(more == payload)
         } else {
+            held.put(more);
             self.counters.count(Counter::FlowsRefusedMemory);
             Err(Unheld::Memory)
         }
