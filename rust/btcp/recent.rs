@@ -3,6 +3,7 @@
 //! Which handshakes began last, so that in a flood of SYNs the oldest makes room for a new one, and
 //! not the new one has to do without.
 
+use crate::knobs::Knob;
 use carisma_core::tuple::Tuple;
 use carisma_net::lock::{
     new_spinlock_bh,
@@ -10,8 +11,11 @@ use carisma_net::lock::{
 };
 use kernel::prelude::*;
 
-/// How many are remembered, with what has become of them or not.
-const RECENT: usize = 4096;
+/// How many are remembered, with what has become of them or not: at least as many as may be under
+/// way. What is forgotten keeps its place until its timer runs out.
+const RECENT: usize = 16_384;
+// CAST: A knob has 32 bits.
+const _: () = assert!(RECENT >= Knob::HandshakesMax.range().default as usize);
 
 /// The connections, as a ring.
 struct Ring {
