@@ -88,13 +88,16 @@ pub trait Run: Send + 'static {
 ///
 /// # Invariants
 ///
-/// The pointer is that of a thread that was started, and owns a reference to it.
+/// `task` is a thread that was started, and owns a reference to it. `start` is what `main` gets from it,
+/// and `discard` frees that if the thread never came to it.
 pub struct Thread {
     task: NonNull<bindings::task_struct>,
     bell: Arc<Bell>,
+    start: NonNull<c_void>,
+    discard: unsafe fn(NonNull<c_void>),
 }
 
-// SAFETY: Any thread may stop another.
+// SAFETY: Any thread may stop another, and free what is `Send`, as `Run` is.
 unsafe impl Send for Thread {}
 // SAFETY: Nothing can be done with a shared reference but to ring the bell.
 unsafe impl Sync for Thread {}
@@ -115,25 +118,28 @@ impl Thread {
             },
             GFP_KERNEL,
         )?;
-        let start = KBox::into_raw(start);
+        // SAFETY: It is that of a box.
+        let start = unsafe { NonNull::new_unchecked(KBox::into_raw(start)) }.cast();
         // SAFETY: `main` takes `start` over.
         let task = from_err_ptr(unsafe {
-            bindings::kthread_create(Some(main::<R>), start.cast(), name.as_char_ptr())
+            bindings::kthread_create(Some(main::<R>), start.as_ptr(), name.as_char_ptr())
         });
         match task {
             Ok(task) => {
                 // SAFETY: The thread was just made.
                 unsafe { bindings::wake_up_process(task) };
-                // INVARIANT: It was started, and the helper has taken a reference.
+                // INVARIANT: It was started, and the helper has taken a reference. `start` is of this `R`.
                 Ok(Self {
                     // SAFETY: It is not an error, and not null.
                     task: unsafe { NonNull::new_unchecked(task) },
                     bell,
+                    start,
+                    discard: discard::<R>,
                 })
             }
             Err(err) => {
                 // SAFETY: There is no thread that could have taken it.
-                drop(unsafe { KBox::from_raw(start) });
+                unsafe { discard::<R>(start) };
                 Err(err)
             }
         }
@@ -150,18 +156,31 @@ impl Drop for Thread {
         self.bell.stop.store(true, Release);
         self.bell.ring();
         // SAFETY: By the type invariant. It waits for the thread's end.
-        unsafe { bindings::kthread_stop_put(self.task.as_ptr()) };
+        let ended = unsafe { bindings::kthread_stop_put(self.task.as_ptr()) };
+        // It was stopped before it ever ran: `main`, which returns 0, was not called, nor will it be.
+        if ended == EINTR.to_errno() {
+            // SAFETY: By the type invariant.
+            unsafe { (self.discard)(self.start) };
+        }
     }
 }
 
 /// # Safety
 ///
 /// Called by the new thread only, with the `Start<R>` of `Thread::new`. A thread that is stopped
-/// before it has begun never comes here; ours is woken before anybody can stop it.
+/// before it has run never comes here, even if it was woken.
 unsafe extern "C" fn main<R: Run>(start: *mut c_void) -> c_int {
     // SAFETY: The caller says so.
     let start = unsafe { KBox::from_raw(start.cast::<Start<R>>()) };
     let Start { body, bell } = KBox::into_inner(start);
     body.run(&bell);
     0
+}
+
+/// # Safety
+///
+/// `start` must be the `Start<R>` of `Thread::new`, and `main` not be called with it.
+unsafe fn discard<R: Run>(start: NonNull<c_void>) {
+    // SAFETY: The caller says so.
+    drop(unsafe { KBox::from_raw(start.as_ptr().cast::<Start<R>>()) });
 }
