@@ -22,7 +22,7 @@ use carisma_core::{
     ip,
     seq::Seq,
     tcp::{self, flag, Build},
-    tuple::Tuple,
+    tuple::{link_of, Tuple},
     wire::Reason,
 };
 use carisma_net::{
@@ -286,6 +286,8 @@ impl State {
             self.counters.count(Counter::PacketsDroppedStale);
             return;
         }
+        // What was in a tunnel knows of no link.
+        skb.set_link(link_of(&key.client));
         self.counters
             .count(match netfilter::xmit(&self.net, skb, ctx) {
                 Ok(()) => Counter::PacketsRelayed,
