@@ -230,6 +230,7 @@ static int carisma_skb_arrive(struct net *net, struct sk_buff *skb)
 		dst_release(dst);
 	}
 	skb_reset_mac_header(skb);
+	carisma_skb_let_go(skb);
 	skb_reset_mac_len(skb);
 	if (carisma_skb_is_v6(skb)) {
 		/* As ip6_rcv_core(), which has looked at hop-by-hop options. */

@@ -183,6 +183,7 @@ int carisma_helper_tunnel_strip(struct sk_buff *skb, unsigned int len)
 /* Have what was in a tunnel come in by the same device. Consumes the skb. */
 int carisma_helper_tunnel_receive(struct sk_buff *skb)
 {
+	carisma_skb_let_go(skb);
 	return netif_rx(skb) == NET_RX_SUCCESS ? 0 : -ENOBUFS;
 }
 

@@ -39,6 +39,16 @@ static bool carisma_is_too_big(const struct sk_buff *skb, unsigned int mtu)
 }
 
 /*
+ * Let go of a socket that a program has chosen for a packet when that came in (bpf_sk_assign()): without a
+ * reference it is valid only under the RCU lock of the arrival.
+ */
+static void carisma_skb_let_go(struct sk_buff *skb)
+{
+	if (skb_sk_is_prefetched(skb))
+		skb_orphan(skb);
+}
+
+/*
  * Send a whole packet by a route, of which the reference is given up. LOCAL_OUT is left out:
  * conntrack there has not seen what we hold or forward, and would call it invalid. Consumes the skb,
  * unless it is too big: then *mtu, else 0, is how big it may be.
@@ -52,6 +62,7 @@ static int carisma_xmit(struct net *net, struct sk_buff *skb, struct dst_entry *
 		kfree_skb(skb);
 		return PTR_ERR(dst);
 	}
+	carisma_skb_let_go(skb);
 	skb_dst_drop(skb);
 	skb_dst_set(skb, dst);
 	skb->dev = dst->dev;
@@ -102,6 +113,7 @@ static int carisma_xmit_link(struct sk_buff *skb, struct dst_entry *dst, const _
 		kfree_skb(skb);
 		return -ENOMEM;
 	}
+	carisma_skb_let_go(skb);
 	skb_dst_drop(skb);
 	skb->dev = dev;
 	skb->protocol = htons(carisma_skb_is_v6(skb) ? ETH_P_IPV6 : ETH_P_IP);
