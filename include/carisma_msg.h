@@ -78,7 +78,8 @@ enum carisma_msg_kind {
 	 * more, BTCP's business. Process context, may sleep. A deletion, of a node as well, needs no
 	 * memory, and succeeds if there is no such thing.
 	 * NODE_ADD, NODE_DEL: node (from 1), its name, tuple.local and tuple.local_port of its
-	 * control connection; value is 1 for this node itself. Process context, may sleep.
+	 * control connection; value is 1 for this node itself. Process context, may sleep. An
+	 * addition before the first KEYS is -ENOTCONN: it comes again after CONFIG_REQ.
 	 * KEYS: all keys of the cluster, each a number (1 byte) and CARISMA_SECRET_LEN bytes. This
 	 * node signs with the first, if there is one. Process context, may sleep.
 	 */

@@ -248,6 +248,23 @@ def test_what_is_refused(empty: Node) -> None:
     assert next(answers) == {'answer': []}
 
 
+def test_nodes_come_after_keys(empty: Node) -> None:
+    """When carisma_utcp is loaded it has no control connections before it knows the keys, though
+    a node be added meanwhile."""
+    key_set(empty, 1, OLD)
+    kernel = empty.kernel
+    kernel.unload('carisma_utcp')
+    listening = "ss -Hltn 'sport = :7480'"
+    # By which it asks for the keys, for one namespace after the other.
+    with kernel.delayed(carisma_btcp_put=1000):
+        early = empty.run(
+            f'insmod {kernel.guest.modules}/carisma_utcp.ko && '
+            f'{CARISMACTL} node add {empty.name} {empty.address} --local && '
+            f'sleep 0.1 && {listening}').out
+        assert early == ''
+        wait_for(lambda: empty.run(listening).out != '', 'it was told')
+
+
 def test_keys_are_not_told(empty: Node) -> None:
     """Nobody can read a key again: not root, not by netlink, sysfs or the
     kernel's log."""

@@ -77,6 +77,11 @@ impl Ns {
         if config.closed {
             return Err(ENODEV);
         }
+        // Without the keys we would talk to whoever says that he is a node. When we ask for them, this
+        // one comes again.
+        if !self.peers.are_keyed() {
+            return Err(ENOTCONN);
+        }
         self.peers.add(Peer::new(msg)?)?;
         if config.control.is_none() {
             let control =

@@ -194,6 +194,8 @@ pub(crate) struct Peers {
     list: SpinLockBh<KVec<Arc<Peer>>>,
     #[pin]
     keys: Mutex<Arc<Keys>>,
+    /// The keys were told, were it that there are none.
+    keyed: Atomic<bool>,
 }
 
 impl Peers {
@@ -207,6 +209,7 @@ impl Peers {
                 changes: Atomic::new(0),
                 list <- new_spinlock_bh!(KVec::new(), "carisma_peers"),
                 keys <- new_mutex!(keys, "carisma_peer_keys"),
+                keyed: Atomic::new(false),
             }),
             GFP_KERNEL,
         )
@@ -232,11 +235,17 @@ impl Peers {
         self.keys.lock().clone()
     }
 
+    /// Whether the keys were told, were it that there are none. Any context.
+    pub(crate) fn are_keyed(&self) -> bool {
+        self.keyed.load(Acquire)
+    }
+
     /// Takes the keys that a message tells of, in place of those that there were. Process context;
     /// callers serialise among themselves.
     pub(crate) fn set_keys(&self, told: &[u8]) -> Result {
         let keys = Arc::new(Keys::read(told, &self.keys())?, GFP_KERNEL)?;
         let _old = core::mem::replace(&mut *self.keys.lock(), keys);
+        self.keyed.store(true, Release);
         self.changed();
         Ok(())
     }
