@@ -133,10 +133,9 @@ impl State {
                 }
                 Input::Open => {
                     // TCP has taken the ACK. If it made a socket that is not withheld, the flow has
-                    // no purpose; if it made none, the client will try again.
-                    if !connection::is_live(&self.net, flow.key()) {
-                        return None;
-                    }
+                    // no purpose; if it made none, as its accept queue is full and it goes on waiting
+                    // for an ACK, the client will try again.
+                    connection::expects(&self.net, flow.key())?;
                     self.front_decided(flow, Counter::RequestsLocal);
                     self.end(flow, inner);
                     return Some(skb);
