@@ -105,6 +105,9 @@ pub struct Front {
     syn_ack_ms: u32,
     /// It was sent more than once: nobody knows which one the client answers.
     repeated: bool,
+    /// It had another number before, which the client may acknowledge: a TCP that answers by SYN cookies takes
+    /// that for a minute or two.
+    renumbered: bool,
     /// See [`Front::rtt`].
     rtt: u16,
 }
@@ -136,6 +139,7 @@ impl Front {
             ts_waits: None,
             syn_ack_ms: 0,
             repeated: false,
+            renumbered: false,
             rtt: 0,
         })
     }
@@ -161,6 +165,7 @@ impl Front {
         if let Some(server) = SynFacts::of_syn_ack(header) {
             if header.ack() == self.client.isn.add(1) {
                 self.repeated = self.phase == Phase::SynAck;
+                self.renumbered |= self.repeated && server.isn != self.server.isn;
                 self.server = server;
                 self.syn_ack_ms = now;
                 self.phase = Phase::SynAck;
@@ -203,6 +208,7 @@ impl Front {
             return Input::Pass;
         }
         self.note(header);
+        self.renumbered = false;
         self.opened = self.window;
         if self.rtt == 0 && !self.repeated {
             self.rtt = told(now.wrapping_sub(self.syn_ack_ms));
@@ -323,9 +329,10 @@ impl Front {
             .is_some_and(|ts| Seq(ts.wrapping_add(1)).lt(Seq(self.ts_recent)))
     }
 
-    /// TCP has made a socket of the connection: whether it is to be withheld.
+    /// TCP has made a socket of the connection: whether it is to be withheld. One whose numbers are not
+    /// known cannot be.
     pub fn on_child(&mut self) -> bool {
-        if self.phase == Phase::SynAck {
+        if self.phase == Phase::SynAck && !self.renumbered {
             self.phase = Phase::Head;
         }
         self.phase == Phase::Head

@@ -56,6 +56,7 @@ impl Front {
             ts_waits: None,
             syn_ack_ms: now,
             repeated: false,
+            renumbered: false,
             rtt: ts.map_or(0, |ts| told(clock.wrapping_sub(ts.ecr))),
         })
     }

@@ -230,6 +230,37 @@ fn a_payload_with_the_handshake_s_ack_waits_for_the_child() {
 }
 
 #[test]
+fn which_of_two_numbers_of_tcp_s_counts_the_client_says() {
+    // (what TCP answers the SYN and its repetition with, what the client acknowledges, what is decided about
+    // payload then, whether the child is withheld)
+    let cases = [
+        ([500, 500], 501, Input::Open, true),
+        ([500, 900], 901, Input::Open, true),
+        // By SYN cookies TCP knows the first one still.
+        ([500, 900], 501, Input::Pass, false),
+    ];
+    for (answers, acked, expected, withheld) in cases {
+        let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
+            Front::new(h).unwrap()
+        });
+        for isn in answers {
+            with(&syn_ack(isn, 101), |h| front.on_output(h, 1000));
+        }
+        let data = Build {
+            ack: Seq(acked),
+            ..segment(101, flag::ACK | flag::PSH)
+        };
+        assert_eq!(with(&data, |h| front.on_input(h, 10, 0)), expected);
+        assert_eq!(front.on_child(), withheld, "{acked} after {answers:?}");
+        // What follows is TCP's as well.
+        if !withheld {
+            assert_eq!(with(&data, |h| front.on_input(h, 10, 0)), Input::Pass);
+            assert!(!front.on_child());
+        }
+    }
+}
+
+#[test]
 fn what_overtakes_the_handshake_s_ack_opens_the_connection_all_the_same() {
     // (sequence number, bytes, flags, what is decided, and what when there is a socket)
     let cases = [
