@@ -180,6 +180,22 @@ def test_copies(cluster: Cluster) -> None:
     no_flows(cluster)
 
 
+@pytest.mark.ipv6
+@pytest.mark.parametrize('mode', ('rare', 'frequent'))
+def test_node_itself(fresh: Cluster, mode: str) -> None:
+    """A client on the front end is served there, and at once."""
+    front = fresh['en']
+    front.ctl('service', 'set', front.service, '--mode', mode)
+    begun = ('flows_created', 'cookies_sent')
+    before = front.stats()
+    for language in ('en', 'fr'):
+        answer = front.curl.get(fresh.url('en', f'/{language}/1k'), limit=4)
+        served(answer, 'en', '1k')
+    after = front.stats()
+    assert [after[name] for name in begun] == [before[name] for name in begun]
+    served(fresh.client.curl.get(fresh.url('en', '/fr/1k')), 'fr', '1k')
+
+
 @pytest.mark.family(4)
 @pytest.mark.parametrize('mode', (0, 1, 2))
 def test_reverse_path_filter(cluster: Cluster, mode: int) -> None:

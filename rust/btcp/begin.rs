@@ -36,7 +36,9 @@ const HANDSHAKE_MS: u32 = 75_000;
 const EVICTIONS: usize = 32;
 
 impl State {
-    /// A client's first segment to a service. It goes on to TCP.
+    /// A client's first segment to a service. It goes on to TCP. This node's own connections are
+    /// served here: IPv4 takes a segment from one of our addresses by loopback only, and with the
+    /// route that it was sent by, which none has that was made or waited.
     pub(crate) fn front_begin(
         &self,
         key: &Tuple,
@@ -45,6 +47,9 @@ impl State {
         ctx: &PacketContext,
     ) -> Option<Skb> {
         let mut skb = skb;
+        if skb.is_looped() {
+            return Some(skb);
+        }
         // TCP drops what has a wrong checksum, and counts it.
         let withholds = self.withholding.load(Acquire);
         let may = |service: &Service| {
