@@ -31,6 +31,13 @@ enum carisma_seen {
 	CARISMA_SEEN_EXTENSIONS,	/* headers of IPv6 extensions stand before whatever it is */
 };
 
+/* How a packet comes to PRE_ROUTING. */
+enum carisma_arrival {
+	CARISMA_ARRIVAL_RECEIVED,	/* as IP has received it */
+	CARISMA_ARRIVAL_BRIDGED,	/* a bridge is about to give it to IP, and has it look at rules before */
+	CARISMA_ARRIVAL_PASSING,	/* it is for others on the bridge, or not known not to be */
+};
+
 /*
  * The addresses (IPv4 as v4-mapped), ports and flags of a TCP segment, for the first compare of the
  * hooks.

@@ -196,6 +196,59 @@ def test_node_itself(fresh: Cluster, mode: str) -> None:
     served(fresh.client.curl.get(fresh.url('en', '/fr/1k')), 'fr', '1k')
 
 
+# The eth0 of a host becomes a bridge, with what was eth0 as its port.
+BRIDGE = '''
+set -e
+ip addr flush dev lo scope global
+ip addr flush dev eth0
+ip link set eth0 down name port
+ip link add eth0 address %s type bridge forward_delay 0 mcast_snooping 0
+ip link set port master eth0 up
+%s
+sysctl -qw net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1
+'''
+
+
+@pytest.fixture
+def bridging(bare: Cluster) -> Iterator[Cluster]:
+    """A cluster on a kernel that shows IP's rules what bridges carry."""
+    kernel = bare['en'].kernel
+    kernel.guest.run(['modprobe', 'br_netfilter'])
+    kernel.expect('Bridge firewalling registered')
+    yield bare
+    kernel.guest.run(['modprobe', '-r', 'br_netfilter'])
+
+
+def moved_in(cluster: Cluster) -> None:
+    """Requests are answered by whom they are for, whatever way they go."""
+    for migrate in ('adopt', 'replay'):
+        for node in cluster.nodes:
+            node.ctl('service', 'set', node.service, '--migrate', migrate)
+        in_pieces(cluster, '/en/1k', 'en')
+        in_pieces(cluster, '/fr/1k', 'fr')
+    fetch(cluster, ['/en/1k', '/fr/1k', '/fr/128k'])
+    no_flows(cluster)
+
+
+@pytest.mark.ipv6
+def test_bridge_for_others(bridging: Cluster, lab: Lab) -> None:
+    """What the modules see first is carried by a bridge for others: the lab's
+    switch is one on their kernel."""
+    bridging.start_servers()
+    lab.enable(bridging)
+    moved_in(bridging)
+
+
+@pytest.mark.ipv6
+def test_bridge_of_the_node(bridging: Cluster, lab: Lab) -> None:
+    """All that hosts receive comes by bridges of theirs."""
+    for host in bridging.hosts.values():
+        host.run(BRIDGE % (host.host.mac, '\n'.join(bridging.setup(host.host))))
+    bridging.start_servers()
+    lab.enable(bridging)
+    moved_in(bridging)
+
+
 @pytest.mark.family(4)
 @pytest.mark.parametrize('mode', (0, 1, 2))
 def test_reverse_path_filter(cluster: Cluster, mode: int) -> None:

@@ -78,9 +78,7 @@ pub fn adopt<H: Hooks>(
     _context: &PacketContext,
 ) -> Result<(), Obstacle> {
     let it = raw(adoption, withheld);
-    let Ok((own, okfn)) = way_on::<H>(&ack) else {
-        return Err(Obstacle::Other);
-    };
+    let (own, okfn) = way_on::<H>(&ack);
     // SAFETY: The namespace is valid. The packet is ours, linear, and is given up, in the context that
     // the helper asks for.
     outcome(unsafe { bindings::adopt(net.as_ptr(), ack.into_raw(), &raw const it, own, okfn) })

@@ -39,8 +39,8 @@ const INPUT_PRIORITY: c_int = bindings::nf_ip_hook_priorities_NF_IP_PRI_CONNTRAC
 /// Behind everything.
 const OUTPUT_PRIORITY: c_int = bindings::nf_ip_hook_priorities_NF_IP_PRI_LAST - 1;
 
-/// The way on from PRE_ROUTING, which is not exported: every packet brings it along. It is the same
-/// function for all of a family.
+/// The way on from PRE_ROUTING, which is not exported: every packet brings it along that IP has
+/// received. It is the same function for all of a family.
 static OKFN_V4: Atomic<usize> = Atomic::new(0);
 static OKFN_V6: Atomic<usize> = Atomic::new(0);
 
@@ -161,14 +161,24 @@ unsafe extern "C" fn input<H: Hooks>(
     // SAFETY: The state is valid, and so are the hooks while they are registered. The packet is
     // ours. Nobody changes the context of a hook while it runs.
     unsafe {
-        let known = okfn_of(u32::from((*state).pf) == bindings::NFPROTO_IPV6);
-        if known.load(Relaxed) == 0 {
-            if let Some(okfn) = (*state).okfn {
-                known.store(okfn as usize, Release);
-            }
+        match bindings::skb_arrival(skb) {
+            bindings::carisma_arrival_CARISMA_ARRIVAL_PASSING => return bindings::NF_ACCEPT,
+            // Its way on is a bridge's.
+            bindings::carisma_arrival_CARISMA_ARRIVAL_BRIDGED => {}
+            _ => learn(&*state),
         }
         let ctx = PacketContext::of_caller();
         verdict(skb, |skb| (*hooks.cast::<H>()).input(skb, &ctx))
+    }
+}
+
+/// Remembers the way on of a packet that IP has received.
+fn learn(state: &bindings::nf_hook_state) {
+    let known = okfn_of(u32::from(state.pf) == bindings::NFPROTO_IPV6);
+    if known.load(Relaxed) == 0 {
+        if let Some(okfn) = state.okfn {
+            known.store(okfn as usize, Release);
+        }
     }
 }
 
@@ -256,10 +266,9 @@ impl Drop for PacketContext {
 ///
 /// TCP has handled it when this returns, unless the socket was owned by a process just then or a
 /// rule queued it to user space. Callers hold neither a socket's lock nor one that hooks take.
-/// Errors: `ENOTCONN` before the first packet of the family ever has passed the hook, `ENODEV`, `ENETUNREACH` and
-/// the like when nothing leads to the packet's source.
+/// Errors: `ENODEV`, `ENETUNREACH` and the like when nothing leads to the packet's source.
 pub fn inject<H: Hooks>(net: &Net, skb: Skb, _context: &PacketContext) -> Result {
-    let (own, okfn) = way_on::<H>(&skb)?;
+    let (own, okfn) = way_on::<H>(&skb);
     // SAFETY: The packet is ours and is given up, in the context that the helper asks for.
     to_result(unsafe { bindings::inject(net.as_ptr(), skb.into_raw(), own, okfn) })
 }
@@ -268,16 +277,14 @@ pub fn inject<H: Hooks>(net: &Net, skb: Skb, _context: &PacketContext) -> Result
 type Okfn =
     unsafe extern "C" fn(*mut bindings::net, *mut bindings::sock, *mut bindings::sk_buff) -> c_int;
 
-/// `H`'s own hook at PRE_ROUTING, and the way on from there of a packet like this. Errors: `ENOTCONN`
-/// before the first one of the family ever has passed the hook.
-pub(crate) fn way_on<H: Hooks>(skb: &Skb) -> Result<(bindings::nf_hookfn, Option<Okfn>)> {
-    let okfn = okfn_of(skb.is_v6()).load(Acquire);
-    if okfn == 0 {
-        return Err(ENOTCONN);
-    }
-    // SAFETY: The number was made from such a pointer.
-    let okfn = unsafe { core::mem::transmute::<usize, Okfn>(okfn) };
-    Ok((Some(input::<H>), Some(okfn)))
+/// `H`'s own hook at PRE_ROUTING, and the way on from there of a packet like this.
+pub(crate) fn way_on<H: Hooks>(skb: &Skb) -> (bindings::nf_hookfn, Option<Okfn>) {
+    let okfn: Okfn = match okfn_of(skb.is_v6()).load(Acquire) {
+        0 => bindings::go_on,
+        // SAFETY: The number was made from such a pointer.
+        okfn => unsafe { core::mem::transmute::<usize, Okfn>(okfn) },
+    };
+    (Some(input::<H>), Some(okfn))
 }
 
 /// Why a packet was not sent.

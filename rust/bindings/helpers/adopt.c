@@ -170,20 +170,6 @@ static enum carisma_obstacle carisma_find_obstacle(struct net *net, struct sk_bu
 	return CARISMA_OBSTACLE_NONE;
 }
 
-/* Whether the way of a packet that came in leads to this node, which it is then told of. */
-static bool carisma_route_in(struct sk_buff *skb)
-{
-	if (carisma_skb_is_v6(skb)) {
-		ip6_route_input(skb);
-		return !skb_dst(skb)->error && (dst_rt6_info(skb_dst(skb))->rt6i_flags & RTF_LOCAL);
-	} else {
-		const struct iphdr *ip = ip_hdr(skb);
-
-		return !ip_route_input_noref(skb, ip->daddr, ip->saddr, ip4h_dscp(ip), skb->dev) &&
-		       skb_rtable(skb)->rt_type == RTN_LOCAL;
-	}
-}
-
 /* Have TCP take a packet that came in, whose IP header is of "ip" bytes; false if there is none. */
 static bool carisma_to_tcp(struct sk_buff *skb, struct request_sock *req, unsigned int ip)
 {

@@ -5,7 +5,9 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/netdevice.h>
+#include <linux/if_vlan.h>
 #include <linux/netfilter.h>
+#include <linux/netfilter_bridge.h>
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv6.h>
 #include <linux/skbuff.h>
@@ -141,6 +143,26 @@ bool carisma_helper_skb_is_summed(struct sk_buff *skb, unsigned int ip, __u8 pro
 			    carisma_skb_is_v6(skb) ? AF_INET6 : AF_INET);
 }
 
+/*
+ * How a packet came to PRE_ROUTING. What br_netfilter shows of a bridge's, and IP then gets, does not pass
+ * it once more (ip_sabotage_in()): it is taken here, as having come by the bridge and not by its port.
+ */
+enum carisma_arrival carisma_helper_skb_arrival(struct sk_buff *skb)
+{
+#if IS_ENABLED(CONFIG_BRIDGE_NETFILTER)
+	const struct nf_bridge_info *bridge = nf_bridge_info_get(skb);
+
+	if (bridge) {
+		if (skb->pkt_type != PACKET_HOST || bridge->pkt_otherhost ||
+		    bridge->orig_proto != BRNF_PROTO_UNCHANGED || skb_vlan_tag_present(skb))
+			return CARISMA_ARRIVAL_PASSING;
+		skb->skb_iif = skb->dev->ifindex;
+		return CARISMA_ARRIVAL_BRIDGED;
+	}
+#endif
+	return CARISMA_ARRIVAL_RECEIVED;
+}
+
 /* Whether a packet that came in is this node's own. */
 bool carisma_helper_skb_is_looped(const struct sk_buff *skb)
 {
@@ -208,6 +230,7 @@ void carisma_helper_skb_set_transport(struct sk_buff *skb, unsigned int offset)
  */
 void carisma_helper_skb_park(struct sk_buff *skb)
 {
+	carisma_skb_let_go(skb);
 	skb_dst_drop(skb);
 	skb->dev = NULL;
 }
@@ -230,7 +253,6 @@ static int carisma_skb_arrive(struct net *net, struct sk_buff *skb)
 		dst_release(dst);
 	}
 	skb_reset_mac_header(skb);
-	carisma_skb_let_go(skb);
 	skb_reset_mac_len(skb);
 	if (carisma_skb_is_v6(skb)) {
 		/* As ip6_rcv_core(), which has looked at hop-by-hop options. */
@@ -243,6 +265,32 @@ static int carisma_skb_arrive(struct net *net, struct sk_buff *skb)
 		IPCB(skb)->iif = skb->skb_iif;
 	}
 	return 0;
+}
+
+/* Whether the way of a packet that came in leads to this node, which it is then told of. */
+static bool carisma_route_in(struct sk_buff *skb)
+{
+	if (carisma_skb_is_v6(skb)) {
+		ip6_route_input(skb);
+		return !skb_dst(skb)->error && (dst_rt6_info(skb_dst(skb))->rt6i_flags & RTF_LOCAL);
+	} else {
+		const struct iphdr *ip = ip_hdr(skb);
+
+		return !ip_route_input_noref(skb, ip->daddr, ip->saddr, ip4h_dscp(ip), skb->dev) &&
+		       skb_rtable(skb)->rt_type == RTN_LOCAL;
+	}
+}
+
+/*
+ * The way on from PRE_ROUTING, in short: without IP's options and VRFs. All that was received may have come by
+ * bridges, so that nothing has brought the real one along.
+ */
+int carisma_helper_go_on(struct net *net, struct sock *sk, struct sk_buff *skb)
+{
+	if (carisma_route_in(skb))
+		return READ_ONCE(skb_dst(skb)->input)(skb);
+	kfree_skb(skb);
+	return NET_RX_DROP;
 }
 
 /* The hooks that a packet of this family passes there. */

@@ -39,13 +39,17 @@ static bool carisma_is_too_big(const struct sk_buff *skb, unsigned int mtu)
 }
 
 /*
- * Let go of a socket that a program has chosen for a packet when that came in (bpf_sk_assign()): without a
- * reference it is valid only under the RCU lock of the arrival.
+ * Let go of what has to do with how a packet came in: a socket that a program has chosen for it
+ * (bpf_sk_assign()), which without a reference is valid only under the RCU lock of the arrival; and what its
+ * bridge was about to do with it.
  */
 static void carisma_skb_let_go(struct sk_buff *skb)
 {
 	if (skb_sk_is_prefetched(skb))
 		skb_orphan(skb);
+#if IS_ENABLED(CONFIG_BRIDGE_NETFILTER)
+	skb_ext_del(skb, SKB_EXT_BRIDGE_NF);
+#endif
 }
 
 /*
