@@ -270,6 +270,24 @@ def test_link_local_clients(way: Cluster, language: str) -> None:
     unbroken(connection)
 
 
+def test_link_local_clients_relayed(lab: Lab) -> None:
+    """What the front end passes on to such a client goes by the client's link, where another
+    link comes first."""
+    site = lab.site(dataclasses.replace(lab.spec, forward='direct', mode='always'))
+    lab.enable(site)
+    client, front = site.client, site['en']
+    front.run('ip link add aside up type dummy && '
+              'ip -6 route del fe80::/64 dev eth0 && '
+              'ip -6 route add fe80::/64 dev eth0 metric 512')
+    sock = client.connect(front.vip, source=(f'{link_local(client)}%eth0', 0))
+    sock.send(request('/fr/1k', Connection='close'))
+    # The server's FIN comes by way of the front end.
+    assert sock.receive(timeout=5).data.endswith(document('fr', '1k'))
+    sock.close()
+    no_flows(site)
+    front.run('ip link del aside')
+
+
 @pytest.mark.long
 def test_link_local_services(cluster: Cluster) -> None:
     """A service of such an address would be one of every link's: it is refused, and
