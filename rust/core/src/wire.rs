@@ -38,7 +38,6 @@ use crate::{
         SynFacts, //
     },
     tuple::{
-        v4_of,
         Addr,
         Tuple, //
     },

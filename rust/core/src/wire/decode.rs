@@ -134,18 +134,20 @@ impl<'a> Req<'a> {
             replay: raw.flags.get() & REQ_REPLAY != 0,
             handshake: Handshake::new(syn, syn_ack, ack).ok_or(Refused::Handshake)?,
         };
-        if !req.belongs_to(tuple) {
-            return Err(Refused::Handshake);
-        }
+        req.belongs_to(tuple)?;
         Ok(req)
     }
 
     /// Whether this can be asked of the owner of `tuple`: one client, one address family.
-    pub(super) fn belongs_to(&self, tuple: &Tuple) -> bool {
+    pub(super) fn belongs_to(&self, tuple: &Tuple) -> Result<(), Refused> {
+        if !tuple.with_local(self.vip, self.vip_port).is_valid() {
+            return Err(Refused::Tuple);
+        }
         let syn = self.handshake.syn();
-        v4_of(&self.vip).is_some() == tuple.is_v4()
-            && self.vip_port == syn.dest()
-            && tuple.client_port.get() == syn.source()
+        match self.vip_port == syn.dest() && tuple.client_port.get() == syn.source() {
+            true => Ok(()),
+            false => Err(Refused::Handshake),
+        }
     }
 }
 

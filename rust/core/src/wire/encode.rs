@@ -124,7 +124,7 @@ impl Handoff<'_> {
         match &self.body {
             Body::Accept | Body::Abort | Body::Taken | Body::Seek => Some(()),
             Body::Req(req) => {
-                req.belongs_to(&self.tuple).then_some(())?;
+                req.belongs_to(&self.tuple).ok()?;
                 req.encode(out)
             }
             Body::Reject(reason) => {

@@ -325,7 +325,7 @@ fn what_no_version_says_is_refused() {
         (&request, 78, 1, Refused::Reserved),
         (&request, 79, 1, Refused::Reserved),
         (&request, 83, 1, Refused::Reserved),
-        (&request, 62, 0, Refused::Handshake),
+        (&request, 62, 0, Refused::Tuple),
         (&request, 69, 81, Refused::Handshake),
         // The client's port in the tuple.
         (&request, 49, 0x68, Refused::Handshake),
@@ -344,6 +344,17 @@ fn what_no_version_says_is_refused() {
     // A port of 0 takes both bytes.
     let mut bytes = reject;
     bytes[48..50].fill(0);
+    assert_eq!(Record::parse(&bytes), Err(Refused::Tuple));
+    // Nor can a handshake with port 0 be asked for.
+    let mut bytes = request;
+    let (syn, ack) = (
+        usize::from(bytes[80]),
+        usize::from(bytes[80]) + usize::from(bytes[81]),
+    );
+    for port in [68, 84 + 2, 84 + syn, 84 + ack + 2] {
+        assert_eq!(bytes[port..port + 2], [0, 80]);
+        bytes[port + 1] = 0;
+    }
     assert_eq!(Record::parse(&bytes), Err(Refused::Tuple));
     // The length field alone.
     for (len, refused) in [
