@@ -46,12 +46,12 @@ pub(crate) struct InBand {
 }
 
 impl InBand {
-    /// One whose client has sent everything up to `next`, and whose back end is there. The flow's lock is
-    /// held.
-    pub(crate) fn new(flow: &FlowRef, next: Seq) -> Self {
+    /// One whose client has sent everything from `first` up to `next`, and whose back end is there. The
+    /// flow's lock is held.
+    pub(crate) fn new(flow: &FlowRef, first: Seq, next: Seq) -> Self {
         let now = connection::now_ms();
         let it = Self {
-            closing: Closing::new(next),
+            closing: Closing::new(first, next),
             heard: now,
             watch: Watch::new(now),
         };
@@ -70,7 +70,7 @@ impl InBand {
     ) {
         self.heard = connection::now_ms();
         let len = header.seq_len(payload);
-        let again = len > 0 && self.closing.is_old(header.seq().add(len));
+        let again = len > 0 && header.seq().add(len).le(self.closing.next());
         if answered {
             self.watch = Watch::new(self.heard);
         }

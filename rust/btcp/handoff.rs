@@ -395,7 +395,7 @@ impl State {
             down: None,
             in_band: deciding
                 .in_band
-                .then(|| InBand::new(flow, deciding.front.next())),
+                .then(|| InBand::new(flow, deciding.front.first(), deciding.front.next())),
         });
         inner.draining = true;
         drop(inner);

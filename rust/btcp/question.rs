@@ -141,9 +141,7 @@ impl State {
             Stage::Seeking(seeking) if seeking.in_band() => {
                 return self.front_sought_in_band(flow, inner, node, header, ctx);
             }
-            Stage::Committed(it) => {
-                it.in_band && it.node == node && header.ack().le(it.front.next())
-            }
+            Stage::Committed(it) => it.in_band && it.node == node && it.front.has(header.ack()),
             _ => false,
         };
         if is_given && standing == Standing::Moved {
@@ -153,7 +151,7 @@ impl State {
         }
         if let Stage::Forward(forward) = &mut inner.stage {
             let in_band = forward.in_band.as_mut().filter(|_| forward.node == node);
-            if let Some(in_band) = in_band.filter(|it| it.closing.is_old(header.ack())) {
+            if let Some(in_band) = in_band.filter(|it| it.closing.has(header.ack())) {
                 return match standing {
                     Standing::Present => in_band.hear(),
                     Standing::Moved => self.front_closed(flow, inner, false),

@@ -278,7 +278,7 @@ impl State {
                 time_wait: false,
                 acked,
                 down: None,
-                in_band: next.map(|next| InBand::new(flow, next)),
+                in_band: next.map(|next| InBand::new(flow, next, next)),
             });
             inner.draining = true;
             drop(inner);

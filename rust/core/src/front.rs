@@ -367,6 +367,12 @@ impl Front {
         self.next.since(self.client.isn.add(1))
     }
 
+    /// Whether a number is this connection's, and all that comes before it is held.
+    #[must_use]
+    pub fn has(&self, number: Seq) -> bool {
+        self.next.since(number) <= self.held()
+    }
+
     /// Another node was asked.
     pub fn ask(&mut self) {
         self.phase = Phase::Asked;

@@ -94,6 +94,9 @@ const ENDING_MS: u32 = 60_000;
 /// segments (RFC 5961, section 3).
 const RESET_MS: u32 = 10_000;
 
+/// How far back a number is told from one that is ahead.
+const SENT_MAX: u32 = (1 << 31) - 1;
+
 /// How a segment of the back end's TCP gets to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -139,6 +142,8 @@ pub enum Left {
 pub struct Closing {
     /// The number behind what the client has sent.
     next: Seq,
+    /// How many of the numbers before that are this connection's: no more than can be told from those ahead.
+    sent: u32,
     /// The number behind each end's FIN.
     client: Option<Seq>,
     server: Option<Seq>,
@@ -153,11 +158,13 @@ pub struct Closing {
 }
 
 impl Closing {
-    /// The end is not in sight; `next` is the number behind what the client has sent.
+    /// The end is not in sight; the client has sent what begins at `first` and ends before `next`, and
+    /// maybe something before that.
     #[must_use]
-    pub fn new(next: Seq) -> Self {
+    pub fn new(first: Seq, next: Seq) -> Self {
         Self {
             next,
+            sent: next.since(first).min(SENT_MAX),
             client: None,
             server: None,
             passive: false,
@@ -173,6 +180,8 @@ impl Closing {
         self.reset = header.has(flag::RST);
         let end = header.seq().add(header.seq_len(payload));
         if end.gt(self.next) && !self.reset {
+            let sent = self.sent.saturating_add(end.since(self.next));
+            self.sent = sent.min(SENT_MAX);
             self.next = end;
         }
         if header.flags() & (flag::FIN | flag::RST) == flag::FIN {
@@ -228,10 +237,11 @@ impl Closing {
         self.server.is_some()
     }
 
-    /// Whether the client has sent all that comes before `number`.
+    /// Whether a number is this connection's, and the client has sent all that comes before it. Another
+    /// connection of the same ends had others before.
     #[must_use]
-    pub fn is_old(&self, number: Seq) -> bool {
-        number.le(self.next)
+    pub fn has(&self, number: Seq) -> bool {
+        self.next.since(number) <= self.sent
     }
 }
 
@@ -255,10 +265,10 @@ pub enum Doubt {
 /// for long, and sooner if the client sends again what it has sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
-    /// When there was a sign of it last, in milliseconds of any clock.
-    seen: u32,
-    /// Since when it has been asked in vain.
-    asked: Option<u32>,
+    /// When there was a sign of it last, in milliseconds of any clock; or, if it has been asked in vain, since
+    /// when.
+    since: u32,
+    asked: bool,
     /// The client has repeated itself since.
     repeats: bool,
 }
@@ -268,8 +278,8 @@ impl Watch {
     #[must_use]
     pub fn new(now: u32) -> Self {
         Self {
-            seen: now,
-            asked: None,
+            since: now,
+            asked: false,
             repeats: false,
         }
     }
@@ -277,14 +287,15 @@ impl Watch {
     /// The client repeats itself. If it is to be looked at sooner for that, after how many milliseconds.
     pub fn on_repeat(&mut self) -> Option<u32> {
         let first = !core::mem::replace(&mut self.repeats, true);
-        (first && self.asked.is_none()).then_some(ASK_MS)
+        (first && !self.asked).then_some(ASK_MS)
     }
 
     /// It is time to look at it; `patience` is how long there need be no sign of it, and how long it is
     /// asked in vain.
     pub fn on_timer(&mut self, now: u32, patience: u32) -> Doubt {
-        if let Some(since) = self.asked {
-            return match now.wrapping_sub(since) >= patience {
+        let waited = now.wrapping_sub(self.since);
+        if self.asked {
+            return match waited >= patience {
                 true => Doubt::Lost,
                 false => Doubt::Ask(ASK_MS),
             };
@@ -293,9 +304,9 @@ impl Watch {
             true => patience.min(ASK_MS),
             false => patience,
         };
-        match due.saturating_sub(now.wrapping_sub(self.seen)) {
+        match due.saturating_sub(waited) {
             0 => {
-                self.asked = Some(now);
+                (self.since, self.asked) = (now, true);
                 Doubt::Ask(ASK_MS)
             }
             left => Doubt::None(left),
@@ -324,7 +335,7 @@ mod tests {
 
     /// What is left after segments: of the client's if they have payload, or `None`; else the server's.
     fn after(segments: &[(bool, u8, u32, u32)]) -> Left {
-        let mut closing = Closing::new(Seq(101));
+        let mut closing = Closing::new(Seq(101), Seq(101));
         for &(client, flags, seq, ack) in segments {
             with(flags, seq, ack, |header| match client {
                 true => closing.on_client(header, 0),
@@ -425,7 +436,61 @@ mod tests {
         assert_eq!(watch.on_timer(6_000, 30_000), Doubt::Ask(ASK_MS));
         assert_eq!(watch.on_repeat(), None);
         assert_eq!(watch.on_timer(36_000, 30_000), Doubt::Lost);
-        let closing = Closing::new(Seq(101));
-        assert!(closing.is_old(Seq(101)) && !closing.is_old(Seq(102)));
+    }
+
+    #[test]
+    fn a_number_tells_whose_it_is() {
+        // The client's first numbers, how often it has sent 2^30 bytes more, other numbers, and whether they are
+        // of this connection.
+        let half = 1 << 31;
+        type Case<'a> = (u32, u32, u32, &'a [(u32, bool)]);
+        let cases: &[Case<'_>] = &[
+            (101, 101, 0, &[(100, false), (101, true), (102, false)]),
+            (
+                101,
+                111,
+                0,
+                &[(50, false), (101, true), (111, true), (112, false)],
+            ),
+            (
+                u32::MAX,
+                9,
+                0,
+                &[(u32::MAX, true), (u32::MAX - 1, false), (9, true)],
+            ),
+            // A connection before it had such a number.
+            (101, 111, 0, &[(half, false), (half + 112, false)]),
+            (
+                101,
+                111,
+                1,
+                &[(50, false), (101, true), (111 + (1 << 30), true)],
+            ),
+            // What is too far back to be told from what is ahead.
+            (
+                101,
+                111,
+                2,
+                &[
+                    (half + 111, true),
+                    (half + 112, false),
+                    (111, false),
+                    (112, true),
+                ],
+            ),
+            // All numbers have been this connection's.
+            (101, 111, 4, &[(50, true), (111, true), (112, false)]),
+        ];
+        for &(first, next, often, numbers) in cases {
+            let mut closing = Closing::new(Seq(first), Seq(next));
+            for n in 0..often {
+                let seq = next.wrapping_add(n << 30);
+                with(ACK, seq, 501, |it| closing.on_client(it, 1 << 30));
+            }
+            assert_eq!(closing.next(), Seq(next).add(often << 30));
+            for &(number, ours) in numbers {
+                assert_eq!(closing.has(Seq(number)), ours, "{number}, {often} later");
+            }
+        }
     }
 }

@@ -318,6 +318,21 @@ fn what_came_early_has_its_turn_when_the_gap_is_filled() {
 }
 
 #[test]
+fn a_number_tells_whose_it_is() {
+    let mut front = open();
+    front.took(10);
+    for (number, ours) in [
+        (100, false),
+        (101, true),
+        (111, true),
+        (112, false),
+        (50, false),
+    ] {
+        assert_eq!(front.has(Seq(number)), ours, "{number}");
+    }
+}
+
+#[test]
 fn payload_is_taken_in_order_and_once() {
     // (held before, sequence number, bytes, flags, what is decided)
     let take = |skip, fin| Input::Take { skip, fin };
