@@ -47,6 +47,23 @@ for line in sys.stdin:
 '''
 
 
+# Listens at ports, says so, and closes them when it is told to.
+LISTENERS = '''
+import socket, sys
+family, *ports = sys.argv[1:]
+listeners = []
+for port in ports:
+    listeners.append(socket.socket(getattr(socket, family)))
+    listeners[-1].bind(('', int(port)))
+    listeners[-1].listen()
+print('listening', flush=True)
+sys.stdin.readline()
+for s in listeners:
+    s.close()
+print('closed', flush=True)
+'''
+
+
 class Server:
     """A server on a node that accepts when it is told to."""
 
@@ -197,6 +214,29 @@ def test_backlog(
     assert server.tell('answer') == 'answered'
     for sock in socks:
         assert sock.some(len(ANSWER)).data == ANSWER
+
+
+def test_backlog_as_others_close(
+        fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
+    """Listeners before one that has some waiting close while all are looked at: they wait no longer
+    for that."""
+    ports = [str(PORT + n) for n in range(1, 11)]
+    for port in ports:
+        node.ctl('service', 'add', node.at(int(port)))
+    others = node.popen(['python3', '-uSc', LISTENERS, FAMILIES[node.cluster.family], *ports],
+                        stdin=True)
+    assert others.readline(30) == b'listening\n'
+    server = serve(backlog=2)
+    socks = connect(fresh, 6)
+    withheld(node, 6)
+    for sock in socks:
+        sock.send(request('/en/'))
+    wait_for(lambda: node.stats()['connections_released_late'] == 3, 'some wait')
+    with fresh.kernels[0].delayed(carisma_helper_acceptq_is_full=50):
+        others.write(b'close\n')
+        assert others.readline(30) == b'closed\n'
+        wait_for(lambda: server.accepted() == 6, 'accepted')
+    assert others.wait(30) == 0
 
 
 def test_listener_closes(

@@ -228,6 +228,21 @@ def test_listener_is_copied_as_it_is_attached(fresh: Cluster) -> None:
     assert clients.stdout.splitlines()[2:] == count * [f'200 en {sha256("en", "1k")}']
 
 
+def test_gone_before_it_is_configured(fresh: Cluster) -> None:
+    """UTCP may go while it is told the configuration, which takes a while for each service. No flow
+    begins without it."""
+    node = fresh['en']
+    kernel = node.kernel
+    kernel.unload('carisma_utcp')
+    node.batch([['service', 'add', node.at(port)] for port in range(8001, 8021)])
+    before = node.stats()['flows_created']
+    for ms in (0, 5, 10, 20, 40, 80):
+        kernel.guest.run(f'insmod {kernel.guest.modules}/carisma_utcp.ko; sleep {ms / 1000}; '
+                         'rmmod carisma_utcp')
+        served(fresh.client.curl.get(fresh.url('en', '/en/1k')), 'en', '1k')
+        assert node.stats()['flows_created'] == before, f'after {ms} ms'
+
+
 def test_in_use(fresh: Cluster) -> None:
     """An open handed-off connection is not lost: rmmod refuses."""
     sock = hand_off(fresh)
