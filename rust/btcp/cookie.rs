@@ -16,6 +16,7 @@ use crate::{
     service::{Mode, Service},
     state::State,
     trace::{event, FRONT},
+    used::Used,
 };
 use carisma_core::{
     back::Adoption,
@@ -186,7 +187,6 @@ impl State {
             }
             (Verdict::Stranger, _) => return Some(skb),
         };
-        let print = self.fingerprint(key, header.seq(), header.ack());
         let now = connection::now_ms();
         let Some(front) = Front::of_cookie(&header, &said, clock, now) else {
             self.counters.count(Counter::PacketsDroppedMalformed);
@@ -197,7 +197,8 @@ impl State {
             return None;
         }
         // Only a copy is still on its way. In always mode the back end knows.
-        if !self.is_always(key) && self.used().is_some_and(|used| used.has(print)) {
+        let is_used = |used: &Used| used.has(self.front_print(key, &front));
+        if !self.is_always(key) && self.used().is_some_and(is_used) {
             self.counters.count(Counter::CookiesUsed);
             return Some(skb);
         }
@@ -277,10 +278,13 @@ impl State {
     /// of its first segment begins none.
     pub(crate) fn front_note(&self, key: &Tuple, front: &Front) {
         if let Some(used) = self.used() {
-            let first = front.segment(0);
-            let print = self.fingerprint(key, first.seq, first.ack);
-            used.note(print, connection::now_ms());
+            used.note(self.front_print(key, front), connection::now_ms());
         }
+    }
+
+    fn front_print(&self, key: &Tuple, front: &Front) -> u64 {
+        let first = front.segment(0);
+        self.fingerprint(key, first.seq, first.ack)
     }
 
     /// What of a connection is remembered when it is over: it stands for the client's first segment.

@@ -515,7 +515,7 @@ impl Front {
             val: self.ts_now(now),
             ecr: self.ts_recent,
         });
-        let ack = self.server.isn.add(1);
+        let ack = self.acked();
         let sack = match self.server.options.sack_ok && self.client.options.sack_ok {
             true => Sack::new(self.next, early),
             false => Sack::NONE,
