@@ -207,7 +207,9 @@ impl Front {
             // TCP makes no socket of what is old.
             return Input::Pass;
         }
-        self.note(header);
+        // What comes too early is kept only if TCP makes a socket now.
+        self.ts_waits = None;
+        self.note(header, payload);
         self.renumbered = false;
         self.opened = self.window;
         if self.rtt == 0 && !self.repeated {
@@ -245,7 +247,7 @@ impl Front {
             };
         }
         if self.is_acceptable(header, payload) {
-            self.note(header);
+            self.note(header, payload);
         }
         self.place(header, payload)
     }
@@ -270,11 +272,12 @@ impl Front {
     fn place(&self, header: &Header<'_>, payload: u32) -> Input {
         let fin = header.has(flag::FIN);
         if payload == 0 && !fin {
-            // A keep-alive probe asks for an acknowledgement of what TCP has not got.
-            return if header.seq().lt(self.next) {
-                Input::Known
-            } else {
-                Input::Pass
+            // A keep-alive probe asks for an acknowledgement of what TCP has not got. And TCP must not
+            // learn that the client's clock has gone on while something older waits for its turn.
+            return match self.ts_waits {
+                _ if header.seq().lt(self.next) => Input::Known,
+                Some(_) => Input::Stray,
+                None => Input::Pass,
             };
         }
         let end = header.seq().add(header.seq_len(payload));
@@ -291,7 +294,7 @@ impl Front {
     }
 
     /// Keeps what is newest of the client's.
-    fn note(&mut self, header: &Header<'_>) {
+    fn note(&mut self, header: &Header<'_>, payload: u32) {
         self.window = header.window();
         let Some(ts) = self.ts_of(header) else {
             return;
@@ -300,7 +303,8 @@ impl Front {
         if !early {
             self.ts_recent = newer(self.ts_recent, ts);
         }
-        if early || self.phase == Phase::Asked {
+        let kept = early || self.phase == Phase::Asked;
+        if kept && header.seq_len(payload) != 0 {
             self.ts_waits = Some(self.ts_waits.map_or(ts, |waits| older(waits, ts)));
         }
     }

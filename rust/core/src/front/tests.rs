@@ -495,6 +495,45 @@ fn what_is_held_seems_no_newer_than_what_waits_behind_it() {
 }
 
 #[test]
+fn tcp_is_told_no_clock_that_is_newer_than_what_waits() {
+    let stamped = |seq: u32, val: u32| {
+        let ts = Some(Timestamps { val, ecr: 9000 });
+        Build::ack(CLIENT, SERVER, Seq(seq), Seq(501), 500, ts)
+    };
+    let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
+        Front::new(h).unwrap()
+    });
+    with(&syn_ack(500, 101), |h| front.on_output(h, 0));
+    // Too early, and TCP makes no socket: nobody keeps it.
+    with(&stamped(111, 75), |h| {
+        assert_eq!(front.on_input(h, 10, 0), Input::Open)
+    });
+    with(&stamped(101, 90), |h| {
+        assert_eq!(front.on_input(h, 0, 0), Input::Pass)
+    });
+    assert_eq!(front.ack().options.ts.unwrap().val, 90);
+    assert!(front.on_child());
+    with(&stamped(101, 95), |h| {
+        assert_eq!(front.on_input(h, 0, 0), Input::Pass)
+    });
+    // Overtakes an acknowledgement, which TCP must not see before it.
+    with(&stamped(111, 100), |h| {
+        assert_eq!(front.on_input(h, 10, 0), Input::Early)
+    });
+    with(&stamped(101, 110), |h| {
+        assert_eq!(front.on_input(h, 0, 0), Input::Stray)
+    });
+    with(&stamped(101, 120), |h| {
+        let take = Input::Take {
+            skip: 0,
+            fin: false,
+        };
+        assert_eq!(front.on_input(h, 10, 0), take)
+    });
+    assert_eq!(front.segment(0).options.ts.unwrap().val, 100);
+}
+
+#[test]
 fn sequence_numbers_wrap() {
     let mut front = with(&Build::syn(CLIENT, SERVER, &facts(u32::MAX - 4, 70)), |h| {
         Front::new(h).unwrap()
