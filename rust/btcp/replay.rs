@@ -142,6 +142,10 @@ impl State {
         if nowhere || !route::is_local(&self.net, &key.local) {
             return Err(Reason::NoAddress);
         }
+        // IPv4 believes nobody who seems to be this node itself (RFC 1812, section 5.3.7).
+        if key.is_v4() && route::is_local(&self.net, &key.client) {
+            return Err(Reason::Unanswered);
+        }
         if connection::is_live(&self.net, key) {
             return Err(Reason::InUse);
         }

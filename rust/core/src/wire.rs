@@ -425,7 +425,8 @@ pub enum Reason {
     NoRoom,
     /// BE's TCP agreed to other options than FE's, and not all of it can be translated.
     Mismatch,
-    /// BE's TCP answered the replay with a reset, or not in time.
+    /// BE's TCP answered the replay with a reset, or not in time, or the client is BE itself, to whom it
+    /// would not.
     Unanswered,
     /// BE is being drained or unloaded.
     Draining,
