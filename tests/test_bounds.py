@@ -9,10 +9,12 @@ from checks import STRANGERS, all_right, gone, no_flows, request, served
 from conftest import Lab
 from harness.curl import Response
 from harness.flood import flooded, flooded_at
+from harness.inside.documents import document
 from harness.load import Load
 from harness.node import Node
 from harness.patience import patient
 from harness.running import Cluster, wait_for
+from harness.wire import Wire
 
 FLOOD = 1000            # SYNs a second
 CLIENTS = 200
@@ -120,6 +122,27 @@ def test_held_bytes(fresh: Cluster, knob: str, counter: str) -> None:
     served(first.response(), 'fr', '1k')
     first.close()
     gone(front, 'sport = :80')
+    no_flows(fresh)
+    idle_again(front)
+
+
+def test_small_segments(fresh: Cluster) -> None:
+    """A byte that waits for its turn takes a packet's memory, and counts with that."""
+    front = fresh['en']
+    front.knob('held_max', 8192)
+    wire = Wire(fresh)
+    try:
+        peer, raw = wire.peer('en').open(), request('/fr/1k')
+        peer.post([frame for at in range(2, 30)
+                   for frame in peer.frames('PA', raw[at:at + 1], seq=1 + at)])
+        wait_for(lambda: front.stats()['held_refused_connection'] > 0, 'it is too much')
+        stats = front.stats()
+        assert 4096 < stats['held_bytes'] <= 8192 and stats['segments_early'] < 28, stats
+        peer.persist(raw)
+        peer.until(lambda: peer.stream.data.endswith(document('fr', '1k')), 'the answer')
+        peer.quit()
+    finally:
+        wire.stop()
     no_flows(fresh)
     idle_again(front)
 

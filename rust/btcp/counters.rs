@@ -202,7 +202,7 @@ counters! {
         /// Connections that this node serves for other front ends.
         HandedOffIn = c"handed_off_in",
         // These are what is taken of bounds.
-        /// Bytes of clients that are held.
+        /// Bytes of memory that hold what clients have sent.
         HeldBytes = c"held_bytes",
         /// Connections whose handshake is under way.
         Handshakes = c"handshakes",

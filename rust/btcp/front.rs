@@ -182,7 +182,7 @@ impl State {
         match &mut inner.stage {
             Stage::Deciding(deciding) => {
                 let deciding = &mut **deciding;
-                let size = skb.size();
+                let size = skb.memory();
                 let held = deciding.early.has_room(&deciding.front, seq)
                     && self.hold(&mut inner.held, size);
                 let kept = held && deciding.early.push(seq, end, skb);

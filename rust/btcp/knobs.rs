@@ -33,7 +33,7 @@ pub(crate) enum Knob {
     /// How many handoffs may be under way: as many that were asked for, and as many that this node
     /// was asked for.
     HandoffsMax,
-    /// How many bytes may be held of a connection.
+    /// How many bytes may be held of a connection. What waits as packets counts with the memory that it takes.
     HeldMax,
     /// How many bytes may be held of all connections of a client.
     HeldClientMax,

@@ -226,6 +226,12 @@ impl Skb {
         })
     }
 
+    /// Bytes of memory that it takes, which for a small packet is many times what it carries.
+    pub fn memory(&self) -> usize {
+        // SAFETY: The packet is valid. CAST: A length of 32 bits.
+        unsafe { (*self.as_ptr()).truesize as usize }
+    }
+
     /// Bytes from the IP header on, as the device brought them.
     pub fn size(&self) -> usize {
         // SAFETY: The packet is valid. CAST: A length of 32 bits.
