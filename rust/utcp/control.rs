@@ -469,6 +469,10 @@ impl Control {
     /// Milliseconds until something has to be done though nothing rings.
     fn patience(&self) -> u32 {
         let mut ms = IDLE_MS;
+        if self.changes != Some(self.peers.changes()) {
+            // There was no memory to follow them.
+            ms = BACKOFF_MS.0;
+        }
         if self.local.is_some() && self.listener.is_none() {
             ms = ms.min(self.relisten.left());
         }
@@ -495,7 +499,6 @@ impl Control {
     /// Does all that there is to do now. Whether there is more at once.
     fn round(&mut self) -> bool {
         if self.follow().is_err() {
-            // No memory: the change is still there to be followed.
             return false;
         }
         self.listen();
