@@ -233,7 +233,7 @@ impl State {
 
     /// Lets a segment of the client's wait. At the bound it is dropped, and sent again.
     pub(crate) fn park(&self, inner: &mut Inner, skb: Skb) {
-        let size = skb.size();
+        let size = skb.memory();
         if !self.hold(&mut inner.held, size) {
             return;
         }
@@ -280,7 +280,7 @@ impl State {
         }
     }
 
-    /// Whether so many bytes more may be held; they are then accounted for.
+    /// Whether so many bytes of memory more may be held; they are then accounted for.
     pub(crate) fn hold(&self, held: &mut Held, more: usize) -> bool {
         match held.take(more, &self.knobs.held()) {
             Ok(()) => true,
@@ -459,34 +459,34 @@ impl FlowInfo {
 
 impl State {
     /// Ends all handed-off connections, with a reset to both ends; those that are not the server's yet go
-    /// back to their front ends. This node is draining. Process context, may sleep.
-    pub(crate) fn end_handed_off(&self) {
-        self.end_all(|stage| {
-            matches!(
-                stage,
-                Stage::Committed(_) | Stage::Forward(_) | Stage::Replay(_) | Stage::Live(_)
-            )
-        });
+    /// back to their front ends. This node is draining: no new ones come about. Process context, may sleep.
+    /// Errors: `ENOMEM`; some may be left then.
+    pub(crate) fn end_handed_off(&self) -> Result {
+        // What one walk passes over, as others end connections meanwhile, the next one finds.
+        while self.end_found()? {}
+        Ok(())
     }
 
-    /// Ends the connections that `which` picks, as [`State::end_handed_off`] does. No new ones may come about
-    /// meanwhile. Process context, may sleep.
-    pub(crate) fn end_all(&self, which: impl Fn(&Stage) -> bool) {
-        // What sleeps cannot be done while the table is walked. Every flow that was found is one
-        // less.
+    /// Ends what one walk finds; whether that was any.
+    fn end_found(&self) -> Result<bool> {
+        let mut walk = self.flows.walk()?;
+        let mut any = false;
         loop {
-            let mut some = KVec::new();
-            self.flows.for_each(|flow| {
-                if some.len() < 64 && which(&flow.inner.lock().stage) {
-                    // Without memory, or beyond the bound, it is the next round's.
-                    let _ = some.push(flow.clone(), GFP_ATOMIC);
+            // What sleeps cannot be done within the walk.
+            let mut some = [const { None::<FlowRef> }; 64];
+            let mut free = some.iter_mut();
+            let paused = walk.go_on(|flow| {
+                if is_handed_off(&flow.inner.lock().stage) {
+                    *free.next().ok_or(EAGAIN)? = Some(flow.clone());
                 }
+                Ok(())
             });
-            if some.is_empty() {
-                return;
-            }
-            for flow in &some {
+            for flow in some.iter().flatten() {
+                any = true;
                 self.reset(flow);
+            }
+            if paused.is_ok() {
+                return Ok(any);
             }
         }
     }
@@ -517,14 +517,18 @@ impl State {
             let mut inner = flow.inner.lock();
             let was = core::mem::replace(&mut inner.stage, Stage::Gone);
             drop(inner);
-            if matches!(
-                was,
-                Stage::Committed(_) | Stage::Forward(_) | Stage::Live(_) | Stage::Replay(_)
-            ) {
+            if is_handed_off(&was) {
                 lower::release_modules(was.in_band());
             }
         });
     }
+}
+
+fn is_handed_off(stage: &Stage) -> bool {
+    matches!(
+        stage,
+        Stage::Committed(_) | Stage::Forward(_) | Stage::Replay(_) | Stage::Live(_)
+    )
 }
 
 /// The lock of a flow, held.

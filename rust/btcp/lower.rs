@@ -292,9 +292,11 @@ impl State {
                 node.set_down();
             }
         }
-        let ctx = PacketContext::enter();
         self.of_node(index, |flow, mut inner| match &mut inner.stage {
-            Stage::Asked(_) => self.front_take_back(flow, inner, Counter::HandoffsAborted, &ctx),
+            Stage::Asked(_) => {
+                let ctx = PacketContext::enter();
+                self.front_take_back(flow, inner, Counter::HandoffsAborted, &ctx);
+            }
             Stage::Forward(forward) => {
                 forward.down = Some(connection::now_ms());
                 flow.arm(self.knobs.peer_timeout_ms());
@@ -316,8 +318,9 @@ impl State {
     /// Ends what a node served that does not know of it any more. What this one served for it goes on:
     /// whoever gets the client's next segment asks for it ([`crate::seek`]). Process context.
     fn lose_peer(&self, index: u32) {
-        let ctx = PacketContext::enter();
         self.flows.for_each(|flow| {
+            // For each by itself: between any two, softirqs have their turn.
+            let ctx = PacketContext::enter();
             let mut inner = flow.inner.lock();
             match &mut inner.stage {
                 // What was handed off in band needs nothing of the other module.
@@ -343,11 +346,11 @@ impl State {
     /// UTCP leaves these connections: what is undecided is served here, what was not committed is
     /// given back. Process context.
     pub(crate) fn give_up(&self, which: impl Fn(&Tuple) -> bool) {
-        let ctx = PacketContext::enter();
         self.flows.for_each(|flow| {
             if !which(flow.key()) {
                 return;
             }
+            let ctx = PacketContext::enter();
             let inner = flow.inner.lock();
             match inner.stage {
                 Stage::Deciding(_) | Stage::Asked(_) => self.front_give_up(flow, inner, &ctx),

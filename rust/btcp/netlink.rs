@@ -250,7 +250,7 @@ fn drain<'a>(request: &Request<'a>) -> Answer<'a> {
     // Whoever has not seen that has given its connection a place, which is counted, by now.
     rcu::synchronize_rcu();
     if request.attr(CARISMA_A_DRAIN_FORCE).is_some() {
-        state.end_handed_off();
+        state.end_handed_off()?;
     }
     Ok(())
 }
