@@ -35,6 +35,11 @@ WAYS = {
     'alone': ('direct', MODULES[:1]),
 }
 PEER_TIMEOUT = 30_000       # as it is by itself
+# What a node is told in band does not get there; and what a client acknowledges.
+DEAF = ('table inet lose { chain in { type filter hook prerouting priority -450; '
+        'meta l4proto { 4, 41 } drop; }; }')
+MUTE = ('table inet t { chain c { type filter hook output priority 0; '
+        'tcp dport 80 tcp flags == ack drop; }; }')
 
 
 @pytest.fixture(scope='module', params=some_long(WAYS, 'alone'))
@@ -290,16 +295,17 @@ def test_back_end_dies(mortal: Cluster) -> None:
     silent, one asks again and again, and one has more than the front end has seen it
     acknowledge."""
     front, client = mortal['en'], mortal.client
-    # The client must be able to speak again by then.
     front.knob('peer_timeout_ms', 6000)
     silent, asking = hand_off(mortal, 'de'), hand_off(mortal, 'de')
     unsure = client.connect(front.vip)
-    client.nft('table ip t { chain c { type filter hook output '
-               'priority 0; tcp dport 80 tcp flags == ack drop; }; }')
+    client.nft(MUTE)
     unsure.send(request('/de/1k'))
     served(unsure.response(), 'de', '1k')
-    mortal['de'].kill()
+    # What dies takes its time for it here, and the client, which is asked once what it
+    # has, must be able to speak again by then.
+    mortal['de'].link.cut()
     client.nft('')
+    mortal['de'].kill()
     asking.send(request('/de/1k'))
     no_flows(mortal, timeout=30)
     for lost in (silent, asking, unsure):
@@ -309,14 +315,33 @@ def test_back_end_dies(mortal: Cluster) -> None:
     served(client.curl.get(mortal.url('en', '/fr/1k')), 'fr', '1k')
 
 
+def test_back_end_dies_unheard(mortal: Cluster) -> None:
+    """Nothing of what it said about a connection came through: neither does the front
+    end know that it had it, nor what the client has of its answer."""
+    front, client = mortal['en'], mortal.client
+    front.knob('peer_timeout_ms', 6000)
+    unsure = client.connect(front.vip)
+    client.nft(MUTE)
+    front.nft(DEAF)
+    unsure.send(request('/de/1k'))
+    served(unsure.response(), 'de', '1k')
+    mortal['de'].link.cut()
+    assert [flow['state'] for flow in front.flows()] == ['requested']
+    client.nft('')
+    front.nft('')
+    mortal['de'].kill()
+    no_flows(mortal, timeout=30)
+    with pytest.raises(SocketError, match='ConnectionResetError'):
+        unsure.receive()
+
+
 def test_last_words_are_lost(always: Cluster) -> None:
     """A reset of the server's that does not come through to the front end: it asks,
     and passes the answer on."""
     front, back = always['en'], always['fr']
     front.knob('peer_timeout_ms', 5000)
     sock = hand_off(always)
-    front.nft('table ip lose { chain in { type filter hook prerouting priority -450; '
-              'ip protocol 4 drop; }; }')
+    front.nft(DEAF)
     back.run(f'ss -K "sport = :80 and dport = :{sock.port}"')
     # The back end looks after a second, and forgets it after another.
     wait_for(lambda: 'fr' not in always.live_flows(), 'the back end has forgotten it')

@@ -14,14 +14,10 @@ from harness.sockets import SocketError
 from moves import (
     FOUND, MOVED, crash, expect_both_ways, expect_many, expect_the_end, expect_the_rest, move,
     seeks)
-from test_always import EVERY_THIRD, PEER_TIMEOUT, WAYS, begin, enable, spec
+from test_always import DEAF, EVERY_THIRD, PEER_TIMEOUT, WAYS, begin, enable, spec
 from test_elsewhere import times_served
 
 pytestmark = pytest.mark.xdist_group('always-seek')
-
-# What nodes tell each other in band.
-DEAF = ('table inet lose { chain in { type filter hook prerouting priority -450; '
-        'meta l4proto { 4, 41 } drop; }; }')
 
 
 @pytest.fixture(scope='module', params=some_long(WAYS, 'alone'))
