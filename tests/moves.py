@@ -2,6 +2,7 @@
 """Front ends that change or crash, and what is expected of the connections that
 they handed off, in any mode."""
 
+import hashlib
 from typing import Dict
 
 import pytest
@@ -88,6 +89,31 @@ def expect_the_rest(pair: Cluster) -> None:
         no_flows(pair)
     unbroken(capture.connection(sock.port))
     assert seeks(pair['de']) == FOUND
+
+
+def expect_the_body(pair: Cluster) -> None:
+    """A request goes on of which the server has answered nothing yet, so that all that the
+    client sends seems to have overtaken its first segment."""
+    front, new = pair['en'], pair['de']
+    body = bytes(range(256)) * 400
+    head = request('/fr/upload/', 'POST', body)
+    with pair.client.capture() as capture:
+        sock = pair.client.connect(front.vip)
+        sock.send(head[:60_000])
+        wait_for(lambda: 'fr' in pair.live_flows(), 'it is handed over')
+        wait_for(lambda: [flow['state'] for flow in front.flows()] == ['handed-off'],
+                 'the front end has heard that')
+        move(pair, front, new)
+        sock.send(head[60_000:])
+        answer = sock.response()
+        assert (answer.status, answer.node) == (200, 'fr')
+        kept = pair['fr'].get(answer.headers['x-body'])
+        assert hashlib.sha256(kept).digest() == hashlib.sha256(body).digest()
+        sock.close()
+        no_flows(pair)
+    unbroken(capture.connection(sock.port))
+    assert seeks(new) == FOUND
+    assert new.stats()['packets_parked'] >= 1
 
 
 def expect_the_end(pair: Cluster, silent: bool = False) -> None:

@@ -2,7 +2,6 @@
 """Always mode: a front end that knows nothing of connections which other nodes
 serve asks for them in band."""
 
-import hashlib
 from typing import Iterator
 
 import pytest
@@ -12,7 +11,8 @@ from conftest import Lab
 from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
 from moves import (
-    FOUND, MOVED, crash, expect_both_ways, expect_many, expect_the_end, expect_the_rest, move,
+    FOUND, MOVED, crash, expect_both_ways, expect_many, expect_the_body, expect_the_end,
+    expect_the_rest, move,
     seeks)
 from test_always import DEAF, EVERY_THIRD, PEER_TIMEOUT, WAYS, begin, enable, spec
 from test_elsewhere import times_served
@@ -93,28 +93,8 @@ def test_while_the_answer_comes(pair: Cluster) -> None:
 
 
 def test_while_a_body_comes(pair: Cluster) -> None:
-    """The server has answered nothing yet, so that all that the client sends seems to
-    have overtaken its first segment: it is kept until the node is found."""
-    front, new = pair['en'], pair['de']
-    body = bytes(range(256)) * 400
-    head = request('/fr/upload/', 'POST', body)
-    with pair.client.capture() as capture:
-        sock = pair.client.connect(front.vip)
-        sock.send(head[:60_000])
-        wait_for(lambda: 'fr' in pair.live_flows(), 'it is handed over')
-        wait_for(lambda: [flow['state'] for flow in front.flows()] == ['handed-off'],
-                 'the front end has heard that')
-        move(pair, front, new)
-        sock.send(head[60_000:])
-        answer = sock.response()
-        assert (answer.status, answer.node) == (200, 'fr')
-        kept = pair['fr'].get(answer.headers['x-body'])
-        assert hashlib.sha256(kept).digest() == hashlib.sha256(body).digest()
-        sock.close()
-        no_flows(pair)
-    unbroken(capture.connection(sock.port))
-    assert seeks(new) == FOUND
-    assert new.stats()['packets_parked'] >= 1
+    """All that the client sends is kept until the node is found."""
+    expect_the_body(pair)
 
 
 @pytest.mark.long

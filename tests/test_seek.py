@@ -12,7 +12,8 @@ from conftest import Lab
 from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
 from moves import (
-    FOUND, crash, expect_both_ways, expect_many, expect_the_end, expect_the_rest, move, seeks)
+    FOUND, crash, expect_both_ways, expect_many, expect_the_body, expect_the_end,
+    expect_the_rest, move, seeks)
 from test_direct import asks_again
 
 pytestmark = pytest.mark.xdist_group('seek')
@@ -43,10 +44,21 @@ def test_moved(pair: Cluster) -> None:
     expect_both_ways(pair)
 
 
-def test_cookie_of_another(pair: Cluster) -> None:
-    """In frequent mode the address may move before the client has said anything."""
+def frequent(pair: Cluster) -> None:
+    """Have the service in frequent mode."""
     for node in (pair['en'], pair['de']):
         node.ctl('service', 'set', pair['en'].service, '--mode', 'frequent')
+
+
+def test_while_a_body_comes(pair: Cluster) -> None:
+    """What seems to have overtaken a client's first segment may be anything but that."""
+    frequent(pair)
+    expect_the_body(pair)
+
+
+def test_cookie_of_another(pair: Cluster) -> None:
+    """In frequent mode the address may move before the client has said anything."""
+    frequent(pair)
     with pair.client.capture() as capture:
         sock = pair.client.connect(pair['en'].vip)
         move(pair, pair['en'], pair['de'])

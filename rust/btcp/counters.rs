@@ -44,8 +44,8 @@ counters! {
         CookiesUnfit = c"cookies_unfit",
         /// Frequent mode: a client answered a cookie, and its connection began.
         CookiesAnswered = c"cookies_answered",
-        /// Frequent mode: a segment overtook the client's first one, and was dropped. It is sent again. In
-        /// always mode other nodes were asked whether they have the connection, and if one had, it was kept.
+        /// A segment answered a cookie, but not as the client's first one does, which it may have overtaken. Other
+        /// nodes were asked whether they have the connection. If one had, it was kept; else it is sent again.
         CookiesEarly = c"cookies_early",
         /// Frequent mode: a client's first segment came again when its connection was over, and was left to
         /// TCP, which resets it.

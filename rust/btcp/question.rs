@@ -60,9 +60,7 @@ impl State {
     /// nobody can be asked, is lost: the client sends it again. At PRE_ROUTING.
     pub(crate) fn front_overtaking(&self, key: &Tuple, acked: Seq, skb: Skb) {
         self.counters.count(Counter::CookiesEarly);
-        if self.is_always(key) {
-            let _ = self.front_seek(key, acked, Some(skb));
-        }
+        let _ = self.front_seek(key, acked, Some(skb));
     }
 
     /// Whether a segment begins the very connection that is sought, so that it need not be any more.

@@ -10,9 +10,9 @@
 //! lost by then: the client sends it again, or the server what it acknowledged. In return this costs
 //! nothing at all for what TCP here does know.
 //!
-//! In always mode TCP never sees a segment that answers a cookie but is not the first. It may be that of a
-//! connection that another node serves, and whose server has not answered yet; so that is sought, too. If
-//! nobody has it, it has yet to begin, and its client is told nothing.
+//! TCP never sees a segment that answers a cookie but is not the first. It may be that of a connection that
+//! another node serves, and whose server has not answered yet; so that is sought, too. If nobody has it, it
+//! has yet to begin, and its client is told nothing.
 //!
 //! Back end: who asks is the front end of the connection from then on, and the one before is told to
 //! forget it.
