@@ -19,6 +19,7 @@ with the end of the console's log in its text.
 
 import base64
 import collections
+import fcntl
 import itertools
 import json
 import os
@@ -48,7 +49,17 @@ CRASH = re.compile(
 # How much longer than on the stock kernel things may take.
 SLOWNESS = {'stock': 1, 'debug': 5}
 
-_numbers = itertools.count(1)
+
+def claim(stem):
+    """A log with such a name that nobody else writes to, as long as it is open."""
+    numbers = itertools.count(1)
+    while True:
+        log = open(f'{stem}-{next(numbers)}.log', 'ab')  # pylint: disable=consider-using-with
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return log
+        except BlockingIOError:
+            log.close()
 
 
 class Guest:
@@ -87,7 +98,9 @@ class Guest:
         self._crash_line = None
         logs = f'{BUILD}/guests'
         os.makedirs(logs, exist_ok=True)
-        self.console = f'{logs}/{name}.{kernel}.{os.getpid()}-{next(_numbers)}.log'
+        # Runs of tests beside each other have the same process numbers, each in its own tree.
+        self._claim = claim(f'{logs}/{name}.{kernel}')
+        self.console = self._claim.name
 
     def __enter__(self):
         return self.start()
