@@ -45,8 +45,8 @@ def zero_window_in_the_body(place: Place) -> Any:
     """The window closes within the answer; nothing crosses its edge."""
     peer = place.peer().open()
     peer.send('PA', place.ask('128k'), window=3 * MSS)
-    # A server that hears nothing sends one segment more, after two round trips (RFC 8985, section 7.2),
-    # which under load are long.
+    # A server that hears nothing sends one segment more, after two round trips (RFC 8985, section
+    # 7.2), which under load are long.
     peer.hear(6, quiet=2.5)
     first = len(peer.stream.data)
     peer.send('A', window=0)
