@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """What the suites mark tests with."""
     for mark in (
             'family(number): a test of one version of IP alone',
-            'ipv6: with IPv6 in a run of IPv4, too',
+            'ipv6(long): with IPv6 in a run of IPv4, too, which may take too long for each change',
             'control: about handoffs by control connections, of which always mode has none',
             'long: takes too long for each change (make test-long)',
             'wary: with nodes that are asked first, however lately they were heard of'):
@@ -61,8 +61,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What is marked so is a test with IPv6 in every run."""
-    if metafunc.definition.get_closest_marker('ipv6'):
-        families = sorted({metafunc.config.getoption('--family'), 6})
+    mark = metafunc.definition.get_closest_marker('ipv6')
+    if mark:
+        own = metafunc.config.getoption('--family')
+        marks = [pytest.mark.long] if mark.kwargs.get('long') and own != 6 else []
+        families = [own] if own == 6 else [own, pytest.param(6, marks=marks)]
         metafunc.parametrize('family', families, ids='IPv{}'.format, indirect=True)
 
 

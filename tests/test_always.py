@@ -206,6 +206,7 @@ table inet lose {
 '''
 
 
+@pytest.mark.long
 def test_losses(always: Cluster) -> None:
     """What is lost between the nodes is sent again, and nothing is served twice."""
     for name in ('en', 'fr'):

@@ -181,7 +181,7 @@ def test_copies(cluster: Cluster) -> None:
     no_flows(cluster)
 
 
-@pytest.mark.ipv6
+@pytest.mark.ipv6(long=True)
 @pytest.mark.parametrize('mode', ('rare', 'frequent'))
 def test_node_itself(fresh: Cluster, mode: str) -> None:
     """A client on the front end is served there, and at once."""
@@ -197,7 +197,7 @@ def test_node_itself(fresh: Cluster, mode: str) -> None:
     served(fresh.client.curl.get(fresh.url('en', '/fr/1k')), 'fr', '1k')
 
 
-@pytest.mark.ipv6
+@pytest.mark.ipv6(long=True)
 @pytest.mark.parametrize('mode', ('rare', 'frequent'))
 def test_node_that_is_asked_for_itself(fresh: Cluster, mode: str) -> None:
     """A client on the node that is to serve it: that does, or refuses at once where its
@@ -256,7 +256,7 @@ def test_bridge_for_others(bridging: Cluster, lab: Lab) -> None:
     moved_in(bridging)
 
 
-@pytest.mark.ipv6
+@pytest.mark.ipv6(long=True)
 def test_bridge_of_the_node(bridging: Cluster, lab: Lab) -> None:
     """All that hosts receive comes by bridges of theirs."""
     for host in bridging.hosts.values():

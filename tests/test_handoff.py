@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from checks import gone, no_flows, request, served, sha256
+from checks import gone, no_flows, request, served, sha256, some_long
 from conftest import Lab
 from harness.inside.documents import SIZES
 from harness.running import Cluster
@@ -81,7 +81,7 @@ def test_fifty_at_once(cluster: Cluster) -> None:
     no_flows(cluster)
 
 
-@pytest.mark.parametrize('size', (10, 300_000, 2_000_000))
+@pytest.mark.parametrize('size', some_long((10, 300_000, 2_000_000), 10, 2_000_000))
 @pytest.mark.parametrize('language', ('en', 'fr'))
 def test_post(cluster: Cluster, language: str, size: int) -> None:
     """A request's body arrives whole; curl asks `100-continue` for a long

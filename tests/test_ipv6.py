@@ -270,6 +270,7 @@ def test_link_local_clients(way: Cluster, language: str) -> None:
     unbroken(connection)
 
 
+@pytest.mark.long
 def test_link_local_clients_relayed(lab: Lab) -> None:
     """What the front end passes on to such a client goes by the client's link, where another
     link comes first."""

@@ -270,7 +270,7 @@ def test_unload(
         assert sock.some(len(ANSWER)).data == ANSWER
 
 
-@pytest.mark.ipv6
+@pytest.mark.ipv6(long=True)
 def test_syn_cookies(fresh: Cluster) -> None:
     """Connections that come by SYN cookies are withheld like others."""
     for node in fresh.nodes:

@@ -109,6 +109,7 @@ def test_left_alone(cluster: Cluster, front: str, start: Start, make: str
     assert counted(cluster, before, 'handoffs_started') == 0
 
 
+@pytest.mark.long
 def test_deferred_by_one(
         cluster: Cluster, front: str, start: Start) -> None:
     """TCP_DEFER_ACCEPT at one end only; the handoff has its socket without
@@ -257,6 +258,7 @@ def test_listeners_of_a_group_close(
         sock.close()
 
 
+@pytest.mark.long
 def test_handshakes_of_a_group_close(
         cluster: Cluster, front: str, start: Start) -> None:
     """With `tcp_migrate_req`, a handshake that a listener began which closes is

@@ -85,6 +85,7 @@ def test_silent_for_a_while(trusting: Cluster) -> None:
     no_flows(trusting)
 
 
+@pytest.mark.long
 def test_dead(trusting: Cluster) -> None:
     """What was given to a node that is gone is in doubt: its client is told
     so, in time. Who comes when the node is known to be down is served."""

@@ -162,7 +162,7 @@ def load_again(cluster: Cluster, *names: str) -> None:
     cluster.kernels[0].guest.run('\n'.join(['set -e', *lines]), timeout=180)
 
 
-@pytest.mark.parametrize('rounds', some_long((10, 100), 10))
+@pytest.mark.parametrize('rounds', some_long((5, 100), 5))
 def test_hundred_times(fresh: Cluster, rounds: int) -> None:
     """Ten or a hundred times under fire: no local request is lost, what BTCP
     holds of a head, cut at each of its bytes, reaches the local server, and

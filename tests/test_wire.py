@@ -111,6 +111,7 @@ def test_congestion_notification(cluster: Cluster) -> None:
     unbroken(capture.connection(answer.port))
 
 
+@pytest.mark.long
 def test_other_windows_at_the_back_end(bare: Cluster, lab: Lab) -> None:
     """Two nodes that would choose different window scales."""
     bare['fr'].run('sysctl -qw net.ipv4.tcp_rmem="4096 131072 67108864"')
