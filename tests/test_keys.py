@@ -256,11 +256,11 @@ def test_nodes_come_after_keys(empty: Node) -> None:
     kernel.unload('carisma_utcp')
     listening = "ss -Hltn 'sport = :7480'"
     # By which it asks for the keys, for one namespace after the other.
-    with kernel.delayed(carisma_btcp_put=4000):
+    with kernel.delayed(carisma_btcp_put=2000):
         early = empty.run(
             f'insmod {kernel.guest.modules}/carisma_utcp.ko && '
             f'{CARISMACTL} node add {empty.name} {empty.address} --local && '
-            f'sleep 0.1 && {listening}').out
+            f'sleep 0.1 && {listening}', timeout=90).out
         assert early == ''
     wait_for(lambda: empty.run(listening).out != '', 'it was told', 30)
 
