@@ -123,6 +123,7 @@ def test_handed_off(always: Cluster) -> None:
     assert not ahead.get('packets_dropped_stale'), ahead
 
 
+@pytest.mark.long
 def test_replayed(always: Cluster) -> None:
     """If the back end's service says so it shows TCP the handshake, and translates
     until the end."""
@@ -291,6 +292,7 @@ def test_resets(always: Cluster) -> None:
     no_flows(always, timeout=30)
 
 
+@pytest.mark.long
 def test_back_end_dies(mortal: Cluster) -> None:
     """Nobody says so: the front end asks, and resets the clients, of which one is
     silent, one asks again and again, and one has more than the front end has seen it

@@ -87,6 +87,7 @@ def test_translated(pair: Cluster) -> None:
     assert (seeks(pair['de']), seeks(back)) == (FOUND, MOVED)
 
 
+@pytest.mark.long
 def test_while_the_answer_comes(pair: Cluster) -> None:
     """Only acknowledgements of the client's come to the new front end."""
     expect_the_rest(pair)

@@ -308,7 +308,7 @@ def test_old_session_again(cluster: Cluster, node: Node) -> None:
     counted(node, before, 'records_forged')
 
 
-@pytest.mark.ipv6
+@pytest.mark.ipv6(long=True)
 def test_strangers_do_not_disturb(cluster: Cluster, node: Node) -> None:
     """A connection that is up is not given up for one that proves nothing."""
     peer = joined(node, cluster.client)

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from checks import STRANGERS, all_right, gone, no_flows, request, served
+from checks import STRANGERS, all_right, gone, no_flows, request, served, some_long
 from conftest import Lab
 from harness.curl import Response
 from harness.flood import flooded, flooded_at
@@ -61,7 +61,7 @@ def test_withheld(fresh: Cluster) -> None:
     idle_again(front)
 
 
-@pytest.mark.parametrize('otherwise', ('local', 'unavailable'))
+@pytest.mark.parametrize('otherwise', some_long(('local', 'unavailable'), 'local'))
 def test_handoffs(fresh: Cluster, otherwise: str) -> None:
     """As the rule says, beyond the handoffs that this node may ask for; as
     the front end's rule says, beyond those that it may be asked for."""

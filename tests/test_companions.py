@@ -182,7 +182,7 @@ def test_copies(cluster: Cluster) -> None:
 
 
 @pytest.mark.ipv6(long=True)
-@pytest.mark.parametrize('mode', ('rare', 'frequent'))
+@pytest.mark.parametrize('mode', some_long(('rare', 'frequent'), 'rare'))
 def test_node_itself(fresh: Cluster, mode: str) -> None:
     """A client on the front end is served there, and at once."""
     front = fresh['en']
@@ -198,7 +198,7 @@ def test_node_itself(fresh: Cluster, mode: str) -> None:
 
 
 @pytest.mark.ipv6(long=True)
-@pytest.mark.parametrize('mode', ('rare', 'frequent'))
+@pytest.mark.parametrize('mode', some_long(('rare', 'frequent'), 'frequent'))
 def test_node_that_is_asked_for_itself(fresh: Cluster, mode: str) -> None:
     """A client on the node that is to serve it: that does, or refuses at once where its
     IP would take nothing of what seems to be its own."""
@@ -247,7 +247,7 @@ def moved_in(cluster: Cluster) -> None:
     no_flows(cluster)
 
 
-@pytest.mark.ipv6
+@pytest.mark.ipv6(long=True)
 def test_bridge_for_others(bridging: Cluster, lab: Lab) -> None:
     """What the modules see first is carried by a bridge for others: the lab's
     switch is one on their kernel."""
@@ -267,7 +267,7 @@ def test_bridge_of_the_node(bridging: Cluster, lab: Lab) -> None:
 
 
 @pytest.mark.family(4)
-@pytest.mark.parametrize('mode', (0, 1, 2))
+@pytest.mark.parametrize('mode', some_long((0, 1, 2), 1))
 def test_reverse_path_filter(cluster: Cluster, mode: int) -> None:
     """Nodes on one link, whatever the filter; the strict one as well."""
     for node in cluster.nodes:
@@ -464,7 +464,7 @@ def finish(peer: Peer, ask: bytes) -> None:
     assert not peer.reset() and not peer.wrong()
 
 
-@pytest.mark.parametrize('kind', some_long(FAST_OPEN, 'cookie', 'request'))
+@pytest.mark.parametrize('kind', some_long(FAST_OPEN, 'request'))
 def test_fast_open(cluster: Cluster, wire: Wire, serve: Serve,
                    listen: Listen, kind: str) -> None:
     """Fast Open is kept off at the SYN, whose data the client sends again,

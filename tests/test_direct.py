@@ -138,7 +138,8 @@ def test_server_sees_both_addresses(cluster: Cluster) -> None:
     no_flows(cluster)
 
 
-@pytest.mark.parametrize('end', ('client', 'server', 'reset', 'crash'))
+@pytest.mark.parametrize(
+    'end', some_long(('client', 'server', 'reset', 'crash'), 'server', 'crash'))
 def test_ways_to_close(fresh: Cluster, end: str) -> None:
     """Whoever ends a connection, and however, nothing is left of it."""
     front, back = fresh['en'], fresh['fr']
@@ -230,6 +231,7 @@ def test_gateway_at_the_handoff(fresh: Cluster) -> None:
 
 
 @DIRECTLY
+@pytest.mark.long
 def test_gateway_for_a_moment(fresh: Cluster) -> None:
     """A live connection waits for its way to come back."""
     sock = hand_off(fresh)

@@ -124,7 +124,7 @@ def test_unavailable(fresh: Cluster) -> None:
     assert front.stats()['withheld'] == 0
 
 
-@pytest.mark.parametrize('kind', some_long(KINDS, 'accept', 'data'))
+@pytest.mark.parametrize('kind', some_long(KINDS, 'data'))
 @pytest.mark.parametrize('cut', some_long((False, True), True), ids=('delayed', 'cut'))
 def test_lost_at_any_point(fresh: Cluster, kind: str, cut: bool) -> None:
     """A record of each kind is late, or is lost with its connection. A POST

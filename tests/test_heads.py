@@ -24,7 +24,7 @@ def test_small_pieces(cluster: Cluster, language: str, chunk: int) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize('cut', some_long((2, 6, 12, -5, -4, -3, -2, -1), 6, -4, -1))
+@pytest.mark.parametrize('cut', some_long((2, 6, 12, -5, -4, -3, -2, -1), 6, -1))
 def test_two_segments(cluster: Cluster, language: str, cut: int) -> None:
     """A head whose second half comes later, cut at the awkward places."""
     raw = request(f'/{language}/1k')
@@ -125,6 +125,7 @@ def test_half_closed_by_the_client(cluster: Cluster, language: str) -> None:
 
 
 @BOTH
+@pytest.mark.long
 def test_server_hears_later(fresh: Cluster, language: str) -> None:
     """What the front end has acknowledged, the client does not send again:
     the server gets it even if all is kept from its TCP for a while."""

@@ -157,6 +157,7 @@ def test_narrow_to_the_client(cluster: Cluster, far: NamespaceNode, how: str
     assert translated == relayed > late
 
 
+@pytest.mark.long
 def test_narrow_for_a_later_answer(cluster: Cluster, far: NamespaceNode) -> None:
     """The same, when answers were short at first."""
     paths = ['/fr/1k', '/fr/empty', '/fr/1k', '/fr/2m', '/fr/1k']
@@ -188,7 +189,7 @@ def narrow(cluster: Cluster) -> Iterator[None]:
     cluster.client.forget_paths()
 
 
-@pytest.mark.parametrize('how', ('plain', 'no-tso'))
+@pytest.mark.parametrize('how', some_long(('plain', 'no-tso'), 'plain'))
 def test_narrow_to_the_back_end(cluster: Cluster, narrow: None, how: str) -> None:
     """What a client sends is too big for the way from the front end to the back
     end: the client is told, in words that it understands."""
@@ -437,6 +438,7 @@ def test_errors_that_come_to_the_back_end(cluster: Cluster, told: Told) -> None:
     told.finish()
 
 
+@pytest.mark.long
 def test_errors_of_the_back_end_itself(cluster: Cluster, far: NamespaceNode) -> None:
     """What a back end's own IP has to say of a segment that it translated is
     for its own TCP, and leaves it not."""

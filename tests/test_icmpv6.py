@@ -151,6 +151,7 @@ def test_malformed_errors_are_dropped(told: Told6) -> None:
     told.finish()
 
 
+@pytest.mark.long
 def test_others_are_left_alone(told: Told6) -> None:
     """What is no error about a segment of a flow's is for IP here."""
     counts = Counts(told.cluster)

@@ -219,6 +219,7 @@ def test_on_the_wire(way: Cluster) -> None:
     assert front.stats()['packets_dropped_too_big'] == 0
 
 
+@pytest.mark.long
 def test_each_virtual_address_has_one_host(lab: Lab) -> None:
     """Nodes do not answer for what lo has, and call each other from addresses that
     are no services'."""
@@ -306,6 +307,7 @@ def test_link_local_services(cluster: Cluster) -> None:
 # Configuration.
 
 
+@pytest.mark.long
 def test_addresses_are_read_and_written(cluster: Cluster) -> None:
     """In every form that there is, and written in one (RFC 5952)."""
     node = cluster['en']
@@ -324,6 +326,7 @@ def test_addresses_are_read_and_written(cluster: Cluster) -> None:
         node.ctl('node', 'del', 'it')
 
 
+@pytest.mark.long
 def test_flows_are_listed(cluster: Cluster) -> None:
     """With their addresses; filters know these."""
     sock = hand_off(cluster)

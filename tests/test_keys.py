@@ -270,6 +270,7 @@ def test_nodes_come_after_keys(empty: Node) -> None:
     pytest.fail('each time it listened at once')
 
 
+@pytest.mark.long
 def test_keys_are_not_told(empty: Node) -> None:
     """Nobody can read a key again: not root, not by netlink, sysfs or the
     kernel's log."""

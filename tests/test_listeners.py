@@ -136,7 +136,7 @@ def test_label(fresh: Cluster) -> None:
     assert 'tcp-ulp-carisma' not in listeners(fresh['en'], 80)
 
 
-@pytest.mark.ipv6
+@pytest.mark.ipv6(long=True)
 def test_listener_that_comes_later(
         fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
     """A listener is attached as it begins to listen; a connection is accepted
@@ -216,6 +216,7 @@ def test_backlog(
         assert sock.some(len(ANSWER)).data == ANSWER
 
 
+@pytest.mark.long
 def test_backlog_as_others_close(
         fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
     """Listeners before one that has some waiting close while all are looked at: they wait no longer

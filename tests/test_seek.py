@@ -130,6 +130,7 @@ def test_front_end_crashes(crashed: Cluster) -> None:
     assert crashed['en'].stats()['closed_heard'] == 1
 
 
+@pytest.mark.long
 def test_client_begins_anew(crashed: Cluster) -> None:
     """Nobody's connection does not keep its client from a new one with the same
     port."""

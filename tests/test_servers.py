@@ -25,7 +25,7 @@ COUNT = 60
 # Whether listeners are attached whose connections stay where they arrive:
 # those of Multipath TCP are not.
 LEFT_ALONE = {'go-multipath': False}
-SHORT = ('apache-event', 'apache-prefork', 'go', 'node', 'python', 'epoll', 'io_uring')
+SHORT = ('apache-event', 'apache-prefork', 'go', 'python', 'epoll', 'io_uring')
 OTHERS = ('ktls', 'signed', 'signed-ao')     # with tests of their own
 
 Start = Callable[..., List[Server]]
@@ -141,7 +141,7 @@ def test_deferred_until_there_is_data(
     sock.close()
 
 
-@pytest.mark.parametrize('kind', ('signed', 'signed-ao'))
+@pytest.mark.parametrize('kind', some_long(('signed', 'signed-ao'), 'signed-ao'))
 def test_signed(cluster: Cluster, front: str, start: Start, kind: str) -> None:
     """Connections that are signed (RFC 2385, RFC 5925) are left to the node
     where they arrive: nobody but TCP can make or change a segment of theirs."""
@@ -156,7 +156,7 @@ def test_signed(cluster: Cluster, front: str, start: Start, kind: str) -> None:
     assert counted(cluster, before, 'handoffs_started') == 0
 
 
-@pytest.mark.ipv6
+@pytest.mark.ipv6(long=True)
 def test_keep_alive(cluster: Cluster, front: str, start: Start) -> None:
     """A server that serves several requests on a connection that it did not
     see begin; the client closes."""
@@ -182,6 +182,7 @@ def test_kernel_tls(cluster: Cluster, front: str, start: Start) -> None:
     assert counted(cluster, before, 'handoffs_accepted') == 2
 
 
+@pytest.mark.long
 def test_bound_server_hears_later(cluster: Cluster, front: str, start: Start
                                   ) -> None:
     """A socket whose listener is bound to a device is given what was held
@@ -237,6 +238,7 @@ KILL_ONE = ('parent=$(pgrep -of "server.py group"); '
             'kill -9 $(pgrep -P $parent | head -n 1)')
 
 
+@pytest.mark.long
 def test_listeners_of_a_group_close(
         cluster: Cluster, front: str, start: Start) -> None:
     """With `tcp_migrate_req`, another listener of the group serves what one

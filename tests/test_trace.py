@@ -122,6 +122,7 @@ def test_refused(fresh: Cluster, trace: Trace) -> None:
         'record_received req', 'record_sent reject']
 
 
+@pytest.mark.long
 def test_reset(fresh: Cluster, trace: Trace) -> None:
     """Connections that are ended by force, and peers that come and go."""
     sock = fresh.client.connect(fresh['en'].vip)

@@ -69,6 +69,7 @@ def test_refused(trusting: Cluster) -> None:
     no_flows(trusting)
 
 
+@pytest.mark.long
 def test_silent_for_a_while(trusting: Cluster) -> None:
     """What was given to a node is its own: another is not asked meanwhile."""
     rule(trusting['en'], '/fr/', 'fr', 'de')

@@ -233,6 +233,7 @@ def plain_tunnel(cluster: Cluster) -> Iterator[None]:
             node.run('ip link del mine')
 
 
+@pytest.mark.long
 def test_other_tunnels(tunnel: Cluster) -> None:
     """A tunnel for other purposes between the same nodes goes on."""
     with plain_tunnel(tunnel):
@@ -274,6 +275,7 @@ def test_strangers(tunnel: Cluster) -> None:
     wait_for(lambda: outer(back)['packets_untunnelled'] == 1, 'one is taken out')
 
 
+@pytest.mark.long
 def test_not_asked_for(lab: Lab) -> None:
     """A node to which no tunnel leads takes nothing out of one."""
     cluster = loaded(lab, forward='nat')
@@ -286,6 +288,7 @@ def test_not_asked_for(lab: Lab) -> None:
     assert outer(back)['packets_untunnelled'] == 0
 
 
+@pytest.mark.long
 def test_congestion(tunnel: Cluster) -> None:
     """A router's mark on the outer header is one of the segment within (RFC 6040)."""
     front, back = tunnel['en'], tunnel['fr']

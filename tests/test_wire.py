@@ -84,8 +84,9 @@ def test_offloads(bare: Cluster, lab: Lab, features) -> None:
             'TcpInCsumErrors', 'IpInHdrErrors', 'Ip6InHdrErrors').values()), host.name
 
 
-@pytest.mark.parametrize('without', (
+@pytest.mark.parametrize('without', some_long((
     ('timestamps',), ('sack',), ('window_scaling',),
+    ('timestamps', 'sack', 'window_scaling')),
     ('timestamps', 'sack', 'window_scaling')), ids='-'.join)
 def test_options_of_the_client(cluster: Cluster, without: Tuple[str, ...]
                                ) -> None:

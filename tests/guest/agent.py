@@ -13,11 +13,12 @@ at once. Bytes travel in base64.
     {"id": 2, "op": "kill", "target": 1, "signal": 15}      -> {"id": 2, "rc": 0}
     {"id": 3, "op": "put", "path": "...", "data": "...", "append": false, "mode": 420}
     {"id": 4, "op": "get", "path": "..."}                   -> out ..., rc
+    {"id": 8, "op": "digest", "path": "..."}                -> out ..., rc
     {"id": 5, "op": "kmsg"}                                 -> out ..., rc
     {"id": 6, "op": "poweroff"}
 
-A command runs in the network namespace `netns`, if that is not "". Its standard input
-is `input` and then what `write` sends, until `close`; a run without "open": true has
+A command runs in the network namespace `netns`, if that is not "", and in the folder
+`cwd`, which is made if it is not there. Its standard input is `input` and then what `write` sends, until `close`; a run without "open": true has
 the `input` alone.
 
 An answer with `error` says why a request could not be done; it ends it.
@@ -26,8 +27,10 @@ An answer with `error` says why a request could not be done; it ends it.
 import base64
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,13 +109,15 @@ def network(name):
 
 def start(request, has_input):
     """Start a command."""
+    cwd = request.get('cwd', '/root')
+    os.makedirs(cwd, exist_ok=True)
     return subprocess.Popen(
         request['argv'],
         stdin=subprocess.PIPE if has_input else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, **request.get('env', {})},
-        cwd=request.get('cwd', '/root'),
+        cwd=cwd,
         # A group of its own, so that it can be killed with its children.
         start_new_session=True,
     )
@@ -179,6 +184,16 @@ def op_get(request):
             if not data:
                 break
             send_bytes(request['id'], 'out', data)
+    answer(request['id'], rc=0)
+
+
+def op_digest(request):
+    """Send the SHA-256 and the name of each file in a folder, one a line, and remove it."""
+    for entry in os.scandir(request['path']):
+        with open(entry.path, 'rb') as file:
+            digest = hashlib.file_digest(file, 'sha256').hexdigest()
+        send_bytes(request['id'], 'out', f'{digest} {entry.name}\n'.encode())
+    shutil.rmtree(request['path'])
     answer(request['id'], rc=0)
 
 

@@ -3,26 +3,17 @@
 
 import itertools
 import json
+import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Dict, List, Sequence, Union
 
 from .paths import WORK
-from .patience import patient
 
 if TYPE_CHECKING:
     from .node import Node
 
 RUN = itertools.count()
 MARK = '\x1e'                   # after each record; JSON never holds it
-
-SCRIPT = '''
-mkdir -p {folder} && cd {folder} || exit 99
-timeout {limit} curl --silent {options} --config - 2>errors
-echo "rc $?"
-while IFS= read -r line; do echo "error $line"; done <errors
-sha256sum body.* 2>/dev/null
-rm -rf {folder}
-'''
 
 
 @dataclass(frozen=True)
@@ -75,38 +66,30 @@ class Curl:
                        f'write-out = "%{{json}}%{{header_json}}{MARK}"']
             if each:
                 config += each[number]
-        told = self._host.run(
-            SCRIPT.format(folder=folder, limit=patient(limit),
-                          options=' '.join(more)),
-            input='\n'.join(config) + '\n', timeout=limit + 20)
-        return self._parse(told.out, urls)
+        guest = self._host.kernel.guest
+        told = guest.run(['curl', '--silent', *shlex.split(' '.join(more)), '--config', '-'],
+                         cwd=folder, netns=self._host.netns, check=False,
+                         input='\n'.join(config) + '\n', timeout=limit)
+        found = self._parse(told.out, urls, guest.digest(folder))
+        if len(found) != len(urls):
+            raise RuntimeError(
+                f'curl told of {len(found)} requests of {len(urls)}: {told}')
+        return [found[number] for number in range(len(urls))]
 
     @staticmethod
-    def _parse(out: str, urls: Sequence[str]) -> List[Response]:
-        *records, rest = out.split(MARK)
-        hashes: Dict[int, str] = {}
-        complaint: Optional[str] = None
-        for line in rest.splitlines():
-            if line.startswith('error '):
-                complaint = line
-            elif ' ' in line and 'body.' in line:
-                value, name = line.split()
-                hashes[int(name.rpartition('.')[2])] = value
+    def _parse(out: str, urls: Sequence[str], hashes: Dict[str, str]) -> Dict[int, Response]:
         found: Dict[int, Response] = {}
         decoder = json.JSONDecoder()
-        for record in records:
+        for record in out.split(MARK)[:-1]:
             told, end = decoder.raw_decode(record.lstrip())
             headers, _ = decoder.raw_decode(record.lstrip()[end:].lstrip())
-            number = int(told['filename_effective'].rpartition('.')[2])
+            name = told['filename_effective']
+            number = int(name.rpartition('.')[2])
             flat = {name: values[-1] for name, values in headers.items()}
             found[number] = Response(
                 url=urls[number], status=told['http_code'],
                 node=flat.get('x-node', ''), size=told['size_download'],
-                sha256=hashes.get(number, ''), time=told['time_total'],
+                sha256=hashes.get(name, ''), time=told['time_total'],
                 port=told['local_port'], connected=told['num_connects'] > 0,
                 headers=flat, error=told.get('errormsg') or '')
-        if len(found) != len(urls):
-            raise RuntimeError(
-                f'curl told of {len(found)} requests of {len(urls)}: '
-                f'{complaint or out}')
-        return [found[number] for number in range(len(urls))]
+        return found

@@ -303,6 +303,11 @@ class Guest:
         """Read a file of the guest's."""
         return self.call('get', path=path).stdout_bytes
 
+    def digest(self, path):
+        """The SHA-256 of each file in a folder of the guest's, by its name; the folder is removed."""
+        lines = self.call('digest', path=path).stdout.splitlines()
+        return {name: value for value, name in (line.split(' ', 1) for line in lines)}
+
     def kmsg(self):
         """The kernel's log records since the last call (at first, since the boot)."""
         with self._kmsg_lock:
