@@ -3,10 +3,7 @@
 //! CARISMA below TCP: the module root of `carisma_btcp`.
 
 use carisma_net::{bindings, genl, link, pernet, sysfs::RootRegistration};
-use kernel::{
-    prelude::*,
-    sync::rcu, //
-};
+use kernel::prelude::*;
 
 #[path = "rust/btcp/always.rs"]
 mod always;
@@ -102,21 +99,13 @@ struct Btcp {
     /// Ends every namespace's hooks and flows.
     _state: pernet::Registration<state::State>,
     /// What that puts off until after a grace period is code of this module.
-    _barrier: RcuBarrier,
-}
-
-/// Waits, when it is dropped, for what was put off.
-struct RcuBarrier;
-
-impl Drop for RcuBarrier {
-    fn drop(&mut self) {
-        rcu::rcu_barrier();
-    }
+    _flows: flow::Memory,
 }
 
 impl kernel::Module for Btcp {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         lower::init();
+        let flows = flow::MEMORY.open(c"carisma_flow")?;
         let state = pernet::Registration::new()?;
         let root = sysfs::create_root()?;
         let sysfs = pernet::Registration::new()?;
@@ -126,7 +115,7 @@ impl kernel::Module for Btcp {
             _sysfs: sysfs,
             _sysfs_root: root,
             _state: state,
-            _barrier: RcuBarrier,
+            _flows: flows,
         })
     }
 }

@@ -8,10 +8,7 @@ use carisma_net::{
     pernet,
     tracepoint, //
 };
-use kernel::{
-    prelude::*,
-    sync::rcu, //
-};
+use kernel::prelude::*;
 
 #[path = "rust/utcp/mod.rs"]
 mod utcp;
@@ -36,7 +33,7 @@ struct Module {
     _below: below::Attachment,
     namespaces: pernet::Registration<utcp::Ns>,
     _hooks: listener::Hooks<utcp::Gate>,
-    _barrier: Barrier,
+    _withheld: utcp::Memory,
 }
 
 impl Drop for Module {
@@ -46,18 +43,9 @@ impl Drop for Module {
     }
 }
 
-/// When it is dropped, it waits until all that was put off by RCU has been done.
-struct Barrier;
-
-impl Drop for Barrier {
-    fn drop(&mut self) {
-        rcu::rcu_barrier();
-    }
-}
-
 impl kernel::Module for Module {
     fn init(module: &'static ThisModule) -> Result<Self> {
-        let barrier = Barrier;
+        let withheld = utcp::MEMORY.open(c"carisma_withheld")?;
         let hooks = listener::Hooks::new()?;
         // The namespaces come last: they are not there yet for what comes before, and ask BTCP for
         // what they have missed.
@@ -69,7 +57,7 @@ impl kernel::Module for Module {
             _below: below,
             namespaces,
             _hooks: hooks,
-            _barrier: barrier,
+            _withheld: withheld,
         })
     }
 }

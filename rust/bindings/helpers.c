@@ -18,6 +18,7 @@
 #include "helpers/xmit.c" /* behind route.c */
 #include "helpers/skb.c" /* behind route.c */
 #include "helpers/adopt.c" /* behind skb.c */
+#include "helpers/slab.c"
 #include "helpers/sock.c"
 #include "helpers/table.c"
 #include "helpers/task.c"

@@ -12,6 +12,7 @@
 use crate::{
     counters::Counter,
     flow::{FlowRef, InnerGuard, Over, Stage},
+    forward::Link,
     front::Deciding,
     lower, packet,
     state::State,
@@ -265,20 +266,18 @@ impl State {
             }
         }
         let ours = match &mut inner.stage {
-            Stage::Forward(forward) if forward.node == node => match &mut forward.in_band {
+            Stage::Forward(forward) if forward.node == node => match &mut forward.link {
                 // It has forgotten the connection.
-                Some(_) if header.flags() & REFUSED == REFUSED => {
+                Link::InBand(_) if header.flags() & REFUSED == REFUSED => {
                     return self.front_lose(flow, inner, ctx);
                 }
-                Some(in_band) => {
+                Link::InBand(in_band) => {
                     in_band.on_server(flow, &header);
                     true
                 }
-                None => false,
+                Link::Control { .. } => false,
             },
-            Stage::Over(Over::Forward(forward)) => {
-                forward.node == node && forward.in_band.is_some()
-            }
+            Stage::Over(Over::Forward(forward)) => forward.node == node && forward.is_in_band(),
             _ => false,
         };
         drop(inner);
@@ -306,7 +305,7 @@ impl State {
             return;
         };
         let node = forward.node;
-        let Some(in_band) = &mut forward.in_band else {
+        let Link::InBand(in_band) = &mut forward.link else {
             return;
         };
         match in_band.closing.left() {
@@ -348,8 +347,10 @@ impl State {
         let Stage::Forward(forward) = &inner.stage else {
             return;
         };
-        match forward.in_band {
-            Some(in_band) if in_band.closing.is_said() => self.front_closed(flow, inner, false),
+        match forward.link {
+            Link::InBand(in_band) if in_band.closing.is_said() => {
+                self.front_closed(flow, inner, false)
+            }
             _ => self.front_lose(flow, inner, ctx),
         }
     }

@@ -20,7 +20,7 @@ use carisma_core::{
     wire::{Body, Handoff, Reason},
 };
 use carisma_net::{
-    connection,
+    connection::{self, Moment},
     netfilter::PacketContext,
     skb::{Layout, Skb},
 };
@@ -61,8 +61,8 @@ pub(crate) struct Live {
     pub(crate) repeated: u8,
     /// The front end has yet to be told that it is closed, and whether TCP keeps it in TIME_WAIT.
     pub(crate) untold: Option<bool>,
-    /// Since when, in milliseconds, no front end has known of it.
-    pub(crate) orphan: Option<u32>,
+    /// Since when no front end has known of it.
+    pub(crate) orphan: Option<Moment>,
 }
 
 /// Bytes for which the front end, not the client, answers, and which are accounted for.
@@ -340,7 +340,7 @@ impl State {
     /// A front end has forgotten a connection. Another, or the same one, may ask for it.
     pub(crate) fn back_orphan(&self, flow: &FlowRef, live: &mut Live) {
         live.origin.forget();
-        live.orphan = Some(connection::now_ms());
+        live.orphan = Some(Moment::now());
         flow.arm(match live.undelivered {
             Some(_) => RETRY_MS,
             None => self.knobs.peer_timeout_ms(),
@@ -373,8 +373,7 @@ impl State {
             return self.back_look(flow, inner);
         }
         if let Some(since) = live.orphan {
-            let patience = self.knobs.peer_timeout_ms();
-            let left = patience.saturating_sub(connection::now_ms().wrapping_sub(since));
+            let left = since.left(self.knobs.peer_timeout_ms());
             // Where the socket is owned by its process just then, TCP gets the reset later, or never.
             flow.arm(if left == 0 { RETRY_MS } else { left });
             if left == 0 {

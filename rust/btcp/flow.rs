@@ -17,7 +17,10 @@ use crate::{
     bounds::{Bounds, Full, Held},
     cookie::Entering,
     counters::{Counter, Gauge},
-    forward::Forward,
+    forward::{
+        Forward,
+        Link, //
+    },
     front::Deciding,
     leave::Leaving,
     lower, packet,
@@ -52,20 +55,23 @@ use carisma_net::{
     netfilter::{self, PacketContext},
     new_spinlock_bh,
     skb::{Queue, Skb},
-    table::{Entry, Value},
+    slab::{Cache, Opened},
+    table::{Entry, Node, Value},
 };
-use kernel::{
-    prelude::*,
-    sync::Arc,
-    time::{Instant, Monotonic}, //
-};
+use kernel::{prelude::*, sync::Arc};
 
 /// A flow of the table.
 pub(crate) type FlowRef = Entry<Flow>;
 
-// The allocator has 512 bytes for what needs more than 256. Where locks are larger, that has to do.
+/// The memory for flows.
+pub(crate) type Memory = Opened<Node<Flow>>;
+
+/// Where flows are made.
+pub(crate) static MEMORY: Cache<Node<Flow>> = Cache::new();
+
+// With up to three words in its table, 256 bytes are to be enough. Where locks are larger, that is not so.
 const _: () = assert!(
-    FlowRef::SIZE <= 256
+    FlowRef::SIZE <= 224
         || cfg!(CONFIG_DEBUG_SPINLOCK)
         || cfg!(CONFIG_DEBUG_LOCK_ALLOC)
         || cfg!(CONFIG_PREEMPT_RT)
@@ -89,8 +95,8 @@ pub(crate) struct Inner {
     pub(crate) draining: bool,
     /// Packets that were forwarded or translated.
     pub(crate) packets: u64,
-    /// When it began.
-    since: Instant<Monotonic>,
+    /// When it began, by [`connection::uptime_tenths`].
+    since: u32,
 }
 
 /// How many segments may wait.
@@ -127,7 +133,7 @@ impl Stage {
     pub(crate) fn in_band(&self) -> bool {
         match self {
             Self::Deciding(it) | Self::Asked(it) | Self::Committed(it) => it.in_band,
-            Self::Forward(it) | Self::Over(Over::Forward(it)) => it.in_band.is_some(),
+            Self::Forward(it) | Self::Over(Over::Forward(it)) => it.is_in_band(),
             Self::Seeking(it) => it.in_band(),
             Self::Replay(it) => it.origin.in_band,
             Self::Live(it) | Self::Over(Over::Live(it)) => it.origin.in_band,
@@ -163,20 +169,23 @@ impl Flow {
             held: Held::new(bounds, &key.client),
             draining: false,
             packets: 0,
-            since: Instant::now(),
+            since: connection::uptime_tenths(),
         };
         FlowRef::new(
             key,
             try_pin_init!(Self {
                 inner <- new_spinlock_bh!(inner, "carisma_flow"),
             }? Error),
-            GFP_ATOMIC,
         )
     }
 }
 
 impl Value for Flow {
     type Owner = State;
+
+    fn cache() -> &'static Cache<Node<Self>> {
+        &MEMORY
+    }
 
     fn expired(flow: &FlowRef, state: &State) {
         state.on_timer(flow);
@@ -359,9 +368,9 @@ impl State {
         match stage {
             Stage::Over(_) | Stage::Seeking(_) => true,
             Stage::Leaving(_) => !connection::is_live(&self.net, key),
-            Stage::Forward(forward) => match &forward.in_band {
-                Some(in_band) => in_band.closing.is_reset(),
-                None => !self.is_up(forward.node),
+            Stage::Forward(forward) => match &forward.link {
+                Link::InBand(in_band) => in_band.closing.is_reset(),
+                Link::Control { .. } => !self.is_up(forward.node),
             },
             _ => false,
         }
@@ -418,9 +427,9 @@ impl FlowInfo {
                 (ROLE_FRONT, STATE_REQUESTED, it.node, it.id)
             }
             Stage::Entering(_) | Stage::Leaving(_) => (ROLE_FRONT, STATE_LEAVING, 0, 0),
-            Stage::Forward(it) => (ROLE_FRONT, STATE_HANDED_OFF, it.node, it.id),
+            Stage::Forward(it) => (ROLE_FRONT, STATE_HANDED_OFF, it.node, it.id()),
             Stage::Seeking(it) => (ROLE_FRONT, STATE_SEEKING, 0, it.id),
-            Stage::Over(Over::Forward(it)) => (ROLE_FRONT, STATE_LINGERING, it.node, it.id),
+            Stage::Over(Over::Forward(it)) => (ROLE_FRONT, STATE_LINGERING, it.node, it.id()),
             Stage::Replay(it) => {
                 let state = match it.is_offered() {
                     true => STATE_ACCEPTED,
@@ -451,7 +460,7 @@ impl FlowInfo {
             packets: inner.packets,
             vip: origin.map_or(local, |origin| origin.vip()),
             id,
-            age_ms: u64::try_from(inner.since.elapsed().as_millis()).unwrap_or(0),
+            age_ms: u64::from(connection::uptime_tenths().wrapping_sub(inner.since)) * 100,
             migration: origin.map(|origin| origin.migration),
         })
     }

@@ -20,7 +20,7 @@ use carisma_core::{
     wire::Body,
 };
 use carisma_net::{
-    connection,
+    connection::Moment,
     netfilter::{PacketContext, Unsent},
     route::{self, Via, Way},
     skb::{Layout, Skb},
@@ -33,20 +33,31 @@ const CHECK_MS: u32 = 1_000;
 /// A connection that another node serves.
 #[derive(Clone, Copy)]
 pub(crate) struct Forward {
-    pub(crate) id: u64,
     pub(crate) node: u32,
     /// How its segments get there.
     pub(crate) via: Via,
-    /// Since when, in milliseconds, there has been no such way to it.
-    pub(crate) stuck: Option<u32>,
+    /// Since when there has been no such way to it.
+    pub(crate) stuck: Option<Moment>,
     /// The newest acknowledgement of the client's.
     pub(crate) acked: Seq,
-    /// Since when its node is out of reach, in milliseconds; `None` if it is not.
-    pub(crate) down: Option<u32>,
     /// Its back end keeps it in TIME_WAIT.
     pub(crate) time_wait: bool,
-    /// It was handed off in band: this node hears of its end by its segments only.
-    pub(crate) in_band: Option<InBand>,
+    /// How this node hears of its end.
+    pub(crate) link: Link,
+}
+
+/// What a front end and a back end know a connection by.
+#[derive(Clone, Copy)]
+pub(crate) enum Link {
+    /// Records of the control connection.
+    Control {
+        /// What they call the connection.
+        id: u64,
+        /// Since when the node is out of reach; `None` if it is not.
+        down: Option<Moment>,
+    },
+    /// The connection's own segments.
+    InBand(InBand),
 }
 
 impl State {
@@ -213,9 +224,8 @@ impl State {
         let Stage::Forward(forward) = &mut inner.stage else {
             return;
         };
-        let now = connection::now_ms();
-        let since = *forward.stuck.get_or_insert(now);
-        if now.wrapping_sub(since) >= self.knobs.peer_timeout_ms() {
+        let since = *forward.stuck.get_or_insert_with(Moment::now);
+        if since.left(self.knobs.peer_timeout_ms()) == 0 {
             let forward = *forward;
             self.front_recall(flow, &forward, ctx);
             self.front_lose(flow, inner, ctx);
@@ -224,13 +234,12 @@ impl State {
 
     /// Has the back end end a connection by force. Any context.
     pub(crate) fn front_recall(&self, flow: &FlowRef, forward: &Forward, ctx: &PacketContext) {
-        match forward.in_band {
-            Some(in_band) => {
+        match forward.link {
+            Link::InBand(in_band) => {
                 self.front_hand_reset(flow.key(), forward.node, in_band.closing.next(), ctx)
             }
-            None => {
-                let (node, id, tuple) = (forward.node, forward.id, forward.theirs(flow));
-                let _ = self.record(node, id, tuple, Body::Abort);
+            Link::Control { id, .. } => {
+                let _ = self.record(forward.node, id, forward.theirs(flow), Body::Abort);
             }
         }
     }
@@ -244,7 +253,7 @@ impl State {
             vip: key.local,
             vip_port: key.local_port.get(),
         };
-        let _ = self.record(forward.node, forward.id, forward.theirs(flow), check);
+        let _ = self.record(forward.node, forward.id(), forward.theirs(flow), check);
         flow.arm(CHECK_MS);
     }
 
@@ -253,17 +262,15 @@ impl State {
         let Stage::Forward(forward) = inner.stage else {
             return;
         };
-        if forward.in_band.is_some() {
+        let Link::Control { down, .. } = forward.link else {
             return self.front_idle(flow, inner, ctx);
-        }
+        };
         if self.is_up(forward.node) {
             self.front_check(flow, &forward);
             return;
         }
         // The timer may be that of a question: its node has all the time that there is.
-        let patience = self.knobs.peer_timeout_ms();
-        let left = |since| patience.saturating_sub(connection::now_ms().wrapping_sub(since));
-        match forward.down.map(left) {
+        match down.map(|since| since.left(self.knobs.peer_timeout_ms())) {
             Some(0) => self.front_lose(flow, inner, ctx),
             Some(left) => flow.arm(left),
             // The flow is about to be told.
@@ -285,11 +292,11 @@ impl State {
             flow.key(),
             FRONT,
             forward.node,
-            forward.id,
+            forward.id(),
         );
         self.counters.count(Counter::ClosedHeard);
         self.counters.down(Gauge::HandedOffOut);
-        lower::release_modules(forward.in_band.is_some());
+        lower::release_modules(forward.is_in_band());
     }
 
     /// Ends a connection whose back end is gone, and tells the client so. Any context.
@@ -305,12 +312,12 @@ impl State {
         let Stage::Forward(forward) = inner.stage else {
             return None;
         };
-        let (node, id) = (forward.node, forward.id);
+        let (node, id) = (forward.node, forward.id());
         self.trace_flow(event::FLOW_RESET, flow.key(), FRONT, node, id);
         self.end(flow, inner);
         self.counters.count(Counter::FlowsReset);
         self.counters.down(Gauge::HandedOffOut);
-        lower::release_modules(forward.in_band.is_some());
+        lower::release_modules(forward.is_in_band());
         Some(forward)
     }
 }
@@ -325,11 +332,24 @@ impl Forward {
         if answered {
             self.acked = header.ack();
         }
-        if let Some(in_band) = &mut self.in_band {
+        if let Link::InBand(in_band) = &mut self.link {
             // CAST: A packet's length fits.
             in_band.on_client(flow, &header, layout.payload as u32, answered);
         }
         header.flags()
+    }
+
+    /// What records call it; 0 if none is about it.
+    pub(crate) fn id(&self) -> u64 {
+        match self.link {
+            Link::Control { id, .. } => id,
+            Link::InBand(_) => 0,
+        }
+    }
+
+    /// Whether it was handed off, or found, in band.
+    pub(crate) fn is_in_band(&self) -> bool {
+        matches!(self.link, Link::InBand(_))
     }
 
     /// The connection as the back end's TCP knows it.

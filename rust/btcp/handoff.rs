@@ -16,7 +16,10 @@ use crate::{
     counters::{Counter, Gauge},
     early::Early,
     flow::{FlowRef, Inner, InnerGuard, Stage},
-    forward::Forward,
+    forward::{
+        Forward,
+        Link, //
+    },
     front::{theirs, Deciding},
     lower, packet,
     service::{Candidate, Migrate, Otherwise},
@@ -386,16 +389,21 @@ impl State {
         flow.disarm();
         let (acked, _, _) = deciding.front.newest();
         inner.stage = Stage::Forward(Forward {
-            id: deciding.id,
             node: deciding.node,
             via: deciding.via,
             stuck: None,
             time_wait: false,
             acked,
-            down: None,
-            in_band: deciding
-                .in_band
-                .then(|| InBand::new(flow, deciding.front.first(), deciding.front.next())),
+            link: match deciding.in_band {
+                true => {
+                    let (first, next) = (deciding.front.first(), deciding.front.next());
+                    Link::InBand(InBand::new(flow, first, next))
+                }
+                false => Link::Control {
+                    id: deciding.id,
+                    down: None,
+                },
+            },
         });
         inner.draining = true;
         drop(inner);
@@ -536,7 +544,7 @@ impl Stage {
         match self {
             _ if self.in_band() => None,
             Self::Asked(it) | Self::Committed(it) => Some((it.node, it.id)),
-            Self::Forward(it) => Some((it.node, it.id)),
+            Self::Forward(it) => Some((it.node, it.id())),
             _ => None,
         }
     }

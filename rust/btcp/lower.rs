@@ -5,6 +5,7 @@
 use crate::{
     counters::Counter,
     flow::{FlowRef, InnerGuard, Over, Stage},
+    forward::{Forward, Link},
     state::State,
     trace::event,
 };
@@ -14,7 +15,8 @@ use carisma_core::{
     wire::{Body, Handoff, Record},
 };
 use carisma_net::{
-    bindings, connection,
+    bindings,
+    connection::Moment,
     link::{self, kind, Kind, Msg, Upper},
     netfilter::PacketContext,
     pernet::{Net, PerNet},
@@ -274,7 +276,9 @@ impl State {
             self.of_node(index, |flow, mut inner| match &mut inner.stage {
                 Stage::Committed(_) => flow.arm(1),
                 Stage::Forward(forward) => {
-                    forward.down = None;
+                    if let Link::Control { down, .. } = &mut forward.link {
+                        *down = None;
+                    }
                     self.front_check(flow, forward);
                 }
                 _ => {}
@@ -297,8 +301,11 @@ impl State {
                 let ctx = PacketContext::enter();
                 self.front_take_back(flow, inner, Counter::HandoffsAborted, &ctx);
             }
-            Stage::Forward(forward) => {
-                forward.down = Some(connection::now_ms());
+            Stage::Forward(Forward {
+                link: Link::Control { down, .. },
+                ..
+            }) => {
+                *down = Some(Moment::now());
                 flow.arm(self.knobs.peer_timeout_ms());
             }
             _ => {}

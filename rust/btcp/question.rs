@@ -12,6 +12,7 @@ use crate::{
     always::REPEAT_MS,
     counters::Counter,
     flow::{FlowRef, InnerGuard, Over, Stage},
+    forward::{Forward, Link},
     packet,
     seek::nodes_of,
     state::State,
@@ -89,10 +90,8 @@ impl State {
             return;
         };
         let (acked, pending) = (seeking.acked, seeking.pending);
-        let left = seeking.asked.map_or(0, |since| {
-            let waited = connection::now_ms().wrapping_sub(since);
-            self.knobs.handoff_timeout_ms().saturating_sub(waited)
-        });
+        let patience = self.knobs.handoff_timeout_ms();
+        let left = seeking.asked.map_or(0, |since| since.left(patience));
         if left == 0 {
             return self.front_unknown(flow, inner, ctx);
         }
@@ -147,17 +146,18 @@ impl State {
             self.front_taken(flow, inner, ctx);
             inner = flow.inner.lock();
         }
-        if let Stage::Forward(forward) = &mut inner.stage {
-            let in_band = forward.in_band.as_mut().filter(|_| forward.node == node);
-            if let Some(in_band) = in_band.filter(|it| it.closing.has(header.ack())) {
-                return match standing {
-                    Standing::Present => in_band.hear(),
-                    Standing::Moved => self.front_closed(flow, inner, false),
-                    Standing::Absent => self.front_missing(flow, inner, ctx),
-                };
-            }
+        match &mut inner.stage {
+            Stage::Forward(Forward {
+                node: its,
+                link: Link::InBand(in_band),
+                ..
+            }) if *its == node && in_band.closing.has(header.ack()) => match standing {
+                Standing::Present => in_band.hear(),
+                Standing::Moved => self.front_closed(flow, inner, false),
+                Standing::Absent => self.front_missing(flow, inner, ctx),
+            },
+            _ => self.counters.count(Counter::PacketsDroppedStale),
         }
-        self.counters.count(Counter::PacketsDroppedStale);
     }
 
     /// A front end asks about a connection. Softirq; no lock is held.

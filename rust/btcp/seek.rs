@@ -22,7 +22,10 @@ use crate::{
     bounds::{Pool, Ticket},
     counters::{Counter, Gauge},
     flow::{Flow, FlowRef, InnerGuard, Stage},
-    forward::Forward,
+    forward::{
+        Forward,
+        Link, //
+    },
     lower,
     node::Node,
     service::Mode,
@@ -37,7 +40,7 @@ use carisma_core::{
     wire::{Body, Handoff, Reason},
 };
 use carisma_net::{
-    connection,
+    connection::{self, Moment},
     netfilter::PacketContext,
     route::Via,
     skb::{Ends, Skb},
@@ -61,8 +64,8 @@ pub(crate) struct Seeking {
     pub(crate) acked: Seq,
     /// The nodes that have not answered, by their indexes.
     pub(crate) pending: u64,
-    /// Since when they are asked in band, in milliseconds; `None` if by control connections.
-    pub(crate) asked: Option<u32>,
+    /// Since when they are asked in band; `None` if by control connections.
+    pub(crate) asked: Option<Moment>,
     /// It may have yet to begin.
     pub(crate) young: bool,
     _ticket: Ticket,
@@ -171,7 +174,7 @@ impl State {
             id,
             acked,
             pending,
-            asked: in_band.then(connection::now_ms),
+            asked: in_band.then(Moment::now),
             young: early.is_some(),
             _ticket: ticket,
         };
@@ -271,14 +274,15 @@ impl State {
         if let Some(via) = way.filter(|_| lower::hold_modules(next.is_some())) {
             flow.disarm();
             inner.stage = Stage::Forward(Forward {
-                id,
                 node,
                 via,
                 stuck: None,
                 time_wait: false,
                 acked,
-                down: None,
-                in_band: next.map(|next| InBand::new(flow, next, next)),
+                link: match next {
+                    Some(next) => Link::InBand(InBand::new(flow, next, next)),
+                    None => Link::Control { id, down: None },
+                },
             });
             inner.draining = true;
             drop(inner);

@@ -13,6 +13,7 @@ use carisma_core::{
     seq::Seq,
     tuple::Tuple, //
 };
+use core::num::NonZeroU32;
 use kernel::{
     error::to_result,
     prelude::*, //
@@ -73,6 +74,29 @@ pub fn abort(net: &Net, tuple: &Tuple) -> Result {
 pub fn now_ms() -> u32 {
     // SAFETY: Reads a clock.
     unsafe { bindings::now_ms() }
+}
+
+/// Tenths of a second for which this node is up, which wrap after 13 years. Any context.
+pub fn uptime_tenths() -> u32 {
+    // SAFETY: Reads a clock.
+    unsafe { bindings::uptime_tenths() }
+}
+
+/// A moment that is remembered, of the clock of [`now_ms`]; a millisecond early where that would be 0,
+/// so that one which may be missing takes no more room.
+#[derive(Clone, Copy)]
+pub struct Moment(NonZeroU32);
+
+impl Moment {
+    /// This one. Any context.
+    pub fn now() -> Self {
+        Self(NonZeroU32::new(now_ms()).unwrap_or(NonZeroU32::MAX))
+    }
+
+    /// How many of the `ms` milliseconds after it are left. Any context.
+    pub fn left(self, ms: u32) -> u32 {
+        ms.saturating_sub(now_ms().wrapping_sub(self.0.get()))
+    }
 }
 
 /// Milliseconds of the time of day, which wraps, and may be set. Any context.

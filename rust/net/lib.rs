@@ -24,6 +24,7 @@ pub mod random;
 pub mod route;
 pub mod siphash;
 pub mod skb;
+pub mod slab;
 pub mod sock;
 pub mod sysfs;
 pub mod table;

@@ -13,11 +13,11 @@
 use crate::{
     bindings,
     pernet::{Net, NetRef, PerNet},
+    slab::Cache,
 };
 use carisma_core::tuple::Tuple;
 use core::{marker::PhantomData, ops::Deref, ptr::NonNull};
 use kernel::{
-    alloc::Flags,
     container_of,
     error::to_result,
     prelude::*,
@@ -30,14 +30,17 @@ pub trait Value: Send + Sync + Sized + 'static {
     /// The state that the table is a part of.
     type Owner: PerNet;
 
+    /// Where its entries are made.
+    fn cache() -> &'static Cache<Node<Self>>;
+
     /// The entry's timer has run out. Softirq context; the timer may be armed again.
     fn expired(entry: &Entry<Self>, owner: &Self::Owner);
 }
 
-/// One allocation: the head that C links, then the value.
+/// What an [`Entry`] points to: the head that C links, then the value.
 #[repr(C)]
 #[pin_data]
-struct Node<T> {
+pub struct Node<T> {
     #[pin]
     head: Opaque<bindings::carisma_node>,
     #[pin]
@@ -62,8 +65,8 @@ impl<T: Value> Entry<T> {
 
     /// Makes an entry that is in no table yet.
     ///
-    /// Context: that of `flags`. Errors: `ENOMEM`, and those of `value`.
-    pub fn new(key: &Tuple, value: impl PinInit<T, Error>, flags: Flags) -> Result<Self> {
+    /// Any context. Errors: `ENOMEM`, and those of `value`.
+    pub fn new(key: &Tuple, value: impl PinInit<T, Error>) -> Result<Self> {
         let key: *const bindings::carisma_tuple = core::ptr::from_ref(key).cast();
         // SAFETY: The closure initialises the head whole, or is not run.
         let head = unsafe {
@@ -76,18 +79,12 @@ impl<T: Value> Entry<T> {
                 Ok::<(), Error>(())
             })
         };
-        let node = KBox::pin_init(
-            try_pin_init!(Node {
-                head <- head,
-                value <- value,
-            }? Error),
-            flags,
-        )?;
-        // SAFETY: The node is not moved: from here on it is reached by pointer only.
-        let node = KBox::into_raw(unsafe { Pin::into_inner_unchecked(node) });
+        let node = try_pin_init!(Node {
+            head <- head,
+            value <- value,
+        }? Error);
         // INVARIANT: The reference is the one that `carisma_helper_node_init` set.
-        // SAFETY: A box's pointer is not null.
-        Ok(Self(unsafe { NonNull::new_unchecked(node) }))
+        T::cache().pin_init(node).map(Self)
     }
 
     fn head(&self) -> *mut bindings::carisma_node {
@@ -169,10 +166,10 @@ impl<T: Value> Drop for Entry<T> {
 /// Called by RCU only, with the `rcu` field of a [`Node<T>`] that nobody can reach any more.
 unsafe extern "C" fn free<T: Value>(rcu: *mut bindings::callback_head) {
     // SAFETY: `rcu` is inside a `carisma_node`, which is the first field of a `Node<T>` that
-    // `Entry::new` took out of its box.
+    // `Entry::new` has made.
     unsafe {
         let head = container_of!(rcu, bindings::carisma_node, ending.rcu);
-        drop(KBox::from_raw(head.cast::<Node<T>>()));
+        T::cache().free(NonNull::new_unchecked(head.cast::<Node<T>>()));
     }
 }
 

@@ -62,7 +62,7 @@ impl Ns {
         let Some(listener) = self.find_listener(sk) else {
             return;
         };
-        let entry = Entry::new(&tuple, Withheld::new(listener.clone(), child), GFP_ATOMIC);
+        let entry = Entry::new(&tuple, Withheld::new(listener.clone(), child));
         let Ok(entry) = entry else {
             self.counters.count(Counter::ConnectionsPassedMemory);
             return;

@@ -24,6 +24,10 @@ mod peer;
 mod service;
 mod withheld;
 
+pub(crate) use self::withheld::{
+    Memory,
+    MEMORY, //
+};
 use self::{
     answer::Answers,
     counters::{

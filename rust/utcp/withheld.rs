@@ -13,9 +13,14 @@ use carisma_net::{
         new_spinlock_bh,
         SpinLockBh, //
     },
+    slab::{
+        Cache,
+        Opened, //
+    },
     sock::Sock,
     table::{
         Entry,
+        Node,
         Value, //
     },
 };
@@ -65,6 +70,12 @@ pub(crate) enum Taken {
     Never,
 }
 
+/// The memory for withheld children.
+pub(crate) type Memory = Opened<Node<Withheld>>;
+
+/// Where withheld children are noted.
+pub(crate) static MEMORY: Cache<Node<Withheld>> = Cache::new();
+
 /// A withheld child, in the table of its namespace.
 #[pin_data]
 pub(crate) struct Withheld {
@@ -78,6 +89,10 @@ pub(crate) struct Withheld {
 
 impl Value for Withheld {
     type Owner = Ns;
+
+    fn cache() -> &'static Cache<Node<Self>> {
+        &MEMORY
+    }
 
     /// The timer is never armed: how long a child waits is BTCP's business.
     fn expired(_entry: &Entry<Self>, _owner: &Ns) {}
