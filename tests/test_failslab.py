@@ -27,8 +27,8 @@ ERRORS = {'ENOMEM', 'ENFILE', 'ENOBUFS'}
 MURMURS = (r'kobject: can not set name properly!|socket: no more sockets|'
            r'kobject: kobject_add_internal failed for \S+ \(error: -12 .*|'
            r'ref_tracker: memory allocation failure, unreliable .*')
-# And where it cannot make a slab cache: that, and how it came to that. Whatever else it had to say in
-# that form begins with a line that is in neither list.
+# And where it cannot make a slab cache: that, and how it came to that. Whatever else it had to
+# say in that form begins with a line that is in neither list.
 NO_CACHE = (r'__kmem_cache_create_args\(carisma_\w+\) failed with error -12|'
             r'SLUB: Unable to add cache carisma_\w+ to sysfs|'
             r'CPU: \d+ .*|Tainted: .*|Hardware name: .*|Call Trace:| </?TASK>|'

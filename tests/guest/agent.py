@@ -18,8 +18,8 @@ at once. Bytes travel in base64.
     {"id": 6, "op": "poweroff"}
 
 A command runs in the network namespace `netns`, if that is not "", and in the folder
-`cwd`, which is made if it is not there. Its standard input is `input` and then what `write` sends, until `close`; a run without "open": true has
-the `input` alone.
+`cwd`, which is made if it is not there. Its standard input is `input` and then what
+`write` sends, until `close`; a run without "open": true has the `input` alone.
 
 An answer with `error` says why a request could not be done; it ends it.
 """

@@ -304,7 +304,8 @@ class Guest:
         return self.call('get', path=path).stdout_bytes
 
     def digest(self, path):
-        """The SHA-256 of each file in a folder of the guest's, by its name; the folder is removed."""
+        """The SHA-256 of each file in a folder of the guest's, by its name; the folder is
+        removed."""
         lines = self.call('digest', path=path).stdout.splitlines()
         return {name: value for value, name in (line.split(' ', 1) for line in lines)}
 
