@@ -94,6 +94,7 @@ def test_adopted(cluster: Cluster) -> None:
         assert after[name] == before[name] + 1
 
 
+@pytest.mark.long
 def test_replayed_if_the_service_says_so(fresh: Cluster) -> None:
     """It is the front end's to say."""
     front = fresh['en']
@@ -209,7 +210,7 @@ def test_listeners(cluster: Cluster, server: str, wanted: str) -> None:
         unbroken(connection)
 
 
-@pytest.mark.parametrize('way', some_long(('adopted', 'replayed', 'here'), 'adopted'))
+@pytest.mark.parametrize('way', some_long(('adopted', 'replayed', 'here')))
 def test_far_client(fresh: Cluster, way: str) -> None:
     """TCP knows how far the client of a connection is that it gets, though the
     client had been idle, and was near the last time: it sends nothing twice,

@@ -355,6 +355,7 @@ def test_last_words_are_lost(always: Cluster) -> None:
     no_flows(always)
 
 
+@pytest.mark.long
 def test_nobody_there(always: Cluster) -> None:
     """A node that nobody has configured is asked, as it might have no UTCP. What it
     does not answer may have been served: the client is reset, and nobody else is
@@ -379,6 +380,7 @@ def test_nobody_there(always: Cluster) -> None:
     no_flows(always)
 
 
+@pytest.mark.long
 def test_idle(always: Cluster) -> None:
     """A client that says nothing for longer than a node may be out of reach, or
     whose answer takes so long, is asked after and loses nothing."""
@@ -415,6 +417,7 @@ def test_mode_changes(always: Cluster) -> None:
             node.ctl('service', 'set', front.service, '--mode', 'always')
 
 
+@pytest.mark.long
 def test_drain(always: Cluster) -> None:
     """By force, at the front end or at the back end, both ends hear of it."""
     for name in ('en', 'fr'):

@@ -116,6 +116,7 @@ def test_begins_out_of_order(pair: Cluster) -> None:
     assert not front.stats()['flows_reset']
 
 
+@pytest.mark.long
 def test_first_segment_again(pair: Cluster) -> None:
     """A client that has not heard that its request came sends it to the new front
     end, which hands it over once more: it is served once."""

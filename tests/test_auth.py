@@ -329,6 +329,7 @@ def test_strangers_do_not_disturb(cluster: Cluster, node: Node) -> None:
     assert refusals(node) == {**before, 'peers_lost': before['peers_lost'] + 1}
 
 
+@pytest.mark.long
 def test_strangers_are_few(cluster: Cluster, node: Node) -> None:
     """More than may wait for their proof at a time: the oldest are given up,
     each is counted, and who comes then is heard, even at once."""

@@ -96,7 +96,7 @@ def test_handoffs(fresh: Cluster, otherwise: str) -> None:
 @pytest.mark.parametrize('knob, counter', (
     ('held_max', 'held_refused_connection'),
     ('held_client_max', 'held_refused_client'),
-    ('held_total_max', 'held_refused_total'),
+    pytest.param('held_total_max', 'held_refused_total', marks=pytest.mark.long),
 ))
 def test_held_bytes(fresh: Cluster, knob: str, counter: str) -> None:
     """A request that needs more is answered 503; what is held already stays

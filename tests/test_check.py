@@ -125,6 +125,7 @@ def test_what_is_broken(node: Node, case: Break) -> None:
     wait_for(lambda: checked(node)[0] == 0, 'all is well again')
 
 
+@pytest.mark.long
 def test_one_configuration_for_all(node: Node) -> None:
     """A service whose address is another node's is no trouble."""
     other = node.cluster.at(12)
@@ -234,6 +235,7 @@ def test_modules(fresh: Cluster, node: Node) -> None:
     found(node, 'modules', 'error', 'carisma_btcp is not loaded')
 
 
+@pytest.mark.long
 def test_counters(fresh: Cluster, node: Node) -> None:
     """A counter that tells of trouble, with its meaning."""
     node.knob('flows_max', 0)

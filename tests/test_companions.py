@@ -142,6 +142,7 @@ def test_translated_to_the_service(cluster: Cluster) -> None:
     assert after['connections_withheld'] == before['connections_withheld']
 
 
+@pytest.mark.long
 def test_queue_to_a_program(cluster: Cluster) -> None:
     """A program looks at each packet before BTCP gets it, which then is what the
     program's system call goes on with, and no softirq."""
@@ -247,7 +248,8 @@ def moved_in(cluster: Cluster) -> None:
     no_flows(cluster)
 
 
-@pytest.mark.ipv6(long=True)
+@pytest.mark.long
+@pytest.mark.ipv6
 def test_bridge_for_others(bridging: Cluster, lab: Lab) -> None:
     """What the modules see first is carried by a bridge for others: the lab's
     switch is one on their kernel."""

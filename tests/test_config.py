@@ -436,6 +436,7 @@ def test_namespaces_are_separate(site: Cluster, node: Node) -> None:
     assert node.ask('node', 'list')[0]['local']
 
 
+@pytest.mark.long
 def test_namespaces_come_and_go(node: Node) -> None:
     """Configured namespaces leave nothing when they are deleted."""
     script = f'''
@@ -493,6 +494,7 @@ def test_upper_counters_stay(node: Node) -> None:
     wait_for(lambda: node.stats()['listeners_attached'] == 2 * before, 'it is attached again')
 
 
+@pytest.mark.long
 def test_changes_before_utcp_asks(node: Node) -> None:
     """What carisma_utcp was not told of yet, as it has only just been loaded, can be deleted
     all the same, and what is added meanwhile it may be told twice."""
@@ -560,6 +562,7 @@ def test_knobs_are_files(node: Node) -> None:
 
 # Unloading
 
+@pytest.mark.long
 def test_unloading_leaves_nothing(site: Cluster, node: Node) -> None:
     """Neither files nor the family nor what was configured stay."""
     many(node, [f'service add {VIP}', 'node add en 10.0.0.1', f'rule add {VIP} --node en'])

@@ -74,6 +74,7 @@ def alike(segment: Segment) -> Segment:
     return dataclasses.replace(segment, time=0, mac='')
 
 
+@pytest.mark.long
 def test_bodies(cluster: Cluster) -> None:
     """Whole answers from here and from there, on connections that are kept:
     by every way there is from one node to another."""
@@ -186,6 +187,7 @@ def test_node_lacks_the_address(fresh: Cluster) -> None:
     served(ask(fresh), 'fr', '1k')
 
 
+@pytest.mark.long
 def test_node_lacks_the_service(fresh: Cluster) -> None:
     """A node that was not told of the service refuses as well."""
     front, back = fresh['en'], fresh['fr']
@@ -244,6 +246,7 @@ def test_gateway_for_a_moment(fresh: Cluster) -> None:
 
 
 @DIRECTLY
+@pytest.mark.long
 def test_gateway_for_good(fresh: Cluster) -> None:
     """If it does not come back, the client is not left to wait, nor the server."""
     front, back = fresh['en'], fresh['fr']
@@ -336,6 +339,7 @@ def asks_again(client: Node, port: int, url: str) -> Process:
          '-o', '/dev/null', '-w', '%{http_code} %header{x-node}\\n', url])
 
 
+@pytest.mark.long
 def test_syn_before_the_end_is_known(fresh: Cluster) -> None:
     """A client uses its port again before the front end has heard that the connection
     is closed. The SYN is not the back end's to take, though it has the service."""
@@ -393,6 +397,7 @@ def test_unload(fresh: Cluster) -> None:
     served_here.close()
 
 
+@pytest.mark.long
 def test_load(fresh: Cluster) -> None:
     """Connections that end in every way, some at the same time."""
     answers = Load(fresh.client, fresh['en'].service, ['/fr/1k', '/de/1k', '/en/1k'],

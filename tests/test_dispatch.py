@@ -72,6 +72,7 @@ def test_hash(cluster: Cluster) -> None:
                ) == wanted
 
 
+@pytest.mark.long
 def test_hash_without_a_node(cluster: Cluster) -> None:
     """While a node takes nothing its paths are others', and only those."""
     rule(cluster, '--pick', 'hash')
@@ -106,6 +107,7 @@ def test_cookie(cluster: Cluster) -> None:
     assert ask(cluster, cluster['de'], PATHS[:1]) == ['en']
 
 
+@pytest.mark.long
 def test_cookie_without_its_node(cluster: Cluster) -> None:
     """A session whose node is gone is another's, by the hash."""
     rule(cluster, '--pick', 'hash', '--cookie', 'node')

@@ -92,6 +92,7 @@ def test_the_next_node_is_asked(fresh: Cluster) -> None:
     served(ask(fresh), 'fr', '1k')
 
 
+@pytest.mark.long
 def test_this_node_may_be_among_them(fresh: Cluster) -> None:
     """Its turn comes as that of any other."""
     front = fresh['en']
@@ -104,6 +105,7 @@ def test_this_node_may_be_among_them(fresh: Cluster) -> None:
     assert front.stats()['requests_local'] == 1
 
 
+@pytest.mark.long
 def test_unavailable(fresh: Cluster) -> None:
     """If the node that accepted the request is not to serve it, and nobody
     else can, it is answered 503, refused or down."""

@@ -108,6 +108,7 @@ def test_control_connection_is_cut(fresh: Cluster) -> None:
     served(client.curl.get(url), 'de', '1k')
 
 
+@pytest.mark.long
 def test_peer_without_a_server(fresh: Cluster) -> None:
     """The peer's refusal is known at once; the request is served here."""
     fresh['fr'].nginx.stop()
@@ -187,6 +188,7 @@ def test_front_end_dies(bare: Cluster, lab: Lab) -> None:
     served(bare.client.curl.get(bare.url('fr', '/de/1k')), 'de', '1k')
 
 
+@pytest.mark.long
 def test_impatient_back_end(fresh: Cluster) -> None:
     """How long a back end waits for the commitment does not depend on its own
     time-out alone: what it has offered is not gone when that comes."""

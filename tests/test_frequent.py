@@ -131,6 +131,7 @@ def test_replayed_at_the_back_end(often: Cluster) -> None:
     unbroken(capture.connection(port))
 
 
+@pytest.mark.long
 def test_idle(often: Cluster) -> None:
     """A connection that was opened ahead costs nothing, and is as good as
     new."""
@@ -289,6 +290,7 @@ def test_syn_flood(often: Cluster) -> None:
     front.run(f'ip route del {strangers}')
 
 
+@pytest.mark.long
 def test_unloading_over_half_a_head(often: Cluster) -> None:
     """What was acknowledged is the server's, though UTCP is gone."""
     front = often['en']

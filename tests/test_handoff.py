@@ -162,6 +162,7 @@ def test_servers_that_start_after_the_modules(
     served(bare.client.curl.get(bare.url('en', '/fr/1k')), 'fr', '1k')
 
 
+@pytest.mark.long
 def test_namespaces_do_not_know_each_other(cluster: Cluster) -> None:
     """All state belongs to a network namespace."""
     everywhere = cluster.spec.unchanged   # each has all services

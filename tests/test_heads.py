@@ -205,7 +205,7 @@ def answered(sock: Socket, status: int) -> None:
     sock.close()
 
 
-@pytest.mark.parametrize('more', (0, 1 << 18))
+@pytest.mark.parametrize('more', some_long((0, 1 << 18), 1 << 18))
 def test_too_long_a_head(fresh: Cluster, more: int) -> None:
     """Beyond the limit it is answered 431, even to a client that goes on
     sending; nothing of it is left."""
@@ -247,6 +247,7 @@ def test_head_that_never_comes(fresh: Cluster) -> None:
     assert front.stats()['connections_answered'] == 0
 
 
+@pytest.mark.long
 def test_unload_while_answers_linger(fresh: Cluster) -> None:
     """The modules go although clients have not closed yet; the answer
     is whole all the same."""

@@ -167,6 +167,7 @@ def test_narrow_for_a_later_answer(cluster: Cluster, far: NamespaceNode) -> None
     assert [answer.connected for answer in answers] == [True] + [False] * 4
 
 
+@pytest.mark.long
 def test_narrow_to_a_client_served_here(cluster: Cluster, far: NamespaceNode) -> None:
     """What this node serves is TCP's own affair."""
     counts = Counts(cluster)
@@ -410,6 +411,7 @@ def test_malformed_errors_are_dropped(cluster: Cluster, told: Told) -> None:
 
 
 @IPV4
+@pytest.mark.long
 def test_others_are_left_alone(cluster: Cluster, told: Told) -> None:
     """What is no error about a segment of a flow's is for IP here."""
     counts = Counts(cluster)

@@ -71,7 +71,8 @@ def answered(peer: Peer, *wanted: Tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize('language', some_long(('en', 'fr'), 'fr'))
-@pytest.mark.parametrize('kind', HEADERS)
+@pytest.mark.parametrize(
+    'kind', some_long(HEADERS, 'hop-by-hop', 'fragments', 'fragments-behind-options', 'all'))
 def test_headers_before_tcp(cluster: Cluster, wire: Wire, kind: str, language: str) -> None:
     """Every segment of the client's has them, whole connections long."""
     peer, how = wire.peer('en'), HEADERS[kind]
@@ -116,7 +117,7 @@ def test_headers_change(cluster: Cluster, wire: Wire, language: str) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize('when', ('before', 'after'))
+@pytest.mark.parametrize('when', some_long(('before', 'after'), 'after'))
 def test_not_for_here(cluster: Cluster, wire: Wire, language: str, when: str) -> None:
     """What is to go on from here, by a routing header that nobody knows, is not
     the connection's, before its handoff and after it."""
@@ -136,7 +137,7 @@ def test_not_for_here(cluster: Cluster, wire: Wire, language: str, when: str) ->
 
 
 @BOTH
-@pytest.mark.parametrize('kind', ('hop-by-hop', 'all', 'fragments'))
+@pytest.mark.parametrize('kind', some_long(('hop-by-hop', 'all', 'fragments'), 'all'))
 def test_wrong_checksums(cluster: Cluster, wire: Wire, kind: str, language: str) -> None:
     """They are noticed behind other headers, too."""
     peer, how = wire.peer('en').open(), HEADERS[kind]

@@ -43,6 +43,7 @@ def answered(cluster: Cluster, path: str, by: str) -> None:
     served(cluster.client.curl.get(cluster.url('en', path)), by, '1k')
 
 
+@pytest.mark.long
 def test_keys_that_differ(site: Cluster, lab: Lab) -> None:
     """Nodes with the same key are connected. One with another key or none is
     not, each says why, and its requests are served where they arrive; when it
@@ -152,6 +153,7 @@ def test_a_key_is_deleted_too_early(fresh: Cluster) -> None:
     answered(fresh, '/fr/1k', 'fr')
 
 
+@pytest.mark.long
 def test_a_key_that_the_acceptor_deletes(fresh: Cluster) -> None:
     """Who connects with it is not up for a moment, again and again."""
     en, fr = fresh['en'], fresh['fr']
@@ -248,6 +250,7 @@ def test_what_is_refused(empty: Node) -> None:
     assert next(answers) == {'answer': []}
 
 
+@pytest.mark.long
 def test_nodes_come_after_keys(empty: Node) -> None:
     """When carisma_utcp is loaded it has no control connections before it knows the keys, though
     a node be added meanwhile."""

@@ -165,6 +165,7 @@ def test_dual_stack(
     assert server.accepted() == 1
 
 
+@pytest.mark.long
 def test_mptcp(
         fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
     """A listener of MPTCP is left alone, and serves."""
@@ -176,6 +177,7 @@ def test_mptcp(
     wait_for(lambda: server.accepted() == 1, 'accepted')
 
 
+@pytest.mark.long
 def test_client_gives_up(
         fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
     """A client that resets a withheld connection leaves nothing."""
@@ -255,6 +257,7 @@ def test_listener_closes(
     assert node.stats()['connections_given_back'] == 5
 
 
+@pytest.mark.long
 def test_unload(
         fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
     """Withheld connections are accepted when the module goes, whatever the

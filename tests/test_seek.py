@@ -83,6 +83,7 @@ def test_nobody_has_it(pair: Cluster) -> None:
     served(pair.client.curl.get(pair.url('en', '/fr/1k')), 'fr', '1k')
 
 
+@pytest.mark.long
 def test_nobody_answers(pair: Cluster) -> None:
     """Nodes that are silent are not waited for any longer than for a handoff."""
     expect_the_end(pair, silent=True)
@@ -104,6 +105,7 @@ def test_not_asked(pair: Cluster) -> None:
     node.ctl('resume')
 
 
+@pytest.mark.long
 def test_under_load(pair: Cluster) -> None:
     """Forty connections move at once."""
     expect_many(pair)

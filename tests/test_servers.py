@@ -25,7 +25,7 @@ COUNT = 60
 # Whether listeners are attached whose connections stay where they arrive:
 # those of Multipath TCP are not.
 LEFT_ALONE = {'go-multipath': False}
-SHORT = ('apache-event', 'apache-prefork', 'go', 'python', 'epoll', 'io_uring')
+SHORT = ('apache-event', 'go', 'epoll', 'io_uring')
 OTHERS = ('ktls', 'signed', 'signed-ao')     # with tests of their own
 
 Start = Callable[..., List[Server]]
@@ -125,6 +125,7 @@ def test_deferred_by_one(
             server.stop()
 
 
+@pytest.mark.long
 def test_deferred_until_there_is_data(
         cluster: Cluster, front: str, start: Start) -> None:
     """A client that says nothing is not shown to a server that wants to see
@@ -201,6 +202,7 @@ def test_bound_server_hears_later(cluster: Cluster, front: str, start: Start
     assert counted(cluster, before, 'held_repeated') > 0
 
 
+@pytest.mark.long
 def test_bound_and_not_withheld(cluster: Cluster, front: str, start: Start
                                 ) -> None:
     """A socket that the first data make, instead of the handshake's ACK, and

@@ -68,6 +68,7 @@ def steps(events: List[Event]) -> List[str]:
     return [event.step() for event in events]
 
 
+@pytest.mark.long
 def test_local(fresh: Cluster, trace: Trace) -> None:
     """A request that is served where it arrived."""
     answer, = fresh.client.curl.fetch([fresh.url('en', '/en/1k')])
@@ -108,6 +109,7 @@ def test_handed_off(fresh: Cluster, trace: Trace) -> None:
     assert sent.fields == {**received.fields, 'netns': sent.fields['netns'], 'node': 'fr'}
 
 
+@pytest.mark.long
 def test_refused(fresh: Cluster, trace: Trace) -> None:
     """A refusal says why, and so does what it leads to."""
     fresh['fr'].ctl('drain')

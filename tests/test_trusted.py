@@ -109,6 +109,7 @@ def test_dead(trusting: Cluster) -> None:
     no_flows(trusting)
 
 
+@pytest.mark.long
 def test_before_there_is_a_socket(trusting: Cluster) -> None:
     """The back end's TCP does not hear of the connection at first: the request
     waits there, and is not sent again."""

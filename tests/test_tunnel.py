@@ -142,6 +142,7 @@ def test_segments_fit(lab: Lab, mode: str) -> None:
     assert opened(capture, answer.port).options.mss == NARROW - outer - headers
 
 
+@pytest.mark.long
 def test_large_segments(tunnel: Cluster) -> None:
     """Segments that the device is to cut are forwarded as they are, and arrive."""
     assert max(it.length for it in uploaded(tunnel, 'fr')) > 1500
@@ -172,6 +173,7 @@ def test_narrow_between_the_nodes(tunnel: Cluster) -> None:
         client.forget_paths()
 
 
+@pytest.mark.long
 def test_over_a_gateway(tunnel: Cluster) -> None:
     """A node need not be a neighbour, and the way to it may change while a
     connection lives."""

@@ -125,7 +125,7 @@ def test_withheld_connections_are_released(fresh: Cluster) -> None:
         sock.close()
 
 
-@pytest.mark.parametrize('mode', ('rare', 'frequent'))
+@pytest.mark.parametrize('mode', some_long(('rare', 'frequent'), 'frequent'))
 def test_held_bytes_are_not_lost(fresh: Cluster, mode: str) -> None:
     """Unloading waits until TCP has what the client will not send again."""
     node, raw = fresh['en'], request('/en/1k')
@@ -206,6 +206,7 @@ def test_hundred_times(fresh: Cluster, rounds: int) -> None:
     assert refused == -(-rounds // 10)
 
 
+@pytest.mark.long
 def test_listener_is_copied_as_it_is_attached(fresh: Cluster) -> None:
     """TCP makes a child without the listener's lock: it may be about to copy a listener that is
     being attached. The child has nothing of ours when we are gone."""
@@ -228,6 +229,7 @@ def test_listener_is_copied_as_it_is_attached(fresh: Cluster) -> None:
     assert clients.stdout.splitlines()[2:] == count * [f'200 en {sha256("en", "1k")}']
 
 
+@pytest.mark.long
 def test_gone_before_it_is_configured(fresh: Cluster) -> None:
     """UTCP may go while it is told the configuration, which takes a while for each service. No flow
     begins without it."""
@@ -303,6 +305,7 @@ def test_drain_while_a_node_is_asked(fresh: Cluster, name: str, gauge: str) -> N
     wait_for(lambda: unloaded(fresh), 'unloaded')
 
 
+@pytest.mark.long
 def test_namespace_goes_with_its_flows(bare: Cluster, lab: Lab) -> None:
     """A namespace may go while it has flows; the others keep theirs."""
     bare.start_servers()

@@ -193,6 +193,7 @@ def test_reset_by_the_server(cluster: Cluster, language: str) -> None:
     no_flows(cluster)
 
 
+@pytest.mark.long
 def test_close_before_the_head(cluster: Cluster) -> None:
     """A client that goes away before it asked leaves nothing behind."""
     client, front = cluster.client, cluster['en']
