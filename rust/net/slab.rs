@@ -30,9 +30,10 @@ impl<T> Cache<T> {
         Self(AtomicPtr::new(core::ptr::null_mut()), PhantomData)
     }
 
-    /// Lets it have memory, until what this returns is dropped: before whatever makes objects. Process
-    /// context. Errors: `ENOMEM`.
+    /// Lets it have memory, until what this returns is dropped. Whatever makes objects comes after that,
+    /// and goes before. Process context. Errors: `ENOMEM`.
     pub fn open(&'static self, name: &'static CStr) -> Result<Opened<T>> {
+        // CAST: An object is far smaller than 4 GiB.
         let (size, align) = (size_of::<T>() as u32, align_of::<T>() as u32);
         // SAFETY: The name is static.
         let raw = unsafe { bindings::slab_create(name.as_char_ptr(), size, align) };
