@@ -14,8 +14,8 @@ KALLSYMS = "grep -E ' [tTwW] ' /proc/kallsyms"
 KERNEL = 1 << 63
 USER = 'programs'
 HOOKS, HOOKED = 'netfilter', ('nf_hook_slow', 'nf_hook_slow_list')
-# How many functions of a run are kept.
-KEPT = 40
+# How many functions of a run are kept, and from how many instructions on those of CARISMA's.
+KEPT, KEPT_OWN = 40, 40
 
 # What follows the name of a module's function.
 MODULE = re.compile(r'\[(\w+)\]$')
@@ -84,7 +84,7 @@ def by_function(symbols: Symbols, busy: Multiset, idle: Multiset, share: float,
                 requests: int) -> Dict[str, Dict[str, float]]:
     """Instructions for a request, without what the idle front end executes,
     `share` of what was seen: `modules`, by module, and `functions`, of which
-    those that execute the most."""
+    those that execute the most, and CARISMA's own."""
     found: Multiset = Multiset()
     for begin, count in busy.items():
         found[symbols.of(begin)] += count / requests
@@ -94,6 +94,9 @@ def by_function(symbols: Symbols, busy: Multiset, idle: Multiset, share: float,
     for function, count in found.items():
         modules[module_of(function)] += count
     kept = dict(found.most_common(KEPT))
+    for function, count in found.most_common():
+        if count >= KEPT_OWN and module_of(function).startswith('carisma'):
+            kept[function] = count
     return {
         'modules': {module: round(count, 1) for module, count in modules.most_common()},
         'functions': dict(zip(demangled(list(kept)),

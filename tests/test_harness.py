@@ -8,10 +8,12 @@ import pytest
 
 from checks import served, unbroken
 from conftest import Lab
+from harness.capture import Capture
+from harness.namespaces import NamespaceCluster
 from harness.pcap import FIN, RST, Checksum, Segment, ones_sum
 from harness.running import Cluster
 from harness.sockets import SocketError
-from harness.trace import Connection
+from harness.trace import Connection, connections
 
 Segments = List[Segment]
 
@@ -85,6 +87,28 @@ def test_response_is_put_together(site: Cluster) -> None:
     assert found.response().endswith(
         site['en'].get(f'{site["en"].nginx.documents}/1k'))
     assert found.response_bytes() == len(found.response())
+
+
+def test_headers_at_the_switch(site: NamespaceCluster) -> None:
+    """One capture has what passed on each wire; without bodies, a gap is seen
+    as well."""
+    with Capture(site.switch, device='any', bytes_each=128) as capture:
+        answer = site.client.curl.get(site.url('en', '/en/128k'))
+    served(answer, 'en', '128k')
+    ports = site.ports()
+    seen = {name: connections(s for s in capture.segments if s.device == port)
+            for name, port in ports.items()}
+    assert not seen['fr'] and not seen['de']
+    for name in ('client', 'en'):
+        found, = seen[name]
+        unbroken(found)
+        assert found.response_bytes() > 128 << 10
+        with pytest.raises(ValueError, match='not captured'):
+            found.response()
+        lost = found.segments[longest(found.segments, found.server)]
+        faults = Connection(found.client, found.server, [
+            s for s in found.segments if s.seq != lost.seq]).faults()
+        assert any('bytes missing' in fault for fault in faults), faults
 
 
 def test_checksums_are_computed(bare: Cluster) -> None:

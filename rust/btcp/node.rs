@@ -11,7 +11,7 @@ use carisma_core::{
     },
 };
 use carisma_net::{
-    connection,
+    connection::Latest,
     pernet::Net,
     route::{
         Via,
@@ -102,14 +102,14 @@ pub(crate) struct Node {
     pub(crate) local: bool,
     /// For services of IPv4, and of IPv6.
     ways: [Ways; 2],
-    /// When it was found to lack the address of a service, in milliseconds; 0 if it was not.
-    lacking: Atomic<u32>,
+    /// When it was found to lack the address of a service.
+    lacking: Latest,
     /// The control connection to it is up.
     up: Atomic<bool>,
     /// The peer's epoch, as it said when the connection came up last.
     epoch: Atomic<u64>,
-    /// When a record of its came last, in milliseconds; 0 if none has.
-    heard: Atomic<u32>,
+    /// When a record of its came.
+    heard: Latest,
     /// Why the connection is not up: 1 more than the number of a trouble, or 0.
     trouble: Atomic<u64>,
 }
@@ -137,10 +137,10 @@ impl Node {
             },
             local,
             ways: [Ways::new(v4, local)?, Ways::new(v6, local)?],
-            lacking: Atomic::new(0),
+            lacking: Latest::never(),
             up: Atomic::new(false),
             epoch: Atomic::new(0),
-            heard: Atomic::new(0),
+            heard: Latest::never(),
             trouble: Atomic::new(0),
         })
     }
@@ -223,13 +223,12 @@ impl Node {
         if !forwardings.any(|it| it == Forwarding::Auto) {
             return false;
         }
-        self.lacking.store(connection::now_ms().max(1), Relaxed);
+        self.lacking.set();
         true
     }
 
     fn is_lacking(&self) -> bool {
-        let since = self.lacking.load(Relaxed);
-        since != 0 && connection::now_ms().wrapping_sub(since) < LACKING_MS
+        self.lacking.within(LACKING_MS)
     }
 
     /// Whether something can be handed off to it now. Any context.
@@ -239,13 +238,12 @@ impl Node {
 
     /// A record of its has come. Any context.
     pub(crate) fn hear(&self) {
-        self.heard.store(connection::now_ms().max(1), Relaxed);
+        self.heard.set();
     }
 
     /// Whether one has come in the last `ms` milliseconds. Any context.
     pub(crate) fn was_heard(&self, ms: u32) -> bool {
-        let heard = self.heard.load(Relaxed);
-        heard != 0 && connection::now_ms().wrapping_sub(heard) < ms
+        self.heard.within(ms)
     }
 
     /// What the peer drew when its module was loaded; 0 before the first connection. Any context.
@@ -274,6 +272,6 @@ impl Node {
     /// The control connection went down.
     pub(crate) fn set_down(&self) {
         self.up.store(false, Release);
-        self.heard.store(0, Relaxed);
+        self.heard.forget();
     }
 }

@@ -16,7 +16,11 @@ use carisma_core::{
 use core::num::NonZeroU32;
 use kernel::{
     error::to_result,
-    prelude::*, //
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    }, //
 };
 
 /// A tuple, for C, which is the same to it ([`crate::link`]).
@@ -96,6 +100,31 @@ impl Moment {
     /// How many of the `ms` milliseconds after it are left. Any context.
     pub fn left(self, ms: u32) -> u32 {
         ms.saturating_sub(now_ms().wrapping_sub(self.0.get()))
+    }
+}
+
+/// The last [`Moment`] of something, if there was one.
+pub struct Latest(Atomic<u32>);
+
+impl Latest {
+    /// There was none yet.
+    pub const fn never() -> Self {
+        Self(Atomic::new(0))
+    }
+
+    /// It is now. Any context.
+    pub fn set(&self) {
+        self.0.store(Moment::now().0.get(), Relaxed);
+    }
+
+    /// There was none. Any context.
+    pub fn forget(&self) {
+        self.0.store(0, Relaxed);
+    }
+
+    /// Whether it was in the last `ms` milliseconds. Any context.
+    pub fn within(&self, ms: u32) -> bool {
+        NonZeroU32::new(self.0.load(Relaxed)).is_some_and(|at| Moment(at).left(ms) > 0)
     }
 }
 

@@ -12,7 +12,7 @@ from typing import List
 
 from checks import sha256
 from harness.cluster import SITE
-from harness.running import Cluster
+from harness.namespaces import NamespaceCluster
 
 from .exchange import Exchange, Wires
 from .report import step, table, totals
@@ -56,7 +56,7 @@ class Languages(Site):
     servers = 'write the documents, start nginx on each node'
     spec = SITE
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: NamespaceCluster) -> None:
         super().__init__(cluster)
         self.asked = requests()
 

@@ -18,7 +18,7 @@ from harness.cluster import SITE, Host, Rule
 from harness.curl import Response
 from harness.nginx import Nginx
 from harness.paths import WORK
-from harness.running import Cluster
+from harness.namespaces import NamespaceCluster
 from harness.servers import Make, Server
 
 from .exchange import Exchange, Wires
@@ -92,7 +92,7 @@ class Proxies(Site):
         port=3128, mode='frequent',
         rules=(Rule('/', NAMES[0], others=NAMES[1:], pick='hash'),))
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: NamespaceCluster) -> None:
         super().__init__(cluster)
         self.bodies = documents()
         self.origin: Nginx = cluster[ORIGIN.name].nginx

@@ -15,7 +15,7 @@ from typing import Dict, List, Tuple
 from harness.cluster import SITE, Rule
 from harness.curl import Response
 from harness.paths import INSIDE
-from harness.running import Cluster
+from harness.namespaces import NamespaceCluster
 from harness.servers import Make, Server
 
 from .exchange import Exchange, Wires
@@ -89,7 +89,7 @@ class Shop(Site):
         SITE, nodes=nodes(*NAMES), mode='frequent',
         rules=(Rule('/basket', NAMES[0], others=NAMES[1:], cookie='node'),))
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: NamespaceCluster) -> None:
         super().__init__(cluster)
         self.visits = visits()
         self.lone: List[Response] = []

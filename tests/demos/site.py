@@ -6,7 +6,7 @@ import itertools
 from typing import List, Sequence, Tuple
 
 from harness.cluster import SITE, ClusterSpec, NodeSpec
-from harness.running import Cluster
+from harness.namespaces import NamespaceCluster
 
 from .exchange import Exchange
 from .report import Total
@@ -35,7 +35,7 @@ class Site(abc.ABC):
     servers: str                # what `serve` does
     spec: ClusterSpec
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: NamespaceCluster) -> None:
         self.cluster = cluster
         self.exchanges: List[Exchange] = []
 

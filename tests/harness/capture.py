@@ -34,7 +34,7 @@ WHOLE = 66_000
 
 
 class Capture:
-    """tcpdump on one device, from `start` to `stop`.
+    """tcpdump on one device, or on 'any', from `start` to `stop`.
 
     As a context manager it covers the block; `segments` and `connections()`
     are there after it.
@@ -71,7 +71,7 @@ class Capture:
 
     def packets(self) -> List[bytes]:
         """All that was captured, without Ethernet headers."""
-        return [frame[14:] for _, frame in
+        return [frame[14:] for _, frame, _ in
                 pcap.frames(io.BytesIO(self._content))]
 
     def connections(self, port: int = 80) -> List[trace.Connection]:

@@ -5,8 +5,9 @@ Each host is a namespace with an `eth0`, whose other end is a port of a bridge
 in the namespace `switch`.
 """
 
+import json
 import re
-from typing import List, Sequence
+from typing import Dict, List, Sequence
 
 from .cluster import ClusterSpec, Host
 from .kernel import Kernel
@@ -100,6 +101,14 @@ class NamespaceCluster(Cluster):
         super().__init__(spec, [
             NamespaceNode(spec, host, kernel) for host in spec.hosts])
         self.kernel = kernel
+        # Not one of the hosts: what passes there is what passed on all wires.
+        self.switch = NamespaceNode(spec, Host(SWITCH, ''), kernel)
+
+    def ports(self) -> Dict[str, int]:
+        """The indices of the hosts' ports of the switch."""
+        links = json.loads(self.switch.run('ip -j link').out)
+        index = {link['ifname']: link['ifindex'] for link in links}
+        return {host.name: index[f'p-{host.name}'] for host in self.spec.hosts}
 
     def _script(self) -> List[str]:
         return [

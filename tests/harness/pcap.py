@@ -14,7 +14,10 @@ from typing import BinaryIO, Dict, Iterator, List, Optional, Tuple
 
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
 
-ETHERNET = 1
+# Of a capture file (tcpdump.org's list of link-layer types): LINUX_SLL2 is what tcpdump writes of
+# all devices together.
+ETHERNET, LINUX_SLL2 = 1, 276
+SLL2_SIZE = 20
 ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 0x0800, 0x86dd
 PROTOCOL_TCP = 6
 # Headers of IPv6 that TCP may stand behind (RFC 8200, section 4).
@@ -61,6 +64,7 @@ class Segment:
     checksum: Checksum = Checksum.VALID
     ip_checksum: Checksum = Checksum.VALID
     mac: str = ''                            # whom the frame was sent to
+    device: int = 0                          # its index, in a capture of all
 
     @property
     def span(self) -> int:
@@ -191,7 +195,8 @@ def parse_packet(frame: bytes) -> Optional[Packet]:
     return None
 
 
-def parse_frame(time: float, frame: bytes) -> Optional[Segment]:
+def parse_frame(time: float, frame: bytes, device: int = 0
+                ) -> Optional[Segment]:
     """The segment in an Ethernet frame, if there is one."""
     packet = parse_packet(frame)
     if not packet or packet.protocol != PROTOCOL_TCP or len(packet.payload) < 20:
@@ -214,28 +219,41 @@ def parse_frame(time: float, frame: bytes) -> Optional[Segment]:
         checksum=_checksum(packet.addresses, tcp, packet.length),
         ip_checksum=packet.checksum,
         mac=frame[:6].hex(':'),
+        device=device,
     )
 
 
-def frames(stream: BinaryIO) -> Iterator[Tuple[float, bytes]]:
-    """The frames of a capture file, with their times."""
+def ethernet(header: bytes) -> Tuple[int, bytes]:
+    """Of a header of LINUX_SLL2 the device's index, and one of Ethernet that
+    says as much as it does: not whom the frame was sent to."""
+    kind, _, device, _, _, _, source = struct.unpack('!HHIHBB6s2x', header)
+    return device, bytes(6) + source + struct.pack('!H', kind)
+
+
+def frames(stream: BinaryIO) -> Iterator[Tuple[float, bytes, int]]:
+    """The Ethernet frames of a capture file, with their times, and the index
+    of the device, or 0 if it was the only one."""
     head = stream.read(24)
     magic = head[:4]
     order = '<' if magic in (b'\xd4\xc3\xb2\xa1', b'\x4d\x3c\xb2\xa1') else '>'
     fraction = 1e-9 if magic in (
         b'\x4d\x3c\xb2\xa1', b'\xa1\xb2\x3c\x4d') else 1e-6
-    if len(head) < 24 or struct.unpack(order + 'I', head[20:24])[0] != (
-            ETHERNET):
+    link = struct.unpack(order + 'I', head[20:24])[0] if len(head) == 24 else 0
+    if link not in (ETHERNET, LINUX_SLL2):
         raise ValueError('not a capture of Ethernet frames')
     while True:
         head = stream.read(16)
         if len(head) < 16:
             return
         seconds, part, kept, _ = struct.unpack(order + 'IIII', head)
-        yield seconds + part * fraction, stream.read(kept)
+        frame, device = stream.read(kept), 0
+        if link == LINUX_SLL2:
+            device, begin = ethernet(frame[:SLL2_SIZE])
+            frame = begin + frame[SLL2_SIZE:]
+        yield seconds + part * fraction, frame, device
 
 
 def read(stream: BinaryIO) -> List[Segment]:
     """All the TCP segments of a capture file."""
-    found = (parse_frame(time, frame) for time, frame in frames(stream))
+    found = (parse_frame(*frame) for frame in frames(stream))
     return [segment for segment in found if segment is not None]

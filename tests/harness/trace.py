@@ -26,6 +26,7 @@ class Stream:
     def __init__(self, isn: int) -> None:
         self.isn = isn
         self.data = bytearray()
+        self.cut = 0                    # bytes of `data` that were not captured
         self.sent = 0                   # bytes, retransmissions counted
         self.end = 0                    # highest offset seen, without FIN
         self.fin: Optional[int] = None  # offset of the FIN
@@ -49,7 +50,7 @@ class Stream:
             self.fin = end
         if segment.length:
             self._waiting.setdefault(at, segment)
-            if len(self._waiting[at].payload) < len(segment.payload):
+            if self._waiting[at].length < segment.length:
                 self._waiting[at] = segment
             self._join()
 
@@ -70,9 +71,13 @@ class Stream:
             self.faults.append(f'data before the first byte: {segment}')
             return
         old = bytes(self.data[at:at + segment.length])
-        if old != segment.payload[:len(old)]:
+        payload = segment.payload
+        if not self.cut and old[:len(payload)] != payload[:len(old)]:
             self.faults.append(f'retransmission differs: {segment}')
-        self.data += segment.payload[have:]
+        new = payload[have:]
+        cut = max(0, segment.length - have) - len(new)
+        self.data += new + bytes(cut)
+        self.cut += cut
 
     @property
     def missing(self) -> int:
@@ -113,7 +118,10 @@ class Connection:
 
     def response(self) -> bytes:
         """All the bytes that the client got."""
-        return bytes(self.stream(self.of_server()).data)
+        stream = self.stream(self.of_server())
+        if stream.cut:
+            raise ValueError(f'{stream.cut} bytes were not captured')
+        return bytes(stream.data)
 
     def faults(self, lossy: bool = False, reset: bool = False) -> List[str]:
         """What is wrong with the connection; nothing, if it is unbroken.
