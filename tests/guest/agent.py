@@ -30,7 +30,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -188,12 +187,13 @@ def op_get(request):
 
 
 def op_digest(request):
-    """Send the SHA-256 and the name of each file in a folder, one a line, and remove it."""
-    for entry in os.scandir(request['path']):
+    """Send the SHA-256 and the name of each file in a folder, one a line, and remove it all."""
+    for entry in list(os.scandir(request['path'])):
         with open(entry.path, 'rb') as file:
             digest = hashlib.file_digest(file, 'sha256').hexdigest()
         send_bytes(request['id'], 'out', f'{digest} {entry.name}\n'.encode())
-    shutil.rmtree(request['path'])
+        os.remove(entry.path)
+    os.rmdir(request['path'])
     answer(request['id'], rc=0)
 
 
