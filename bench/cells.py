@@ -39,7 +39,7 @@ class Cell:
 def once(mode: str, forward: str) -> Cell:
     """A mode and a way to forward that are looked at once, for comparison."""
     return Cell('carisma', Carisma, mode, forward, 'adopt',
-                {'mode': mode, 'forward': forward}, runs=1)
+                {'mode': mode, 'forward': forward}, runs=1, held=False)
 
 
 CELLS: Tuple[Cell, ...] = (
@@ -50,13 +50,13 @@ CELLS: Tuple[Cell, ...] = (
          {'mode': 'always', 'forward': 'direct'}),
     Cell('haproxy', Haproxy),
     Cell('ipvs', Ipvs),
-    Cell('server', Server),
-    Cell('carisma', CarismaLocal, 'rare', 'local', None),
-    Cell('carisma', CarismaLocal, 'frequent', 'local', 'adopt', {'mode': 'frequent'}),
+    Cell('server', Server, held=False),
+    Cell('carisma', CarismaLocal, 'rare', 'local', None, held=False),
+    Cell('carisma', CarismaLocal, 'frequent', 'local', 'adopt', {'mode': 'frequent'}, held=False),
     Cell('nginx', Nginx),
     Cell('router', Router, held=False),
     Cell('carisma', CarismaRouter, 'rare', 'other', None, held=False),
-    Cell('carisma', Carisma, 'rare', 'nat', 'adopt', runs=1),
+    Cell('carisma', Carisma, 'rare', 'nat', 'adopt', runs=1, held=False),
     once('rare', 'direct'),
     once('rare', 'tunnel'),
     once('frequent', 'nat'),
@@ -98,4 +98,4 @@ BY_FUNCTION = (1 * KIB, 1 * MIB)
 
 # Connections that are held open for fe_mem_per_conn, and the size of the one
 # response that each has had.
-HELD, HELD_SIZE = 3000, 1 * KIB
+HELD, HELD_SIZE = 2000, 1 * KIB

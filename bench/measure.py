@@ -9,6 +9,7 @@ from typing import Dict, List, Optional, Tuple
 
 from cells import HELD, HELD_SIZE, Load
 from functions import Blocks, Symbols, by_function, executed
+from harness.running import wait_for
 from rig import Rig
 from systems import System
 
@@ -188,7 +189,15 @@ def held(rig: Rig, client: Client, system: System) -> float:
     settle(rig)
     taken = memory(rig) - before
     client.let_go()
-    # While there still is somebody who forwards the ends of the connections.
-    time.sleep(1)
+    # While there still is somebody who forwards the ends of the connections: what nobody
+    # acknowledges would be sent again during the next runs.
+    wait_for(lambda: not open_sockets(rig), 'the connections that were held have ended', 300)
     settle(rig)
     return round(taken / HELD, 1)
+
+
+def open_sockets(rig: Rig) -> str:
+    """The client's sockets whose connections have not ended, and what the back end has
+    ended of its own that was not acknowledged."""
+    return (rig.client.run('ss -tnH state connected exclude time-wait').out +
+            rig.back.run('ss -tnH state last-ack').out)

@@ -30,7 +30,8 @@ MURMURS = (r'kobject: can not set name properly!|socket: no more sockets|'
 # And where it cannot make a slab cache: that, and how it came to that. Whatever else it had to
 # say in that form begins with a line that is in neither list.
 NO_CACHE = (r'__kmem_cache_create_args\(carisma_\w+\) failed with error -(12|22)|'
-            r'SLUB: Unable to (add cache carisma_\w+ to sysfs|initialize free list for carisma_\w+)|'
+            r'SLUB: Unable to add cache carisma_\w+ to sysfs|'
+            r'SLUB: Unable to initialize free list for carisma_\w+|'
             r'CPU: \d+ .*|Tainted: .*|Hardware name: .*|Call Trace:| </?TASK>|'
             r' (\? )?[\w.]+\+0x\S+( \[.*\])?|RIP: 0033:.*|Code: .*|RSP: 002b:.*|'
             r'(R[A-D]X|RBP|R\d\d): .*')

@@ -3,6 +3,7 @@
 
 import abc
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, Sequence
 
 from .address import alone, endpoint, family
@@ -116,10 +117,12 @@ class Cluster(abc.ABC):
                 f'{" ".join(names)} && touch {folder}/done; }}', timeout=120)
 
     def start_servers(self) -> None:
-        """Start nginx on every node."""
-        self.make_documents()
-        for node in self.nodes:
-            node.nginx.start()
+        """Start nginx on every node, with documents."""
+        with ThreadPoolExecutor() as pool:
+            started = [pool.submit(self.make_documents),
+                       *(pool.submit(node.nginx.start) for node in self.nodes)]
+        for one in started:
+            one.result()
 
     # CARISMA.
 

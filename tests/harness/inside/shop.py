@@ -10,7 +10,7 @@ cookies `session` and `node`, the latter to the name of this node, and says in
 X-Total-Count how much is in the basket.
 """
 
-import secrets
+import os
 import sys
 from collections import defaultdict
 from http.cookies import SimpleCookie
@@ -29,7 +29,7 @@ class Shop(BaseHTTPRequestHandler):
     def _session(self) -> str:
         """The customer's session; a new one, if there is none."""
         cookie = SimpleCookie(self.headers.get('Cookie', '')).get('session')
-        return cookie.value if cookie else secrets.token_hex(8)
+        return cookie.value if cookie else os.urandom(8).hex()
 
     def _answer(self, session: str, body: str) -> None:
         data = body.encode()
