@@ -63,22 +63,24 @@ impl Scan {
     pub fn advance(&mut self, bytes: &[u8]) -> Scanned {
         let mut rest = bytes.get(self.pos..).unwrap_or(&[]);
         while let Some((&byte, tail)) = rest.split_first() {
-            match self.state {
-                State::End | State::Refused(_) => break,
-                // Most bytes of a line neither end nor spoil it.
-                State::Line => {
-                    let plain = plain(rest);
-                    self.pos = self.pos.saturating_add(plain);
-                    rest = rest.get(plain..).unwrap_or(&[]);
-                    if plain > 0 {
-                        continue;
-                    }
+            match (self.state, rest) {
+                (State::End | State::Refused(_), _) => break,
+                // Most lines end so, and most begin with the name of a header.
+                (State::Line, [b'\r', b'\n', next @ ..]) => {
+                    self.state = State::Start;
+                    rest = next;
                 }
-                _ => {}
+                (State::Start, [b'!'..=b'~', ..]) => self.state = State::Line,
+                // Most bytes of a line neither end nor spoil it.
+                (State::Line, [b' '..=b'~' | 0x80.., ..]) => {
+                    rest = rest.get(plain(rest)..).unwrap_or(&[]);
+                }
+                _ => {
+                    self.state = self.next(byte);
+                    rest = tail;
+                }
             }
-            self.state = self.next(byte);
-            self.pos = self.pos.saturating_add(1);
-            rest = tail;
+            self.pos = bytes.len().saturating_sub(rest.len());
         }
         match self.state {
             State::End => Scanned::Head(self.pos),

@@ -305,6 +305,15 @@ proptest! {
     }
 
     #[test]
+    fn a_byte_at_a_time_is_as_good(text in near_head()) {
+        let mut scan = Scan::new();
+        for end in 0..text.len() {
+            let _ = scan.advance(&text[..end]);
+        }
+        prop_assert_eq!(scan.advance(&text), Scan::new().advance(&text));
+    }
+
+    #[test]
     fn no_bytes_are_too_odd(
         text in prop_oneof![near_head(), prop::collection::vec(any::<u8>(), 0..100)],
     ) {
