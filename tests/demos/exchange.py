@@ -46,6 +46,11 @@ class Wires:
                        if one.client[1] == port and one.server[0] == vip]
                 for name, found in self._found.items()}
 
+    @property
+    def client(self) -> str:
+        """What the host is called that asks."""
+        return self._cluster.client.name
+
 
 class Exchange:
     """A request that came to `front`, and its answer, which `node` gave by
@@ -57,7 +62,7 @@ class Exchange:
         self.answer = answer
         self.node = node
         seen = wires.of(front, answer.port)
-        self.seen, = seen.pop('client')
+        self.seen, = seen.pop(wires.client)
         # Who answered the handshake, and whose wire the response took.
         self.accepted = '?'
         self.crossed: Dict[str, int] = {}

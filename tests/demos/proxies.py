@@ -23,7 +23,7 @@ from harness.servers import Make, Server
 
 from .exchange import Exchange, Wires
 from .report import Total, line, paint, size, step, totals
-from .site import Site, connection, nodes
+from .site import Site, client, connection, nodes
 
 NAMES = ('p1', 'p2', 'p3')
 ORIGIN = Host('origin', '10.0.0.200')
@@ -82,13 +82,13 @@ class Proxies(Site):
 
     title = 'Three caching proxies that have each document once'
     picture = '''
-    client ---- switch ---+--- {p1}   squid
+    reader ---- switch ---+--- {p1}   squid
                 |         +--- {p2}   squid
               origin      +--- {p3}   squid
 '''
     servers = 'start nginx at the origin, squid on each node'
     spec = replace(
-        SITE, nodes=nodes(*NAMES), clients=SITE.clients + (ORIGIN,),
+        SITE, nodes=nodes(*NAMES), clients=(client('reader'), ORIGIN),
         port=3128, mode='frequent',
         rules=(Rule('/', NAMES[0], others=NAMES[1:], pick='hash'),))
 

@@ -20,7 +20,7 @@ from harness.servers import Make, Server
 
 from .exchange import Exchange, Wires
 from .report import Row, Total, step, table, totals
-from .site import Site, connection, nodes
+from .site import Site, client, connection, nodes
 
 NAMES = ('s1', 's2', 's3')
 HOST = 'shop.example'
@@ -80,13 +80,13 @@ class Shop(Site):
 
     title = 'A shop on three nodes, with sessions that stay where they began'
     picture = '''
-    client ---- switch ---+--- {s1}   shop.py
+    buyer ----- switch ---+--- {s1}   shop.py
                           +--- {s2}   shop.py
                           +--- {s3}   shop.py
 '''
     servers = 'start the shop on each node'
     spec = replace(
-        SITE, nodes=nodes(*NAMES), mode='frequent',
+        SITE, nodes=nodes(*NAMES), clients=(client('buyer'),), mode='frequent',
         rules=(Rule('/basket', NAMES[0], others=NAMES[1:], cookie='node'),))
 
     def __init__(self, cluster: NamespaceCluster) -> None:

@@ -3,9 +3,10 @@
 
 import abc
 import itertools
+from dataclasses import replace
 from typing import List, Sequence, Tuple
 
-from harness.cluster import SITE, ClusterSpec, NodeSpec
+from harness.cluster import SITE, ClusterSpec, Host, NodeSpec
 from harness.namespaces import NamespaceCluster
 
 from .exchange import Exchange
@@ -19,6 +20,11 @@ def nodes(*names: str) -> Tuple[NodeSpec, ...]:
     """The nodes of the usual cluster by other names."""
     return tuple(NodeSpec(name, node.address, node.vip)
                  for name, node in zip(names, SITE.nodes))
+
+
+def client(name: str) -> Host:
+    """Its client by another name."""
+    return replace(SITE.clients[0], name=name)
 
 
 def connection() -> List[str]:

@@ -2,7 +2,7 @@
 """A cluster as network namespaces of one guest.
 
 Each host is a namespace with an `eth0`, whose other end is a port of a bridge
-in the namespace `switch`.
+in a namespace of its own, `switch` by name if there is no other cluster.
 """
 
 import json
@@ -22,13 +22,14 @@ SYSFS = re.compile(r'/sys\b|/carismactl check|/refuse\.py')
 class NamespaceLink(Link):
     """A veth pair."""
 
-    def __init__(self, kernel: Kernel, host: Host) -> None:
+    def __init__(self, kernel: Kernel, host: Host, switch: str) -> None:
         self._guest = kernel.guest
         self._host = host
+        self._switch = switch
         self._port = f'p-{host.name}'
 
     def _at_switch(self, command: str) -> str:
-        return f'ip netns exec {SWITCH} {command}'
+        return f'ip netns exec {self._switch} {command}'
 
     def _at_host(self, command: str) -> str:
         return f'ip netns exec {self._host.name} {command}'
@@ -69,10 +70,10 @@ class NamespaceLink(Link):
 class NamespaceNode(Node):
     """A host that is a network namespace."""
 
-    def __init__(self, cluster: ClusterSpec, host: Host, kernel: Kernel
-                 ) -> None:
+    def __init__(self, cluster: ClusterSpec, host: Host, kernel: Kernel,
+                 switch: str = SWITCH) -> None:
         super().__init__(cluster, host, kernel)
-        self.link = NamespaceLink(kernel, host)
+        self.link = NamespaceLink(kernel, host, switch)
         self.netns = host.name
 
     def _inside(self, command: Command) -> Command:
@@ -95,14 +96,16 @@ class NamespaceNode(Node):
 
 
 class NamespaceCluster(Cluster):
-    """All the hosts in one guest."""
+    """All the hosts in one guest. Clusters in the same guest have switches,
+    and hosts, of different names."""
 
-    def __init__(self, spec: ClusterSpec, kernel: Kernel) -> None:
+    def __init__(self, spec: ClusterSpec, kernel: Kernel, switch: str = SWITCH
+                 ) -> None:
         super().__init__(spec, [
-            NamespaceNode(spec, host, kernel) for host in spec.hosts])
+            NamespaceNode(spec, host, kernel, switch) for host in spec.hosts])
         self.kernel = kernel
         # Not one of the hosts: what passes there is what passed on all wires.
-        self.switch = NamespaceNode(spec, Host(SWITCH, ''), kernel)
+        self.switch = NamespaceNode(spec, Host(switch, ''), kernel, switch)
 
     def ports(self) -> Dict[str, int]:
         """The indices of the hosts' ports of the switch."""
@@ -112,14 +115,15 @@ class NamespaceCluster(Cluster):
 
     def _script(self) -> List[str]:
         return [
-            'set -e', f'ip netns add {SWITCH}', f'ip -n {SWITCH} -batch - <<-BATCH',
+            'set -e', f'ip netns add {self.switch.name}',
+            f'ip -n {self.switch.name} -batch - <<-BATCH',
             'link add br0 type bridge forward_delay 0 mcast_snooping 0',
             'link set br0 up', 'BATCH', *self._plug(self.spec.hosts)]
 
     def _plug(self, hosts: Sequence[Host]) -> List[str]:
         # By as few programs as can be: under emulation it is starting one that takes long.
         lines = ['ip -batch - <<-BATCH', *(f'netns add {host.name}' for host in hosts), 'BATCH',
-                 f'ip -n {SWITCH} -batch - <<-BATCH']
+                 f'ip -n {self.switch.name} -batch - <<-BATCH']
         for host in hosts:
             lines += [f'link add p-{host.name} type veth '
                       f'peer name eth0 address {host.mac} netns {host.name}',
@@ -133,7 +137,7 @@ class NamespaceCluster(Cluster):
         """Put a new host in the place of one that was killed."""
         # The old one's cable goes when the last reference to it does.
         self.kernel.guest.run('\n'.join([
-            f'while ip -n {SWITCH} link show p-{node.name} >/dev/null 2>&1; '
+            f'while ip -n {self.switch.name} link show p-{node.name} >/dev/null 2>&1; '
             'do sleep 0.05; done',
             'set -e', *self._plug([node.host])]))
         node.dead = False
@@ -143,7 +147,7 @@ class NamespaceCluster(Cluster):
 
     def stop(self) -> None:
         super().stop()
-        names = ' '.join([SWITCH, *(host.name for host in self.spec.hosts)])
+        names = ' '.join([self.switch.name, *(host.name for host in self.spec.hosts)])
         # A killed process's sockets are gone a moment after it.
         self.kernel.guest.run(f'''
             for name in {names}; do

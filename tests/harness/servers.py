@@ -125,7 +125,8 @@ class Server:
         def listens() -> bool:
             assert self.process.poll() is None, self.process.stderr
             return bool(self.listeners())
-        wait_for(listens, 'the server listens', 60)
+        # To ask takes a processor as long as a good part of its start does.
+        wait_for(listens, 'the server listens', 60, pause=0.3)
 
     def listeners(self) -> str:
         """Its listeners, as ss shows them."""

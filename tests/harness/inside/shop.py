@@ -14,10 +14,18 @@ import os
 import sys
 from collections import defaultdict
 from http.cookies import SimpleCookie
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
 from typing import DefaultDict, List
 
 BASKETS: DefaultDict[str, List[str]] = defaultdict(list)
+
+
+class Server(ThreadingTCPServer):
+    """That of http.server asks for the name of its host first, for seconds."""
+
+    allow_reuse_address = True
+    daemon_threads = True
 
 
 class Shop(BaseHTTPRequestHandler):
@@ -64,4 +72,4 @@ class Shop(BaseHTTPRequestHandler):
 
 
 if __name__ == '__main__':
-    ThreadingHTTPServer(('', int(sys.argv[2])), Shop).serve_forever()
+    Server(('', int(sys.argv[2])), Shop).serve_forever()
