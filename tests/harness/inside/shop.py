@@ -22,7 +22,7 @@ BASKETS: DefaultDict[str, List[str]] = defaultdict(list)
 
 
 class Server(ThreadingTCPServer):
-    """That of http.server asks for the name of its host first, for seconds."""
+    """That of http.server asks for its host's name first, which nobody needs."""
 
     allow_reuse_address = True
     daemon_threads = True
