@@ -142,7 +142,7 @@ class Proxies(Site):
                        for entry in self.origin.log())
 
     def compare(self) -> None:
-        with step('the same requests without the modules'):
+        with step('ask the proxies without the modules'):
             self.ask()
         with step('start squid anew, with empty caches'):
             for squid in self.squids:

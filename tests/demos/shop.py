@@ -120,7 +120,7 @@ class Shop(Site):
         return found
 
     def compare(self) -> None:
-        with step('the same requests without the modules'):
+        with step('ask the shop without the modules'):
             self.lone = self.shop()
 
     def play(self) -> None:
