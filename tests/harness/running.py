@@ -119,10 +119,8 @@ class Cluster(abc.ABC):
     def start_servers(self) -> None:
         """Start nginx on every node, with documents."""
         with ThreadPoolExecutor() as pool:
-            started = [pool.submit(self.make_documents),
-                       *(pool.submit(node.nginx.start) for node in self.nodes)]
-        for one in started:
-            one.result()
+            list(pool.map(lambda start: start(), [
+                self.make_documents, *(node.nginx.start for node in self.nodes)]))
 
     # CARISMA.
 
