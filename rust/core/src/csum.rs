@@ -74,20 +74,25 @@ impl Sum {
     /// The sum with `bytes` added behind those already in it.
     #[must_use]
     pub fn append(self, bytes: &[u8]) -> Self {
-        let mut acc = 0u64;
-        let mut chunks = bytes.chunks_exact(4);
-        for chunk in chunks.by_ref() {
-            if let &[a, b, c, d] = chunk {
-                // 2^16 is 1 modulo 0xffff, so 32-bit words may be added as they are.
-                acc = acc.wrapping_add(u64::from(u32::from_be_bytes([a, b, c, d])));
+        // 2^16 is 1 modulo 0xffff, so 32-bit words may be added as they are.
+        let halves = |acc: u64, word: [u8; 8]| {
+            let word = u64::from_be_bytes(word);
+            acc.wrapping_add(word >> 32)
+                .wrapping_add(word & 0xffff_ffff)
+        };
+        let (mut acc, mut rest) = (0u64, bytes);
+        while let Some((word, after)) = rest.split_first_chunk() {
+            acc = halves(acc, *word);
+            rest = after;
+        }
+        if !rest.is_empty() {
+            // What is left is padded with zeros (RFC 1071, section 1).
+            let mut last = [0; 8];
+            for (to, from) in last.iter_mut().zip(rest) {
+                *to = *from;
             }
+            acc = halves(acc, last);
         }
-        // What is left is padded with zeros (RFC 1071, section 1).
-        let mut last = [0; 4];
-        for (to, from) in last.iter_mut().zip(chunks.remainder()) {
-            *to = *from;
-        }
-        acc = acc.wrapping_add(u64::from(u32::from_be_bytes(last)));
 
         // A piece that begins at an odd place has its bytes swapped (RFC 1071, section 2 (B)).
         let piece = fold(acc);

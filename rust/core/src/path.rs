@@ -85,8 +85,61 @@ enum Dots {
     No,
 }
 
+/// What a byte is in a path that is plain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Letter,
+    Dot,
+    Slash,
+    Other,
+}
+
+static CLASSES: [Class; 256] = {
+    let mut classes = [Class::Other; 256];
+    let mut byte = 0;
+    while byte < classes.len() {
+        // CAST: Below 256.
+        classes[byte] = match byte as u8 {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'_' | b'~' => Class::Letter,
+            b'.' => Class::Dot,
+            b'/' => Class::Slash,
+            _ => Class::Other,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+/// Whether nothing of a path can be read in two ways, as with most: it has segments of letters, digits and
+/// what means nothing else, none of them empty or with a dot in front. [`check`] holds for it, and it has the
+/// plain [`Reading`] only.
+pub(crate) fn is_plain(path: &[u8]) -> bool {
+    let mut before = Class::Slash;
+    path.split_first().is_some_and(|(&first, rest)| {
+        first == b'/'
+            && rest.iter().all(|&byte| {
+                let class = CLASSES[usize::from(byte)];
+                let may = match class {
+                    Class::Letter => true,
+                    Class::Dot | Class::Slash => before != Class::Slash,
+                    Class::Other => false,
+                };
+                before = class;
+                may
+            })
+    })
+}
+
 /// Refuses a path that servers would read in ways too different to route by it.
 pub fn check(path: &[u8]) -> Result<(), BadPath> {
+    match is_plain(path) {
+        true => Ok(()),
+        false => checked(path),
+    }
+}
+
+/// [`check`] of any path.
+fn checked(path: &[u8]) -> Result<(), BadPath> {
     let mut dots = Dots::None;
     for char in (Decode { rest: path }) {
         match (char.byte, char.encoded) {
@@ -179,6 +232,7 @@ impl Reading {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::vec::Vec;
 
     #[test]
@@ -235,6 +289,47 @@ mod tests {
         ];
         for (path, why) in bad {
             assert_eq!(check(path), Err(why), "{}", path.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn paths_that_are_plain_are_so_for_all_else() {
+        let plain: [&[u8]; 7] = [
+            b"/",
+            b"/a",
+            b"/a/",
+            b"/a.b/c-d_e~f",
+            b"/a..",
+            b"/a./b",
+            b"/fr/A.html",
+        ];
+        assert!(plain.iter().all(|path| is_plain(path)));
+        let others: [&[u8]; 12] = [
+            b"",
+            b"*",
+            b"a",
+            b".",
+            b"//",
+            b"/.",
+            b"/a/.b",
+            b"/a//b",
+            b"/a;b",
+            b"/%61",
+            b"/a b",
+            b"/n\xc3\xa9",
+        ];
+        assert!(!others.iter().any(|path| is_plain(path)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_plain_path_has_one_reading(path in "[/.a%;2f~-]{0,12}", prefix in "/[/.a~-]{0,3}") {
+            let (path, prefix) = (path.as_bytes(), prefix.as_bytes());
+            if is_plain(path) {
+                prop_assert_eq!(checked(path), Ok(()));
+                prop_assert_eq!(Reading::all_of(path).count(), 1);
+                prop_assert_eq!(Reading(0).starts_with(path, prefix), path.starts_with(prefix));
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 //!
 //! The dispatcher of the paper (section 4, step 2, "make the routing decision").
 
-use crate::path::Reading;
+use crate::path::{self, Reading};
 
 /// A rule, as borrowed from whoever keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,38 +32,66 @@ pub fn route<'a, T: Copy + PartialEq>(
     host: Option<&[u8]>,
     path: &[u8],
 ) -> Result<Option<T>, Ambiguous> {
-    let readings = Reading::all_of(path);
-    let mut best: [Option<(Rank, T)>; Reading::COUNT] = [None; Reading::COUNT];
-    for rule in rules {
+    let fitting = rules.into_iter().filter_map(|rule| {
         let fits = match (rule.host, host) {
             (None, _) => true,
             (Some(rule), Some(host)) => rule.eq_ignore_ascii_case(host),
             (Some(_), None) => false,
         };
-        if !fits {
-            continue;
-        }
         let rank = Rank {
             host: rule.host.is_some(),
             prefix: rule.prefix.len(),
         };
+        fits.then_some((rank, rule))
+    });
+    if path::is_plain(path) {
+        let mut best = Best::None;
+        for (rank, rule) in fitting {
+            best.offer(rank, &rule, || path.starts_with(rule.prefix));
+        }
+        return Ok(best.target());
+    }
+    let readings = Reading::all_of(path);
+    let mut best = [const { Best::None }; Reading::COUNT];
+    for (rank, rule) in fitting {
         for reading in readings.clone() {
             if let Some(best) = best.get_mut(reading.index()) {
-                let better = best.as_ref().is_none_or(|(other, _)| rank > *other);
-                if better && reading.starts_with(path, rule.prefix) {
-                    *best = Some((rank, rule.target));
-                }
+                best.offer(rank, &rule, || reading.starts_with(path, rule.prefix));
             }
         }
     }
-    let mut targets = readings
-        .map(|reading| best.get(reading.index()).copied().flatten())
-        .map(|best| best.map(|(_, target)| target));
+    let mut targets = readings.map(|reading| best.get(reading.index()).and_then(Best::target));
     let first = targets.next().flatten();
     if targets.all(|target| target == first) {
         Ok(first)
     } else {
         Err(Ambiguous)
+    }
+}
+
+/// What fits best so far.
+enum Best<T> {
+    None,
+    Rule(Rank, T),
+}
+
+impl<T: Copy> Best<T> {
+    /// Takes a rule of this rank, if that is higher and `applies` says so.
+    fn offer(&mut self, rank: Rank, rule: &Rule<'_, T>, applies: impl FnOnce() -> bool) {
+        let better = match self {
+            Self::None => true,
+            Self::Rule(other, _) => rank > *other,
+        };
+        if better && applies() {
+            *self = Self::Rule(rank, rule.target);
+        }
+    }
+
+    fn target(&self) -> Option<T> {
+        match self {
+            Self::None => None,
+            Self::Rule(_, target) => Some(*target),
+        }
     }
 }
 

@@ -31,15 +31,21 @@ pub type Addr = [u8; 16];
 /// `addr` as a v4-mapped [`Addr`].
 #[must_use]
 pub const fn v4_mapped(addr: [u8; 4]) -> Addr {
-    let [a, b, c, d] = addr;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    // As one number, since the compiler moves an array that is put together of bytes byte by byte.
+    // CAST: To more bits.
+    ((V4_PREFIX << 32) | u32::from_be_bytes(addr) as u128).to_be_bytes()
 }
+
+/// What a v4-mapped address begins with, as a number of 96 bits.
+const V4_PREFIX: u128 = 0xffff;
 
 /// The IPv4 address in a v4-mapped `addr`.
 #[must_use]
 pub const fn v4_of(addr: &Addr) -> Option<[u8; 4]> {
-    match *addr {
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Some([a, b, c, d]),
+    let addr = u128::from_be_bytes(*addr);
+    match addr >> 32 {
+        // CAST: The other 32 bits.
+        V4_PREFIX => Some((addr as u32).to_be_bytes()),
         _ => None,
     }
 }

@@ -12,43 +12,68 @@ pub(crate) fn host_of(value: &[u8]) -> Option<Option<&[u8]>> {
     if value.is_empty() {
         return Some(None);
     }
-    let (host, port) = match value.iter().rposition(|byte| *byte == b':') {
-        // A colon within brackets parts nothing.
-        Some(at) if !value.ends_with(b"]") => {
-            let (host, port) = value.split_at_checked(at)?;
-            (host, port.get(1..)?)
-        }
-        _ => (value, &[][..]),
+    let (host, rest) = match value {
+        [b'[', ..] => in_brackets(value)?,
+        _ => name(value)?,
     };
-    let valid = port.iter().all(u8::is_ascii_digit)
-        && match host {
-            [b'[', addr @ .., b']'] => {
-                !addr.is_empty()
-                    && addr
-                        .iter()
-                        .all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte))
-            }
-            _ => is_name(host),
-        };
-    let host = match host {
-        [name @ .., b'.'] => name,
-        _ => host,
+    let is_port = match rest {
+        [] => true,
+        [b':', port @ ..] => port.iter().all(u8::is_ascii_digit),
+        _ => false,
     };
-    valid.then_some(Some(host))
+    is_port.then_some(Some(host))
 }
 
-/// Whether `name` is a name, perhaps with a trailing dot, or an IPv4 address.
-fn is_name(name: &[u8]) -> bool {
-    let name = match name {
-        [name @ .., b'.'] => name,
-        _ => name,
-    };
-    name.split(|byte| *byte == b'.').all(|label| {
-        !label.is_empty()
-            && label
-                .iter()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
-    })
+/// What a byte is in a name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Label,
+    Dot,
+    Other,
+}
+
+static CLASSES: [Class; 256] = {
+    let mut classes = [Class::Other; 256];
+    let mut byte = 0;
+    while byte < classes.len() {
+        // CAST: Below 256.
+        classes[byte] = match byte as u8 {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'_' => Class::Label,
+            b'.' => Class::Dot,
+            _ => Class::Other,
+        };
+        byte += 1;
+    }
+    classes
+};
+
+/// The name, or IPv4 address, at the beginning of `value`, without a trailing dot; and what follows it.
+fn name(value: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut before = Class::Dot;
+    let mut len = 0;
+    for &byte in value {
+        match CLASSES[usize::from(byte)] {
+            Class::Other => break,
+            Class::Dot if before == Class::Dot => return None,
+            class => before = class,
+        }
+        len += 1;
+    }
+    let (name, rest) = value.split_at_checked(len)?;
+    match name {
+        [] => None,
+        [name @ .., b'.'] => Some((name, rest)),
+        _ => Some((name, rest)),
+    }
+}
+
+/// The address in brackets at the beginning of `value`, and what follows it.
+fn in_brackets(value: &[u8]) -> Option<(&[u8], &[u8])> {
+    let len = value.iter().position(|byte| *byte == b']')? + 1;
+    let (host, rest) = value.split_at_checked(len)?;
+    let addr = host.get(1..len - 1)?;
+    let is_addr = |byte: &u8| byte.is_ascii_hexdigit() || b":.".contains(byte);
+    (!addr.is_empty() && addr.iter().all(is_addr)).then_some((host, rest))
 }
 
 #[cfg(test)]

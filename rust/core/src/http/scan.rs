@@ -62,26 +62,36 @@ impl Scan {
     /// head's first byte on.
     pub fn advance(&mut self, bytes: &[u8]) -> Scanned {
         let mut rest = bytes.get(self.pos..).unwrap_or(&[]);
+        let at = |rest: &[u8]| bytes.len().saturating_sub(rest.len());
         while let Some((&byte, tail)) = rest.split_first() {
-            match (self.state, rest) {
+            rest = match (self.state, rest) {
                 (State::End | State::Refused(_), _) => break,
-                // Most lines end so, and most begin with the name of a header.
-                (State::Line, [b'\r', b'\n', next @ ..]) => {
-                    self.state = State::Start;
-                    rest = next;
-                }
-                (State::Start, [b'!'..=b'~', ..]) => self.state = State::Line,
-                // Most bytes of a line neither end nor spoil it.
-                (State::Line, [b' '..=b'~' | 0x80.., ..]) => {
-                    rest = rest.get(plain(rest)..).unwrap_or(&[]);
+                // Most bytes of a line neither end nor spoil it, and what ends it is mostly followed by the
+                // name of a header.
+                (State::Line, _) => match rest.get(plain(rest)..).unwrap_or(&[]) {
+                    [b'\r', b'\n', b'!'..=b'~', next @ ..] => next,
+                    [b'\r', b'\n', next @ ..] => {
+                        self.state = State::Start;
+                        next
+                    }
+                    [odd, next @ ..] => {
+                        self.state = self.next(*odd, at(rest));
+                        next
+                    }
+                    [] => &[],
+                },
+                // Most requests.
+                (State::Method, [b'G', b'E', b'T', b' ', next @ ..]) if at(rest) == 0 => {
+                    self.state = State::Line;
+                    next
                 }
                 _ => {
-                    self.state = self.next(byte);
-                    rest = tail;
+                    self.state = self.next(byte, at(rest));
+                    tail
                 }
-            }
-            self.pos = bytes.len().saturating_sub(rest.len());
+            };
         }
+        self.pos = self.pos.max(at(rest));
         match self.state {
             State::End => Scanned::Head(self.pos),
             State::Refused(bad) => Scanned::Bad(bad),
@@ -89,12 +99,12 @@ impl Scan {
         }
     }
 
-    /// Where the byte behind `byte` stands.
-    fn next(&self, byte: u8) -> State {
+    /// Where the byte behind `byte` stands, which is that at `pos`.
+    fn next(&self, byte: u8, pos: usize) -> State {
         match (self.state, byte) {
-            (State::Method, b' ') if self.pos > 0 => State::Line,
-            (State::Method, b'\r' | b'\n') if self.pos == 0 => State::Refused(Bad::EmptyLine),
-            (State::Method, _) if is_token(byte) && self.pos < MAX_METHOD => State::Method,
+            (State::Method, b' ') if pos > 0 => State::Line,
+            (State::Method, b'\r' | b'\n') if pos == 0 => State::Refused(Bad::EmptyLine),
+            (State::Method, _) if is_token(byte) && pos < MAX_METHOD => State::Method,
             (State::Method, _) => State::Refused(Bad::Method),
 
             (State::LineCr, b'\n') => State::Start,
