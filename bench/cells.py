@@ -12,7 +12,7 @@ from typing import Any, Mapping, Optional, Tuple, Type
 
 from results import name
 from systems import (Carisma, CarismaLocal, CarismaRouter, Haproxy, Ipvs,
-                     Nginx, Router, Server, System)
+                     Nginx, Redirect, Router, Server, System)
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ CELLS: Tuple[Cell, ...] = (
          {'mode': 'always', 'forward': 'direct'}),
     Cell('haproxy', Haproxy),
     Cell('ipvs', Ipvs),
+    Cell('tc', Redirect, held=False),
     Cell('server', Server, held=False),
     Cell('carisma', CarismaLocal, 'rare', 'local', None, held=False),
     Cell('carisma', CarismaLocal, 'frequent', 'local', 'adopt', {'mode': 'frequent'}, held=False),

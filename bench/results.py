@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
-SYSTEMS = ('carisma', 'haproxy', 'nginx', 'ipvs', 'server', 'router', 'tcp')
+SYSTEMS = ('carisma', 'haproxy', 'nginx', 'ipvs', 'tc', 'server', 'router', 'tcp')
 METRICS = ('fe_cpu_us', 'rps', 'p50_us', 'p99_us', 'fe_bytes',
            'fe_mem_per_conn', 'handoff_us', 'lookup_ns', 'table_step')
 # Members of an object and their types, in the order in which they are written.
