@@ -32,7 +32,6 @@ use carisma_net::{
     route::Via,
     skb::{Layout, Skb},
 };
-use kernel::sync::rcu;
 
 /// How often a node is sent a request again that it has not acknowledged.
 pub(crate) const REPEAT_MS: u32 = 200;
@@ -50,7 +49,7 @@ impl InBand {
     /// One whose client has sent everything from `first` up to `next`, and whose back end is there. The
     /// flow's lock is held.
     pub(crate) fn new(flow: &FlowRef, first: Seq, next: Seq) -> Self {
-        let now = connection::now_ms();
+        let now = connection::coarse_ms();
         let it = Self {
             closing: Closing::new(first, next),
             heard: now,
@@ -69,7 +68,7 @@ impl InBand {
         payload: u32,
         answered: bool,
     ) {
-        self.heard = connection::now_ms();
+        self.heard = connection::coarse_ms();
         let len = header.seq_len(payload);
         let again = len > 0 && header.seq().add(len).le(self.closing.next());
         if answered {
@@ -86,12 +85,12 @@ impl InBand {
 
     /// There is a sign of the back end.
     pub(crate) fn hear(&mut self) {
-        self.watch = Watch::new(connection::now_ms());
+        self.watch = Watch::new(connection::coarse_ms());
     }
 
     /// A segment that the back end relays. The flow's lock is held.
     fn on_server(&mut self, flow: &FlowRef, header: &tcp::Header<'_>) {
-        self.heard = connection::now_ms();
+        self.heard = connection::coarse_ms();
         self.watch = Watch::new(self.heard);
         if self.closing.on_server(header) {
             self.arm(flow);
@@ -118,22 +117,22 @@ impl State {
         flow: &FlowRef,
         deciding: &mut Deciding,
         node: u32,
+        ctx: &PacketContext,
     ) -> Result<(), Option<Counter>> {
         // What names the node is not what the client sent.
-        let open = self.front_route(flow, deciding, node) && deciding.via.is_unchanged();
-        if !open || self.tunnel_to(node).is_none() {
+        let open = self.front_route(flow, deciding, node, ctx) && deciding.via.is_unchanged();
+        if !open || self.tunnel_to(node, ctx).is_none() {
             self.counters.count(Counter::HandoffsRefusedRoute);
             return Err(None);
         }
         if !self.front_ticket(deciding) || !lower::hold_modules(true) {
             return Err(None);
         }
-        let now = connection::now_ms();
         deciding.front.ask();
         // The client may have been sent newer timestamps than it has echoed.
-        deciding.front.tell_clock(now);
+        deciding.front.tell_clock(connection::now_ms());
         (deciding.id, deciding.node) = (0, node);
-        deciding.commit = Commit::new(now);
+        deciding.commit = Commit::new(connection::coarse_ms());
         self.counters.count(Counter::HandoffsStarted);
         flow.arm(REPEAT_MS);
         Ok(())
@@ -150,7 +149,7 @@ impl State {
                     return;
                 };
                 let node = deciding.node;
-                let Some(via) = self.tunnel_to(node) else {
+                let Some(via) = self.tunnel_to(node, ctx) else {
                     return;
                 };
                 let segment = Build {
@@ -159,7 +158,9 @@ impl State {
                     // CAST: Less than is held at most.
                     ..deciding.front.segment(offset as u32)
                 };
-                let mtu = self.with_way(node, via, |own, known| via.mtu(&self.net, own, known));
+                let mtu = self.with_way(node, via, ctx, |own, known| {
+                    via.mtu(&self.net, own, known, ctx)
+                });
                 let Some(mtu) = mtu else {
                     self.counters.count(Counter::PacketsDroppedUnroutable);
                     return;
@@ -195,8 +196,10 @@ impl State {
     /// context.
     pub(crate) fn front_hand_reset(&self, key: &Tuple, node: u32, next: Seq, ctx: &PacketContext) {
         let reset = Build::rst(key.client_port.get(), key.local_port.get(), next);
-        if let (Some(via), Ok(skb)) = (self.tunnel_to(node), packet::from_client(key, &reset, &[]))
-        {
+        if let (Some(via), Ok(skb)) = (
+            self.tunnel_to(node, ctx),
+            packet::from_client(key, &reset, &[]),
+        ) {
             // If it is lost, the client's answers to the server do the same.
             let _ = self.xmit_via(node, via, skb, ctx);
         }
@@ -232,6 +235,7 @@ impl State {
         &self,
         node: u32,
         key: &Tuple,
+        flow: Option<FlowRef>,
         mut skb: Skb,
         layout: &Layout,
         ctx: &PacketContext,
@@ -240,7 +244,6 @@ impl State {
             self.counters.count(Counter::PacketsDroppedMalformed);
             return;
         }
-        let flow = self.flows.lookup(key);
         let header = skb.tcp(layout).and_then(tcp::Header::parse);
         let (Some(flow), Some(header)) = (flow.as_ref(), header) else {
             self.counters.count(Counter::PacketsDroppedStale);
@@ -312,7 +315,7 @@ impl State {
             Left::Over { time_wait } => self.front_closed(flow, inner, time_wait),
             Left::Open => {
                 let patience = self.knobs.peer_timeout_ms();
-                match in_band.watch.on_timer(connection::now_ms(), patience) {
+                match in_band.watch.on_timer(connection::coarse_ms(), patience) {
                     Doubt::None(ms) => flow.arm(ms),
                     Doubt::Ask(ms) => {
                         flow.arm(ms);
@@ -331,7 +334,7 @@ impl State {
                 }
             }
             Left::Idle(patience) => {
-                let idle = connection::now_ms().wrapping_sub(in_band.heard);
+                let idle = connection::coarse_ms().wrapping_sub(in_band.heard);
                 if idle < patience {
                     flow.arm(patience.wrapping_sub(idle));
                 } else {
@@ -355,10 +358,9 @@ impl State {
         }
     }
 
-    /// The tunnel to a node. Any context.
-    pub(crate) fn tunnel_to(&self, node: u32) -> Option<Via> {
-        let rcu = rcu::read_lock();
-        let config = self.config.snapshot(&rcu);
+    /// The tunnel to a node.
+    pub(crate) fn tunnel_to(&self, node: u32, ctx: &PacketContext) -> Option<Via> {
+        let config = self.config.snapshot(ctx.rcu());
         Some(Via::Tunnel(config.node(node)?.at.addr))
     }
 }

@@ -55,7 +55,7 @@ impl State {
         let may = |service: &Service| {
             !service.rules.is_empty() && (withholds || service.current() == Mode::Always)
         };
-        if !self.is_service(key, may) || !skb.checksum_is_right(layout) {
+        if !self.is_service(key, ctx.rcu(), may) || !skb.checksum_is_right(layout) {
             return Some(skb);
         }
         let header = skb.tcp(layout).and_then(tcp::Header::parse);

@@ -62,7 +62,7 @@ pub(crate) struct Grace;
 
 impl Drop for Grace {
     fn drop(&mut self) {
-        let age = connection::now_ms().wrapping_sub(LAST.load(Relaxed));
+        let age = connection::coarse_ms().wrapping_sub(LAST.load(Relaxed));
         if SENT.load(Relaxed) && age < GRACE_MS {
             fsleep(Delta::from_millis(i64::from(GRACE_MS.saturating_sub(age))));
         }
@@ -105,8 +105,7 @@ impl State {
         ctx: &PacketContext,
     ) -> bool {
         let mode = {
-            let rcu = rcu::read_lock();
-            let config = self.config.snapshot(&rcu);
+            let config = self.config.snapshot(ctx.rcu());
             let service = config.service(&key.local, key.local_port.get());
             service.map_or(Mode::Rare, Service::current)
         };
@@ -127,21 +126,20 @@ impl State {
         };
         // Another node's TCP will have it, and must know the cookie; or this one may.
         let fits = match mode {
-            Mode::Always => self.keys().are_shared(),
+            Mode::Always => self.keys().are_shared(ctx.rcu()),
             _ => may_adopt(&self.net, syn, layout, &adoption).is_ok(),
         };
         if !fits {
             self.counters.count(Counter::CookiesUnfit);
             return false;
         }
-        let now = connection::now_ms();
+        let now = connection::coarse_ms();
         if LAST.load(Relaxed) != now {
             LAST.store(now, Relaxed);
             SENT.store(true, Relaxed);
         }
         let answer = {
-            let rcu = rcu::read_lock();
-            let Some(secret) = self.keys().cookies(&rcu).first() else {
+            let Some(secret) = self.keys().cookies(ctx.rcu()).first() else {
                 return false;
             };
             let now = connection::wall_ms();
@@ -149,7 +147,7 @@ impl State {
             let isn = ends.make(front.client().isn, &said, now);
             let mss = route.advertised_mss();
             let mss = self
-                .tunnel_mss(&key.local)
+                .tunnel_mss(&key.local, ctx)
                 .map_or(mss, |room| room.min(mss));
             front.cookie_syn_ack(isn, mss, ends.clock(now))
         };
@@ -161,23 +159,26 @@ impl State {
         true
     }
 
-    /// A segment of a client's that belongs to no flow, and begins none: it may be TCP's, or the
-    /// answer to a cookie.
-    pub(crate) fn front_answered(&self, key: &Tuple, skb: Skb, ctx: &PacketContext) -> Option<Skb> {
+    /// A segment of a client's that belongs to no flow, and begins none: it may be TCP's or, as clients may
+    /// answer cookies, such an answer.
+    #[inline(never)]
+    pub(crate) fn front_answered(
+        &self,
+        key: &Tuple,
+        flags: u8,
+        skb: Skb,
+        ctx: &PacketContext,
+    ) -> Option<Skb> {
         let mut skb = skb;
-        if !self.expects_cookies() {
+        let may = flags & (flag::ACK | flag::RST) == flag::ACK;
+        if !may || connection::is_live(&self.net, key) {
             return Some(skb);
         }
         let Some(layout) = skb.layout() else {
             return Some(skb);
         };
         let header = skb.tcp(&layout).and_then(tcp::Header::parse)?;
-        if header.flags() & (flag::ACK | flag::RST) != flag::ACK
-            || connection::is_live(&self.net, key)
-        {
-            return Some(skb);
-        }
-        let (said, clock) = match self.front_verdict(key, &header) {
+        let (said, clock) = match self.front_verdict(key, &header, ctx.rcu()) {
             (Verdict::First(said), clock) => (said, clock),
             (Verdict::Early, _) => {
                 // What comes before it is on its way, or another node has it.
@@ -198,11 +199,11 @@ impl State {
         }
         // Only a copy is still on its way. In always mode the back end knows.
         let is_used = |used: &Used| used.has(self.front_print(key, &front));
-        if !self.is_always(key) && self.used().is_some_and(is_used) {
+        if !self.is_always(key, ctx.rcu()) && self.used().is_some_and(is_used) {
             self.counters.count(Counter::CookiesUsed);
             return Some(skb);
         }
-        match self.front_open(key, front) {
+        match self.front_open(key, front, ctx.rcu()) {
             Ok(flow) => {
                 let inner = flow.inner.lock();
                 match inner.stage {
@@ -223,11 +224,15 @@ impl State {
 
     /// What a segment is that may answer a cookie of any node with a key of ours; and the timestamp clock
     /// of that.
-    pub(crate) fn front_verdict(&self, key: &Tuple, header: &tcp::Header<'_>) -> (Verdict, u32) {
+    pub(crate) fn front_verdict(
+        &self,
+        key: &Tuple,
+        header: &tcp::Header<'_>,
+        rcu: &rcu::Guard,
+    ) -> (Verdict, u32) {
         let now = connection::wall_ms();
-        let rcu = rcu::read_lock();
         let mut found = (Verdict::Stranger, 0);
-        for secret in self.keys().cookies(&rcu) {
+        for secret in self.keys().cookies(rcu) {
             let ends = Ends::new(secret, key);
             match ends.check(header.seq(), header.ack(), now) {
                 first @ Verdict::First(_) => return (first, ends.clock(now)),
@@ -239,11 +244,11 @@ impl State {
     }
 
     /// The flow of a connection whose client has answered a cookie.
-    fn front_open(&self, key: &Tuple, front: Front) -> Result<FlowRef, Counter> {
+    fn front_open(&self, key: &Tuple, front: Front, rcu: &rcu::Guard) -> Result<FlowRef, Counter> {
         let limit = self.knobs.withheld_max();
         let place = self.bounds.ticket(Pool::Withheld, limit);
         let place = place.ok_or(Counter::WithheldRefusedLimit)?;
-        let in_band = self.is_always(key);
+        let in_band = self.is_always(key, rcu);
         let deciding = Deciding::of_cookie(front, place, in_band);
         match self.front_insert(key, deciding, self.knobs.head_timeout_ms()) {
             Ok(flow) => {
@@ -278,7 +283,7 @@ impl State {
     /// of its first segment begins none.
     pub(crate) fn front_note(&self, key: &Tuple, front: &Front) {
         if let Some(used) = self.used() {
-            used.note(self.front_print(key, front), connection::now_ms());
+            used.note(self.front_print(key, front), connection::coarse_ms());
         }
     }
 

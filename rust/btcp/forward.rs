@@ -25,7 +25,6 @@ use carisma_net::{
     route::{self, Via, Way},
     skb::{Layout, Skb},
 };
-use kernel::sync::rcu;
 
 /// How long until a back end is asked again that could not be asked, or has not answered.
 const CHECK_MS: u32 = 1_000;
@@ -163,22 +162,25 @@ impl State {
         skb: Skb,
         ctx: &PacketContext,
     ) -> Result<(), Unsent> {
-        self.with_way(node, via, |own, known| {
+        self.with_way(node, via, ctx, |own, known| {
             route::xmit_via(&self.net, skb, via, own, known, ctx)
         })
     }
 
-    /// Calls `f` with this node's address, unspecified if it has none any more, and what is known of the way
-    /// to a node, which may be none either.
+    /// Calls `f` with this node's address for a tunnel, unspecified if it has none any more or no tunnel is
+    /// meant, and what is known of the way to a node, which may be none either.
     pub(crate) fn with_way<R>(
         &self,
         node: u32,
         via: Via,
+        ctx: &PacketContext,
         f: impl FnOnce(&Addr, Option<&Way>) -> R,
     ) -> R {
-        let rcu = rcu::read_lock();
-        let config = self.config.snapshot(&rcu);
-        let own = config.local_node().map(|local| local.reach(&via.to()).addr);
+        let config = self.config.snapshot(ctx.rcu());
+        let own = match via {
+            Via::Tunnel(to) => config.local_node().map(|local| local.reach(&to).addr),
+            Via::Named(_) | Via::Neighbour(_) => None,
+        };
         let way = config.node(node).and_then(|node| node.way(via));
         f(&own.unwrap_or_default(), way)
     }
@@ -202,9 +204,9 @@ impl State {
             }
         });
         let via = forward.via;
-        let is_open = |own: &Addr, known: Option<&Way>| via.is_open(&self.net, own, known);
+        let is_open = |own: &Addr, known: Option<&Way>| via.is_open(&self.net, own, known, ctx);
         match via {
-            _ if lost && !self.with_way(forward.node, via, is_open) => {
+            _ if lost && !self.with_way(forward.node, via, ctx, is_open) => {
                 self.front_stuck(flow, ctx);
             }
             _ if done && forward.stuck.is_some() => {

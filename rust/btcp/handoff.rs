@@ -58,10 +58,7 @@ impl State {
         let otherwise = loop {
             let in_band = deciding.in_band;
             let target = &mut deciding.target;
-            let candidate = {
-                let rcu = rcu::read_lock();
-                target.next(self.config.snapshot(&rcu), in_band)
-            };
+            let candidate = { target.next(self.config.snapshot(ctx.rcu()), in_band) };
             let node = match candidate {
                 Candidate::Node(_) if self.config.is_draining() => continue,
                 Candidate::Node(node) => node,
@@ -69,8 +66,8 @@ impl State {
                 Candidate::None => break target.otherwise(),
             };
             let asked = match in_band {
-                true => self.front_hand(flow, deciding, node),
-                false => self.front_ask(flow, deciding, node),
+                true => self.front_hand(flow, deciding, node, ctx),
+                false => self.front_ask(flow, deciding, node, ctx),
             };
             match asked {
                 Ok(()) => {
@@ -120,8 +117,9 @@ impl State {
         flow: &FlowRef,
         deciding: &mut Deciding,
         node: u32,
+        ctx: &PacketContext,
     ) -> Result<(), Option<Counter>> {
-        if !self.front_route(flow, deciding, node) {
+        if !self.front_route(flow, deciding, node, ctx) {
             self.counters.count(Counter::HandoffsRefusedRoute);
             return Err(None);
         }
@@ -139,7 +137,7 @@ impl State {
             vip_port: key.local_port.get(),
             ts_now: deciding.front.ts_now(connection::now_ms()),
             rtt: deciding.front.rtt(),
-            replay: self.is_service(key, |service| service.migrate == Migrate::Replay),
+            replay: self.is_service(key, ctx.rcu(), |service| service.migrate == Migrate::Replay),
             handshake: handshake.ok_or(Some(Counter::RequestsLocalOptions))?,
         };
         self.record(node, deciding.id, theirs(key, deciding.via), Body::Req(req))
@@ -163,21 +161,26 @@ impl State {
 
     /// Chooses how what the client sends is to get to a node; `false` if no route leads there in that
     /// way.
-    pub(crate) fn front_route(&self, flow: &FlowRef, deciding: &mut Deciding, node: u32) -> bool {
-        let rcu = rcu::read_lock();
-        let config = self.config.snapshot(&rcu);
+    pub(crate) fn front_route(
+        &self,
+        flow: &FlowRef,
+        deciding: &mut Deciding,
+        node: u32,
+        ctx: &PacketContext,
+    ) -> bool {
+        let config = self.config.snapshot(ctx.rcu());
         let (Some(node), Some(local)) = (config.node(node), config.local_node()) else {
             return false;
         };
         let vip = flow.key().local;
-        let via = node.via(&self.net, local, &vip);
+        let via = node.via(&self.net, local, &vip, ctx);
         deciding.via = via;
         // Such a client has neighbours only.
         let link = link_of(&flow.key().client);
         if link != 0 && route::link_to(&self.net, &node.at.addr) != link {
             return false;
         }
-        via.takes(&vip) && node.is_open(&self.net, local, via)
+        via.takes(&vip) && node.is_open(&self.net, local, via, ctx)
     }
 
     /// Whether a node is given a request at once.
@@ -303,7 +306,7 @@ impl State {
         let Stage::Committed(deciding) = &inner.stage else {
             return;
         };
-        match deciding.commit.on_reject(reason, connection::now_ms()) {
+        match deciding.commit.on_reject(reason, connection::coarse_ms()) {
             Outcome::Elsewhere => {
                 uncommit(&mut inner);
                 self.front_rejected(flow, inner, reason, ctx);
@@ -350,7 +353,7 @@ impl State {
             lower::release_modules(false);
             return false;
         }
-        deciding.commit = Commit::new(connection::now_ms());
+        deciding.commit = Commit::new(connection::coarse_ms());
         if deciding.cookie {
             self.front_note(flow.key(), &deciding.front);
         }
@@ -488,7 +491,7 @@ impl State {
             }
             Stage::Committed(deciding) => {
                 let patience = self.knobs.peer_timeout_ms();
-                match deciding.commit.on_timer(connection::now_ms(), patience) {
+                match deciding.commit.on_timer(connection::coarse_ms(), patience) {
                     Outcome::Repeat if deciding.in_band => {
                         flow.arm(always::REPEAT_MS);
                         drop(inner);

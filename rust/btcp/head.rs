@@ -23,7 +23,7 @@ use carisma_net::{
     netfilter::PacketContext,
     skb::{Layout, Skb},
 };
-use kernel::{prelude::*, sync::rcu};
+use kernel::prelude::*;
 
 /// How much of a stream is held: more than the longest head, and less than a DATA record takes.
 const HELD_MAX: usize = 48 << 10;
@@ -77,7 +77,7 @@ impl State {
         let decision = match linear {
             // The usual case: the whole head in one segment, which is looked at where it lies.
             Some(bytes) if first => {
-                self.decide(key, &deciding.front, &mut deciding.scan, bytes, fin)
+                self.decide(key, &deciding.front, &mut deciding.scan, bytes, fin, ctx)
             }
             _ => {
                 match self.front_hold(deciding, held, &skb, layout, skip) {
@@ -85,7 +85,7 @@ impl State {
                     Err(why) => return self.front_unheld(flow, inner, skb, why, ctx),
                 }
                 let Deciding { scan, bytes, .. } = deciding;
-                self.decide(key, &deciding.front, scan, bytes, fin)
+                self.decide(key, &deciding.front, scan, bytes, fin, ctx)
             }
         };
         let keep = matches!(decision, Decision::Wait | Decision::Remote(_));
@@ -190,13 +190,14 @@ impl State {
         scan: &mut Scan,
         bytes: &[u8],
         fin: bool,
+        ctx: &PacketContext,
     ) -> Decision {
         let bad = Decision::Local(Counter::HeadsBad);
         let too_long = Decision::Answer(Answer::TooLarge, Counter::HeadsTooLong);
         match scan.advance(bytes) {
             Scanned::Head(len) if len > self.knobs.head_max() => too_long,
             Scanned::Head(len) => match bytes.get(..len).map(http::Head::parse) {
-                Some(Ok(head)) => self.route(key, front, &head),
+                Some(Ok(head)) => self.route(key, front, &head, ctx),
                 _ => bad,
             },
             Scanned::Partial if fin => bad,
@@ -207,9 +208,14 @@ impl State {
     }
 
     /// Decides about a request.
-    fn route(&self, key: &Tuple, front: &Front, head: &http::Head<'_>) -> Decision {
-        let rcu = rcu::read_lock();
-        let config = self.config.snapshot(&rcu);
+    fn route(
+        &self,
+        key: &Tuple,
+        front: &Front,
+        head: &http::Head<'_>,
+        ctx: &PacketContext,
+    ) -> Decision {
+        let config = self.config.snapshot(ctx.rcu());
         let service = config.service(&key.local, key.local_port.get());
         let target = service.map_or(Target::HERE, |service| service.route(config, head));
         let here = target.is_here(config);

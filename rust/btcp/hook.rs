@@ -3,8 +3,8 @@
 //! The two hooks: which segments are ours, and whose they are.
 
 use crate::{
-    flow::{Over, Stage},
-    front,
+    flow::{FlowRef, Over, Stage},
+    front::is_opening,
     state::State,
 };
 use carisma_core::{
@@ -25,10 +25,10 @@ impl State {
 }
 
 impl Hooks for State {
+    #[inline]
     fn input(&self, skb: Skb, ctx: &PacketContext) -> Option<Skb> {
-        let mut skb = skb;
         let Some(ends) = skb.ends() else {
-            return self.icmp_input(skb);
+            return self.icmp_input(skb, ctx);
         };
         if !self.is_endpoint(&ends.destination, ends.destination_port, ctx.rcu()) {
             return Some(skb);
@@ -39,26 +39,63 @@ impl Hooks for State {
             ends.destination,
             ends.destination_port,
         );
-        let opening = front::is_opening(ends.flags);
-        let flow = self.flows.lookup_under(&key, ctx.rcu());
-        if flow.is_none() && !opening {
-            return self.front_answered(&key, skb, ctx);
+        match self.flows.lookup_under(&key, ctx.rcu()) {
+            None if !is_opening(ends.flags) => match self.expects_cookies() {
+                true => self.front_answered(&key, ends.flags, skb, ctx),
+                false => Some(skb),
+            },
+            flow => self.input_of(&key, flow, ends.flags, skb, ctx),
         }
+    }
+
+    #[inline]
+    fn output(&self, skb: Skb, rcu: &rcu::Guard) -> Option<Skb> {
+        let Some(ends) = skb.ends() else {
+            return self.icmp_output(skb);
+        };
+        if !self.is_endpoint(&ends.source, ends.source_port, rcu) {
+            return Some(skb);
+        }
+        let key = Tuple::new(
+            ends.destination,
+            ends.destination_port,
+            ends.source,
+            ends.source_port,
+        );
+        match self.flows.lookup_under(&key, rcu) {
+            None => self.front_stray(&key, &ends, skb),
+            Some(flow) => self.output_of(flow, skb),
+        }
+    }
+}
+
+// What follows is not looked at for segments of connections that we have nothing to do with.
+impl State {
+    /// A client's segment on a connection of ours, if there is a flow, or one that opens it.
+    #[inline(never)]
+    fn input_of(
+        &self,
+        key: &Tuple,
+        flow: Option<FlowRef>,
+        flags: u8,
+        mut skb: Skb,
+        ctx: &PacketContext,
+    ) -> Option<Skb> {
         let Some(layout) = skb.layout() else {
             // TCP drops it too, and counts it.
             return Some(skb);
         };
         let Some(flow) = flow else {
-            return self.front_begin(&key, skb, &layout, ctx);
+            return self.front_begin(key, skb, &layout, ctx);
         };
         let inner = flow.inner.lock();
-        if opening && self.is_superseded(&key, &inner.stage) {
+        if is_opening(flags) && self.is_superseded(key, &inner.stage) {
             self.supersede(&flow, inner);
-            return self.front_begin(&key, skb, &layout, ctx);
+            return self.front_begin(key, skb, &layout, ctx);
         }
-        if self.front_begins(&key, &inner.stage, &skb, &layout) {
+        if self.front_begins(key, &inner.stage, &skb, &layout, ctx.rcu()) {
             self.end(&flow, inner);
-            return self.front_answered(&key, skb, ctx);
+            return self.front_answered(key, flags, skb, ctx);
         }
         match inner.stage {
             Stage::Deciding(_) | Stage::Asked(_) => {
@@ -85,24 +122,9 @@ impl Hooks for State {
         }
     }
 
-    fn output(&self, skb: Skb) -> Option<Skb> {
-        let mut skb = skb;
-        let Some(ends) = skb.ends() else {
-            return self.icmp_output(skb);
-        };
-        let rcu = rcu::read_lock();
-        if !self.is_endpoint(&ends.source, ends.source_port, &rcu) {
-            return Some(skb);
-        }
-        let key = Tuple::new(
-            ends.destination,
-            ends.destination_port,
-            ends.source,
-            ends.source_port,
-        );
-        let Some(flow) = self.flows.lookup_under(&key, &rcu) else {
-            return self.front_stray(&key, &ends, skb);
-        };
+    /// A segment of TCP's here on a connection of ours.
+    #[inline(never)]
+    fn output_of(&self, flow: FlowRef, mut skb: Skb) -> Option<Skb> {
         let layout = skb.layout()?;
         let mut inner = flow.inner.lock();
         match inner.stage {
@@ -122,7 +144,10 @@ impl Hooks for State {
                 if self.front_output(&mut inner, &header) {
                     drop(inner);
                     match opens {
-                        true => self.tunnel_clamp(flow.key(), skb, &layout),
+                        true => {
+                            let ctx = PacketContext::enter();
+                            self.tunnel_clamp(flow.key(), skb, &layout, &ctx)
+                        }
                         false => Some(skb),
                     }
                 } else {

@@ -30,9 +30,10 @@ use kernel::sync::rcu;
 
 impl State {
     /// A packet that comes in and is no TCP segment.
-    pub(crate) fn icmp_input(&self, mut skb: Skb) -> Option<Skb> {
+    #[inline(never)]
+    pub(crate) fn icmp_input(&self, mut skb: Skb, ctx: &PacketContext) -> Option<Skb> {
         let Some(error) = skb.icmp_error() else {
-            return self.tunnel_input(skb);
+            return self.tunnel_input(skb, ctx);
         };
         // What this node tells itself is in its own TCP's numbers: see `icmp_output()`.
         if skb.is_looped() {
@@ -63,6 +64,7 @@ impl State {
     /// A packet that this node sends and that is no TCP segment. What it has to say about a segment
     /// that it had translated already is for its own TCP. By way of the front end it would come back
     /// with this node's own address as the source, which is none that IP takes from others.
+    #[inline(never)]
     pub(crate) fn icmp_output(&self, mut skb: Skb) -> Option<Skb> {
         let Some(error) = skb.icmp_error() else {
             return Some(skb);

@@ -34,6 +34,7 @@ use carisma_net::{
     netfilter::PacketContext,
     skb::{Layout, Skb},
 };
+use kernel::sync::rcu;
 
 /// How often it is looked whether TCP still has a connection: nobody else says so without UTCP.
 pub(crate) const LOOK_MS: u32 = 10_000;
@@ -61,7 +62,7 @@ impl State {
         let Some(header) = skb.tcp(&layout).and_then(tcp::Header::parse) else {
             return true;
         };
-        let before = self.flows.lookup(key);
+        let before = self.flows.lookup_under(key, ctx.rcu());
         if header.flags() & REFUSED == REFUSED {
             let asked = (Question::of(header.window()), header.seq());
             if skb.checksum_is_right(&layout) {
@@ -83,7 +84,10 @@ impl State {
         if !over || connection::is_live(&self.net, key) {
             // Another front end has got the client's first segment once more.
             if let Some(flow) = before.as_ref().filter(|_| others) {
-                let first = matches!(self.front_verdict(key, &header), (Verdict::First(_), _));
+                let first = matches!(
+                    self.front_verdict(key, &header, ctx.rcu()),
+                    (Verdict::First(_), _)
+                );
                 if first && skb.checksum_is_right(&layout) {
                     let _ = self.back_claimed(node, flow, ctx);
                 }
@@ -93,13 +97,13 @@ impl State {
         if header.flags() & (flag::ACK | flag::SYN | flag::RST) != flag::ACK {
             return true;
         }
-        let (said, clock) = match self.front_verdict(key, &header) {
+        let (said, clock) = match self.front_verdict(key, &header, ctx.rcu()) {
             (Verdict::First(said), clock) => (said, clock),
             // It ends, and TCP has it in TIME_WAIT.
             _ if before.is_some() || connection::is_in_time_wait(&self.net, key) => return true,
             // What comes before it will be sent again, and is to come first.
             (Verdict::Early, _) => return false,
-            (Verdict::Stranger, _) if self.is_always(key) => {
+            (Verdict::Stranger, _) if self.is_always(key, ctx.rcu()) => {
                 self.counters.count(Counter::HandoffsInUnknown);
                 self.back_refuse(node, key, Reason::Unknown, ctx);
                 return false;
@@ -131,9 +135,9 @@ impl State {
                 self.end(&before, inner);
             }
         }
-        match self.back_open(node, key, &front, rtt) {
+        match self.back_open(node, key, &front, rtt, ctx.rcu()) {
             Ok(flow) => {
-                if !self.is_service(key, |service| service.migrate == Migrate::Replay) {
+                if !self.is_service(key, ctx.rcu(), |it| it.migrate == Migrate::Replay) {
                     self.back_adopt(&flow, ctx);
                 }
                 self.back_advance(&flow, ctx);
@@ -153,21 +157,21 @@ impl State {
     }
 
     /// Whether connections to a service may be handed over in band.
-    pub(crate) fn is_always(&self, key: &Tuple) -> bool {
-        self.is_service(key, |service| service.mode == Mode::Always)
+    pub(crate) fn is_always(&self, key: &Tuple, rcu: &rcu::Guard) -> bool {
+        self.is_service(key, rcu, |service| service.mode == Mode::Always)
     }
 
     /// A connection was handed over whose first numbers are these.
     pub(crate) fn back_note(&self, key: &Tuple, seq: Seq, ack: Seq) {
         if let Some(used) = self.used() {
-            used.note(self.fingerprint(key, seq, ack), connection::now_ms());
+            used.note(self.fingerprint(key, seq, ack), connection::coarse_ms());
         }
     }
 
     /// A connection with this fingerprint is not taken.
     pub(crate) fn back_note_refused(&self, print: u64) {
         if let Some(used) = self.used() {
-            used.note(refusal(print), connection::now_ms());
+            used.note(refusal(print), connection::coarse_ms());
         }
     }
 
@@ -178,8 +182,9 @@ impl State {
         key: &Tuple,
         front: &Front,
         rtt: u16,
+        rcu: &rcu::Guard,
     ) -> Result<FlowRef, Reason> {
-        if !self.is_always(key) {
+        if !self.is_always(key, rcu) {
             return Err(Reason::NoService);
         }
         let back = front.back(key.local_port.get(), connection::now_ms());
@@ -211,7 +216,7 @@ impl State {
     /// Has a front end pass something on. If it is lost, TCP or the front end asks for it again.
     pub(crate) fn back_relay(&self, node: u32, skb: Skb, ctx: &PacketContext) {
         let sent = self
-            .tunnel_to(node)
+            .tunnel_to(node, ctx)
             .map(|via| self.xmit_via(node, via, skb, ctx));
         self.counters.count(match sent {
             Some(Ok(())) => Counter::PacketsRelayed,

@@ -83,9 +83,9 @@ impl Keys {
     }
 
     /// Whether other nodes know the cookies of this one. Any context.
-    pub(crate) fn are_shared(&self) -> bool {
+    pub(crate) fn are_shared(&self, rcu: &rcu::Guard) -> bool {
         // The last one is this node's own.
-        self.cookies(&rcu::read_lock()).len() > 1
+        self.cookies(rcu).len() > 1
     }
 
     /// Adds a key, to sign with or only to check. Process context, as all of these. `tell` is told of

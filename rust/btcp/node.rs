@@ -12,6 +12,7 @@ use carisma_core::{
 };
 use carisma_net::{
     connection::Latest,
+    netfilter::PacketContext,
     pernet::Net,
     route::{
         Via,
@@ -178,8 +179,8 @@ impl Node {
         self.ways.iter().any(|ways| ways.to.forwarding.may_tunnel())
     }
 
-    /// How segments to the address `vip` get to it from the node `own`, which is this one. Any context.
-    pub(crate) fn via(&self, net: &Net, own: &Self, vip: &Addr) -> Via {
+    /// How segments to the address `vip` get to it from the node `own`, which is this one.
+    pub(crate) fn via(&self, net: &Net, own: &Self, vip: &Addr, ctx: &PacketContext) -> Via {
         let Reach { addr, forwarding } = self.reach(vip);
         match forwarding {
             Forwarding::Nat => Via::Named(addr),
@@ -187,23 +188,29 @@ impl Node {
             Forwarding::Tunnel => Via::Tunnel(addr),
             Forwarding::Auto if self.is_lacking() => Via::Named(addr),
             Forwarding::Auto => self
-                .via_unchanged(net, own, vip)
+                .via_unchanged(net, own, vip, ctx)
                 .unwrap_or(Via::Named(addr)),
         }
     }
 
     /// How segments to the address `vip` get to it that cannot name it, whatever is configured; `None` if
-    /// no route leads there. Any context.
-    pub(crate) fn via_unchanged(&self, net: &Net, own: &Self, vip: &Addr) -> Option<Via> {
+    /// no route leads there.
+    pub(crate) fn via_unchanged(
+        &self,
+        net: &Net,
+        own: &Self,
+        vip: &Addr,
+        ctx: &PacketContext,
+    ) -> Option<Via> {
         let addr = self.reach(vip).addr;
         [Via::Neighbour(addr), Via::Tunnel(addr)]
             .into_iter()
-            .find(|via| via.takes(vip) && self.is_open(net, own, *via))
+            .find(|via| via.takes(vip) && self.is_open(net, own, *via, ctx))
     }
 
-    /// Whether routes lead to it in that way from the node `own`, which is this one. Any context.
-    pub(crate) fn is_open(&self, net: &Net, own: &Self, via: Via) -> bool {
-        via.is_open(net, &own.reach(&via.to()).addr, self.way(via))
+    /// Whether routes lead to it in that way from the node `own`, which is this one.
+    pub(crate) fn is_open(&self, net: &Net, own: &Self, via: Via, ctx: &PacketContext) -> bool {
+        via.is_open(net, &own.reach(&via.to()).addr, self.way(via), ctx)
     }
 
     /// What is known of the way to it.

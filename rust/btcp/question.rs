@@ -30,6 +30,7 @@ use carisma_net::{
     netfilter::PacketContext,
     skb::{Layout, Skb},
 };
+use kernel::sync::rcu;
 
 impl State {
     /// Asks a node about a connection, and says whether the question was sent. No lock of a flow is held.
@@ -46,7 +47,10 @@ impl State {
             window: question.number(),
             ..Build::rst(key.client_port.get(), key.local_port.get(), number)
         };
-        let sent = match (self.tunnel_to(node), packet::from_client(key, &build, &[])) {
+        let sent = match (
+            self.tunnel_to(node, ctx),
+            packet::from_client(key, &build, &[]),
+        ) {
             (Some(via), Ok(skb)) => self.xmit_via(node, via, skb, ctx).is_ok(),
             _ => false,
         };
@@ -65,14 +69,24 @@ impl State {
     }
 
     /// Whether a segment begins the very connection that is sought, so that it need not be any more.
-    pub(crate) fn front_begins(&self, key: &Tuple, stage: &Stage, skb: &Skb, at: &Layout) -> bool {
+    pub(crate) fn front_begins(
+        &self,
+        key: &Tuple,
+        stage: &Stage,
+        skb: &Skb,
+        at: &Layout,
+        rcu: &rcu::Guard,
+    ) -> bool {
         if !matches!(stage, Stage::Seeking(seeking) if seeking.young) {
             return false;
         }
         let header = skb.tcp(at).and_then(tcp::Header::parse);
         header.is_some_and(|header| {
             header.flags() & (flag::SYN | flag::ACK | flag::RST) == flag::ACK
-                && matches!(self.front_verdict(key, &header), (Verdict::First(_), _))
+                && matches!(
+                    self.front_verdict(key, &header, rcu),
+                    (Verdict::First(_), _)
+                )
         })
     }
 

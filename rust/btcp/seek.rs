@@ -309,13 +309,13 @@ impl State {
         if *addr != key.local {
             return Some(Via::Named(*addr)).filter(|via| via.takes(&key.local));
         }
-        let rcu = rcu::read_lock();
-        let config = self.config.snapshot(&rcu);
+        let ctx = PacketContext::enter();
+        let config = self.config.snapshot(ctx.rcu());
         let own = config.local_node()?;
         let node = config.node(node)?;
-        let via = Some(node.via(&self.net, own, addr));
+        let via = Some(node.via(&self.net, own, addr, &ctx));
         let via = via.filter(|via| via.is_unchanged() && via.takes(addr));
-        via.or_else(|| node.via_unchanged(&self.net, own, addr))
+        via.or_else(|| node.via_unchanged(&self.net, own, addr, &ctx))
     }
 
     /// Nobody has a connection, as far as can be found out: its client is told so, unless it may begin.

@@ -61,6 +61,8 @@ pub(crate) struct Snapshot {
     pub(crate) services: KVec<Arc<Service>>,
     /// At the place of its index less 1; there are gaps where nodes were deleted.
     nodes: KVec<Option<Arc<Node>>>,
+    /// The index of the node that is this one, or 0.
+    local: u32,
     /// Endpoints that are none any more. Connections that began there may go on.
     pub(crate) retired: KVec<Endpoint>,
     /// Finds a service: at the place of its hash or, if that is taken, at the next free one. Twice as
@@ -75,6 +77,7 @@ impl Snapshot {
             generation: 1,
             services: KVec::new(),
             nodes: KVec::new(),
+            local: 0,
             retired: KVec::new(),
             table: KVec::new(),
         }
@@ -162,7 +165,7 @@ impl Snapshot {
 
     /// The node that is this one.
     pub(crate) fn local_node(&self) -> Option<&Node> {
-        self.nodes().find(|node| node.local)
+        self.node(self.local)
     }
 
     /// The node of this name.
@@ -193,6 +196,8 @@ impl Snapshot {
         }
         new.retired.extend_from_slice(&self.retired, GFP_KERNEL)?;
         edit(&mut new)?;
+        let local = new.nodes().find(|node| node.local);
+        new.local = local.map_or(0, |node| node.index);
         new.retire(self)?;
         new.index()?;
         Ok(new)

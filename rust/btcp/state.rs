@@ -100,7 +100,7 @@ impl State {
     /// A service is about to get this mode, by a change of which this is a part: the keys stay as they
     /// are until it is made. Process context.
     pub(crate) fn expect_cookies(&self, mode: Mode) -> Result<(), Refused> {
-        if mode == Mode::Always && !self.keys.are_shared() {
+        if mode == Mode::Always && !self.keys.are_shared(&rcu::read_lock()) {
             return Err(Refused::KeyMissing);
         }
         if mode == Mode::Rare {
@@ -163,10 +163,14 @@ impl State {
 
     /// Whether `what` holds of the service that a client's connection is to; not of none. Any
     /// context.
-    pub(crate) fn is_service(&self, key: &Tuple, what: impl FnOnce(&Service) -> bool) -> bool {
-        let rcu = rcu::read_lock();
+    pub(crate) fn is_service(
+        &self,
+        key: &Tuple,
+        rcu: &rcu::Guard,
+        what: impl FnOnce(&Service) -> bool,
+    ) -> bool {
         self.config
-            .snapshot(&rcu)
+            .snapshot(rcu)
             .service(&key.local, key.local_port.get())
             .is_some_and(what)
     }

@@ -80,13 +80,20 @@ pub fn now_ms() -> u32 {
     unsafe { bindings::now_ms() }
 }
 
+/// The same as of the last tick, some milliseconds ago, which is cheaper: not to be compared with
+/// [`now_ms`]. Any context.
+pub fn coarse_ms() -> u32 {
+    // SAFETY: Reads a clock.
+    unsafe { bindings::coarse_ms() }
+}
+
 /// Tenths of a second for which this node is up, which wrap after 13 years. Any context.
 pub fn uptime_tenths() -> u32 {
     // SAFETY: Reads a clock.
     unsafe { bindings::uptime_tenths() }
 }
 
-/// A moment that is remembered, of the clock of [`now_ms`]; a millisecond early where that would be 0,
+/// A moment that is remembered, of the clock of [`coarse_ms`]; a millisecond early where that would be 0,
 /// so that one which may be missing takes no more room.
 #[derive(Clone, Copy)]
 pub struct Moment(NonZeroU32);
@@ -94,12 +101,12 @@ pub struct Moment(NonZeroU32);
 impl Moment {
     /// This one. Any context.
     pub fn now() -> Self {
-        Self(NonZeroU32::new(now_ms()).unwrap_or(NonZeroU32::MAX))
+        Self(NonZeroU32::new(coarse_ms()).unwrap_or(NonZeroU32::MAX))
     }
 
     /// How many of the `ms` milliseconds after it are left. Any context.
     pub fn left(self, ms: u32) -> u32 {
-        ms.saturating_sub(now_ms().wrapping_sub(self.0.get()))
+        ms.saturating_sub(coarse_ms().wrapping_sub(self.0.get()))
     }
 }
 

@@ -9,7 +9,10 @@ use crate::{
     pernet::Net,
     skb::Skb, //
 };
-use core::ffi::{c_int, c_uint, c_void};
+use core::{
+    ffi::{c_int, c_uint, c_void},
+    ptr::NonNull,
+};
 use kernel::{
     error::to_result,
     prelude::*,
@@ -30,7 +33,7 @@ pub trait Hooks: Sync {
     /// PRE_ROUTING.
     fn input(&self, skb: Skb, ctx: &PacketContext) -> Option<Skb>;
     /// LOCAL_OUT.
-    fn output(&self, skb: Skb) -> Option<Skb>;
+    fn output(&self, skb: Skb, rcu: &rcu::Guard) -> Option<Skb>;
 }
 
 /// Behind defragmentation (-400), in front of the raw table (-300) and conntrack (-200). IPv6 has the
@@ -159,7 +162,7 @@ unsafe extern "C" fn input<H: Hooks>(
     state: *const bindings::nf_hook_state,
 ) -> c_uint {
     // SAFETY: The state is valid, and so are the hooks while they are registered. The packet is
-    // ours. Nobody changes the context of a hook while it runs.
+    // ours. Nobody changes the context of a hook while it runs, and that has the RCU lock.
     unsafe {
         match bindings::skb_arrival(skb) {
             bindings::carisma_arrival_CARISMA_ARRIVAL_PASSING => return bindings::NF_ACCEPT,
@@ -191,7 +194,7 @@ unsafe extern "C" fn output<H: Hooks>(
     _state: *const bindings::nf_hook_state,
 ) -> c_uint {
     // SAFETY: As for `input`.
-    unsafe { verdict(skb, |skb| (*hooks.cast::<H>()).output(skb)) }
+    unsafe { verdict(skb, |skb| (*hooks.cast::<H>()).output(skb, held())) }
 }
 
 /// # Safety
@@ -208,9 +211,27 @@ unsafe fn verdict(skb: *mut bindings::sk_buff, f: impl FnOnce(Skb) -> Option<Skb
     }
 }
 
+// What makes `held` sound, together with its caller.
+const _: () = assert!(size_of::<rcu::Guard>() == 0);
+
+/// The RCU lock, which somebody else has taken.
+///
+/// # Safety
+///
+/// It must be held for `'a`.
+unsafe fn held<'a>() -> &'a rcu::Guard {
+    // SAFETY: A guard has no bytes to point to, and what it stands for is true, as the caller says.
+    unsafe { NonNull::dangling().as_ref() }
+}
+
 /// Softirqs are off and the RCU lock is held, as in a hook: what giving packets on needs.
+///
+/// # Invariants
+///
+/// That is so as long as it is there.
 pub struct PacketContext {
-    rcu: rcu::Guard,
+    /// The lock was taken for it.
+    _rcu: Option<rcu::Guard>,
     /// They were disabled for it.
     disabled: bool,
     _not_send: NotThreadSafe,
@@ -222,25 +243,28 @@ impl PacketContext {
     pub fn enter() -> Self {
         // SAFETY: Undone by `drop`.
         unsafe { bindings::local_bh_disable() };
+        // INVARIANT: Both were just seen to.
         Self {
-            rcu: rcu::read_lock(),
+            _rcu: Some(rcu::read_lock()),
             disabled: true,
             _not_send: NotThreadSafe,
         }
     }
 
-    /// The same where softirqs mostly are off already. Not if a packet comes from a queue to user space.
+    /// The same where the RCU lock is held, and softirqs mostly are off already. They are not if a packet
+    /// comes from a queue to user space.
     ///
     /// # Safety
     ///
-    /// If they are off, they must stay so as long as this is there.
+    /// The lock must be held as long as this is there and, if softirqs are off, they must stay so.
     unsafe fn of_caller() -> Self {
         // SAFETY: Reads what the CPU is at.
         if !unsafe { bindings::softirqs_are_off() } {
             return Self::enter();
         }
+        // INVARIANT: The caller says so.
         Self {
-            rcu: rcu::read_lock(),
+            _rcu: None,
             disabled: false,
             _not_send: NotThreadSafe,
         }
@@ -248,7 +272,8 @@ impl PacketContext {
 
     /// The RCU lock.
     pub fn rcu(&self) -> &rcu::Guard {
-        &self.rcu
+        // SAFETY: By the type invariant.
+        unsafe { held() }
     }
 }
 

@@ -106,15 +106,13 @@ impl Via {
         !matches!(self, Self::Named(_))
     }
 
-    /// Whether routes lead there from `own`, this node's address. `known` is of the same namespace. Any
-    /// context.
-    pub fn is_open(self, net: &Net, own: &Addr, known: Option<&Way>) -> bool {
+    /// Whether routes lead there from `own`, this node's address. `known` is of the same namespace.
+    pub fn is_open(self, net: &Net, own: &Addr, known: Option<&Way>, ctx: &PacketContext) -> bool {
         let addr = match self {
             Self::Named(_) => return true,
-            Self::Tunnel(_) => return self.mtu(net, own, known).is_some(),
+            Self::Tunnel(_) => return self.mtu(net, own, known, ctx).is_some(),
             Self::Neighbour(addr) => addr,
         };
-        let _context = PacketContext::enter();
         // SAFETY: The namespace is valid, the context the one that the helper asks for. The cache is
         // initialised, if there is one, and of this address.
         unsafe {
@@ -124,12 +122,17 @@ impl Via {
     }
 
     /// How big a packet may be that a tunnel from `own` takes whole; `None` if no route leads there, and
-    /// of all that is no tunnel. `known` is of the same namespace. Any context.
-    pub fn mtu(self, net: &Net, own: &Addr, known: Option<&Way>) -> Option<u16> {
+    /// of all that is no tunnel. `known` is of the same namespace.
+    pub fn mtu(
+        self,
+        net: &Net,
+        own: &Addr,
+        known: Option<&Way>,
+        _context: &PacketContext,
+    ) -> Option<u16> {
         let Self::Tunnel(to) = self else {
             return None;
         };
-        let _context = PacketContext::enter();
         // SAFETY: The namespace is valid, the context the one that the helper asks for. The cache is
         // initialised, if there is one, and of this address.
         let mtu = unsafe {

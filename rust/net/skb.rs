@@ -9,7 +9,7 @@ use carisma_core::{
     icmp,
     ip,
     ipv6,
-    tuple::Addr, //
+    tuple::{v4_mapped, Addr}, //
 };
 use core::{mem::MaybeUninit, ptr::NonNull};
 use kernel::{
@@ -19,6 +19,9 @@ use kernel::{
 
 /// The shortest IPv4 header (RFC 791, section 3.1), and TCP header (RFC 9293, section 3.1).
 const MIN_HEADER: usize = 20;
+
+/// Both of them.
+const USUAL: usize = 2 * MIN_HEADER;
 
 /// The protocol numbers of TCP and ICMPv6.
 const TCP: u8 = bindings::IPPROTO_TCP as u8;
@@ -93,11 +96,39 @@ impl Skb {
     }
 
     /// The ends of a TCP segment; `None` for everything else.
+    #[inline(always)]
     pub fn ends(&self) -> Option<Ends> {
-        self.ends_at(0)
+        self.usual_ends().or_else(|| self.ends_at(0))
+    }
+
+    /// The headers of most segments: IPv4 without options, and TCP, in the linear part.
+    #[inline(always)]
+    fn usual_headers(&self) -> Option<&[u8; USUAL]> {
+        let headers: &[u8; USUAL] = self.linear().first_chunk()?;
+        (headers[0] == 0x45 && headers[9] == TCP).then_some(headers)
+    }
+
+    /// Those of most segments, without a look-up in C.
+    #[inline(always)]
+    fn usual_ends(&self) -> Option<Ends> {
+        let [_, _, _, _, _, _, hi, lo, _, _, _, _, s0, s1, s2, s3, d0, d1, d2, d3, sp0, sp1, dp0, dp1, ..] =
+            *self.usual_headers()?;
+        // A later fragment has no ports (RFC 791, section 3.1).
+        if u16::from_be_bytes([hi, lo]) & 0x1fff != 0 {
+            return None;
+        }
+        Some(Ends {
+            source: v4_mapped([s0, s1, s2, s3]),
+            destination: v4_mapped([d0, d1, d2, d3]),
+            source_port: u16::from_be_bytes([sp0, sp1]),
+            destination_port: u16::from_be_bytes([dp0, dp1]),
+            flags: self.usual_headers()?[MIN_HEADER + 13],
+        })
     }
 
     /// The ends of the TCP segment that begins at byte `at`, if one does.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn ends_at(&self, at: u32) -> Option<Ends> {
         let mut peek = MaybeUninit::<bindings::carisma_peek>::uninit();
         // SAFETY: The packet is valid.
@@ -194,6 +225,9 @@ impl Skb {
 
     /// Brings both headers into the linear part and measures them; `None` if they are not whole.
     pub fn layout(&mut self) -> Option<Layout> {
+        if let Some(layout) = self.usual_layout() {
+            return Some(layout);
+        }
         self.pull(MIN_HEADER)?;
         let v6 = ip::version(self.linear()) == 6;
         let ip = match v6 {
@@ -223,6 +257,23 @@ impl Skb {
             ip,
             tcp,
             payload: end.checked_sub(ip + tcp)?,
+        })
+    }
+
+    /// That of most segments, if it is all right.
+    #[inline(always)]
+    fn usual_layout(&self) -> Option<Layout> {
+        let headers = self.usual_headers()?;
+        let said = usize::from(u16::from_be_bytes([headers[2], headers[3]]));
+        let tcp = usize::from(headers[MIN_HEADER + 12] >> 4) * 4;
+        let end = MIN_HEADER + tcp;
+        if tcp < MIN_HEADER || end > self.linear_len() || said < end || said > self.size() {
+            return None;
+        }
+        Some(Layout {
+            ip: MIN_HEADER,
+            tcp,
+            payload: said - end,
         })
     }
 

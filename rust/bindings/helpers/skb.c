@@ -386,39 +386,37 @@ static bool carisma_matches(struct net *net, const struct sock *sk, const struct
 static struct sock *carisma_established(struct net *net, const struct carisma_tuple *tuple)
 {
 	struct in6_addr client = carisma_in6(tuple->client), local = carisma_in6(tuple->local);
-	const __be16 client_port = carisma_port(tuple->client_port);
-	const u16 local_port = ntohs(carisma_port(tuple->local_port));
-	const bool v4 = carisma_is_v4(tuple->client);
 	struct inet_hashinfo *table = net->ipv4.tcp_death_row.hashinfo;
+	const u16 local_port = ntohs(carisma_port(tuple->local_port));
+	const __be16 client_port = carisma_port(tuple->client_port);
 	struct hlist_nulls_node *node;
 	unsigned int hash;
 	struct sock *sk;
-	int dif;
 
 	carisma_take_link(&client);
-	if (v4)
+	if (carisma_is_v4(tuple->client))
 		hash = inet_ehashfn(net, local.s6_addr32[3], local_port, client.s6_addr32[3], client_port);
 	else
 		hash = inet6_ehashfn(net, &local, local_port, &client, client_port);
 	rcu_read_lock();
 again:
 	sk_nulls_for_each_rcu(sk, node, &inet_ehash_bucket(table, hash)->chain) {
-		dif = READ_ONCE(sk->sk_bound_dev_if);
-		if (sk->sk_hash == hash && carisma_matches(net, sk, tuple, dif))
+		if (sk->sk_hash != hash || !carisma_matches(net, sk, tuple, READ_ONCE(sk->sk_bound_dev_if)))
+			continue;
+		if (!refcount_inc_not_zero(&sk->sk_refcnt))
+			goto none;
+		/* It may have become another one meanwhile. */
+		if (carisma_matches(net, sk, tuple, READ_ONCE(sk->sk_bound_dev_if)))
 			goto found;
+		sock_gen_put(sk);
+		goto again;
 	}
 	/* One on the way was moved to another chain: this is the end of that. */
 	if (get_nulls_value(node) != (hash & table->ehash_mask))
 		goto again;
+none:
 	sk = NULL;
-	goto out;
 found:
-	if (v4)
-		sk = __inet_lookup_established(net, client.s6_addr32[3], client_port, local.s6_addr32[3],
-					       local_port, dif, 0);
-	else
-		sk = __inet6_lookup_established(net, &client, client_port, &local, local_port, dif, 0);
-out:
 	rcu_read_unlock();
 	return sk;
 }

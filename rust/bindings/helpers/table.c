@@ -13,7 +13,7 @@ static u32 carisma_tuple_word(const struct carisma_tuple *key, unsigned int word
 }
 
 /* Of IPv4, whose addresses are v4-mapped, 3 words differ from connection to connection. */
-static u32 carisma_table_hash(const void *data, u32 len, u32 seed)
+static __always_inline u32 carisma_table_hash(const void *data, u32 len, u32 seed)
 {
 	const struct carisma_tuple *key = data;
 
@@ -25,7 +25,7 @@ static u32 carisma_table_hash(const void *data, u32 len, u32 seed)
 }
 
 /* Those first that differ most often. */
-static int carisma_table_cmp(struct rhashtable_compare_arg *arg, const void *object)
+static __always_inline int carisma_table_cmp(struct rhashtable_compare_arg *arg, const void *object)
 {
 	const struct carisma_tuple *key = &((const struct carisma_node *)object)->key;
 	unsigned int word = sizeof(*key) / sizeof(u32);
