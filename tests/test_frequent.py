@@ -2,6 +2,7 @@
 """Frequent mode: a client's handshake is with BTCP, which keeps nothing of it,
 and TCP gets what is served where it arrived."""
 
+import time
 from typing import Dict, Iterator, List
 
 import pytest
@@ -175,20 +176,33 @@ def test_rare_where_it_must_be(often: Cluster, why: str) -> None:
         front.nginx.start()
 
 
+def overtake(wire: Wire, language: str, ahead: float = 0) -> None:
+    """A request whose first segment comes second, so many seconds later."""
+    head = request(f'/{language}/1k')
+    peer = wire.peer('en')
+    peer.greet()
+    peer.send('PA', head[20:], seq=21)
+    time.sleep(ahead)
+    peer.send('A', head[:20], seq=1)
+    peer.persist(head)
+    peer.until(lambda: len(peer.stream.data) > 1024, 'an answer')
+    assert not peer.reset() and not peer.wrong(), str(peer)
+    assert f'X-Node: {language}'.encode() in peer.stream.data
+    peer.quit()
+
+
 def test_overtaken(often: Cluster, wire: Wire) -> None:
     """A segment that comes before the client's first is no stranger's."""
     for language in ('en', 'fr'):
-        head = request(f'/{language}/1k')
-        peer = wire.peer('en')
-        peer.greet()
-        assert not peer.send('PA', head[20:], seq=21)
-        peer.send('A', head[:20], seq=1)
-        peer.persist(head)
-        peer.until(lambda: len(peer.stream.data) > 1024, 'an answer')
-        assert not peer.reset() and not peer.wrong(), peer
-        assert f'X-Node: {language}'.encode() in peer.stream.data
-        peer.quit()
+        overtake(wire, language)
     assert often['en'].stats()['cookies_early'] == 2
+
+
+def test_overtaken_as_it_is_given_up(often: Cluster, wire: Wire) -> None:
+    """The client's first segment comes as the other nodes have said that they have no such
+    connection, and the flow is being taken out of the table."""
+    with often['en'].kernel.delayed(carisma_btcp__carisma_helper_table_remove=1000):
+        overtake(wire, 'en', ahead=0.2)
 
 
 def test_strangers(often: Cluster, wire: Wire) -> None:

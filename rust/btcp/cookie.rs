@@ -332,9 +332,7 @@ impl State {
             flow.arm(RETRY_MS);
             return;
         }
-        inner.held.clear();
-        drop(inner);
-        self.forget(flow);
+        self.end(flow, inner);
         self.counters.count(Counter::FlowsReset);
         let (acked, _, _) = front.newest();
         self.reset_client(flow, acked, ctx);

@@ -58,7 +58,10 @@ use carisma_net::{
     slab::{Cache, Opened},
     table::{Entry, Node, Value},
 };
-use kernel::{prelude::*, sync::Arc};
+use kernel::{
+    prelude::*,
+    sync::{rcu, Arc},
+};
 
 /// A flow of the table.
 pub(crate) type FlowRef = Entry<Flow>;
@@ -193,14 +196,24 @@ impl Value for Flow {
 }
 
 impl State {
-    /// Takes the flow, whose stage the caller has just made [`Stage::Gone`], out of the table. Any
-    /// context.
-    pub(crate) fn forget(&self, flow: &FlowRef) {
+    /// Makes the flow [`Stage::Gone`] and takes it out of the table, under its lock: who finds it gone will
+    /// not find it in the table. Answers what it was. Any context.
+    pub(crate) fn take_out(&self, flow: &FlowRef, mut inner: InnerGuard<'_>) -> Stage {
+        let was = core::mem::replace(&mut inner.stage, Stage::Gone);
+        inner.held.clear();
         flow.disarm();
         if self.flows.remove(flow) {
             self.counters.down(Gauge::Flows);
             self.trace_flow(event::FLOW_END, flow.key(), FRONT, 0, 0);
         }
+        was
+    }
+
+    /// The flow of a connection, unless it is just going. Any context.
+    pub(crate) fn flow_of(&self, key: &Tuple, rcu: &rcu::Guard) -> Option<FlowRef> {
+        let flow = self.flows.lookup_under(key, rcu)?;
+        let gone = matches!(flow.inner.lock().stage, Stage::Gone);
+        (!gone).then_some(flow)
     }
 
     /// Gives this node's TCP a segment that seems to be the client's. An error, which is memory's
@@ -385,12 +398,8 @@ impl State {
     }
 
     /// Ends a flow of which nothing is left to be done.
-    pub(crate) fn end(&self, flow: &FlowRef, mut inner: InnerGuard<'_>) {
-        let was = core::mem::replace(&mut inner.stage, Stage::Gone);
-        inner.held.clear();
-        drop(inner);
-        drop(was);
-        self.forget(flow);
+    pub(crate) fn end(&self, flow: &FlowRef, inner: InnerGuard<'_>) {
+        drop(self.take_out(flow, inner));
     }
 }
 

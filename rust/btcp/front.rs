@@ -218,12 +218,8 @@ impl State {
     }
 
     /// The client has reset the connection.
-    fn front_reset(&self, flow: &FlowRef, mut inner: InnerGuard<'_>, ctx: &PacketContext) {
-        let was = core::mem::replace(&mut inner.stage, Stage::Gone);
-        inner.held.clear();
-        drop(inner);
-        self.forget(flow);
-        match was {
+    fn front_reset(&self, flow: &FlowRef, inner: InnerGuard<'_>, ctx: &PacketContext) {
+        match self.take_out(flow, inner) {
             Stage::Asked(deciding) => {
                 self.counters.count(Counter::HandoffsAborted);
                 self.front_abort(flow, &deciding);

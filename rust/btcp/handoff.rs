@@ -436,11 +436,10 @@ impl State {
             inner.stage = stage;
             return;
         };
-        drop(inner);
         let (node, id) = (deciding.node, deciding.id);
         self.trace_flow(event::FLOW_RESET, flow.key(), FRONT, node, id);
         self.counters.count(Counter::FlowsReset);
-        self.forget(flow);
+        self.end(flow, inner);
         // The back end may have it after all.
         match deciding.in_band {
             true => self.front_hand_reset(flow.key(), node, deciding.front.next(), ctx),

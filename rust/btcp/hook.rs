@@ -26,7 +26,7 @@ impl State {
 
 impl Hooks for State {
     #[inline]
-    fn input(&self, skb: Skb, ctx: &PacketContext) -> Option<Skb> {
+    fn input(&self, mut skb: Skb, ctx: &PacketContext) -> Option<Skb> {
         let Some(ends) = skb.ends() else {
             return self.icmp_input(skb, ctx);
         };
@@ -39,12 +39,18 @@ impl Hooks for State {
             ends.destination,
             ends.destination_port,
         );
-        match self.flows.lookup_under(&key, ctx.rcu()) {
-            None if !is_opening(ends.flags) => match self.expects_cookies() {
-                true => self.front_answered(&key, ends.flags, skb, ctx),
-                false => Some(skb),
-            },
-            flow => self.input_of(&key, flow, ends.flags, skb, ctx),
+        loop {
+            let done = match self.flows.lookup_under(&key, ctx.rcu()) {
+                None if !is_opening(ends.flags) => match self.expects_cookies() {
+                    true => Ok(self.front_answered(&key, ends.flags, skb, ctx)),
+                    false => Ok(Some(skb)),
+                },
+                flow => self.input_of(&key, flow, ends.flags, skb, ctx),
+            };
+            match done {
+                Ok(passed) => return passed,
+                Err(Gone(again)) => skb = again,
+            }
         }
     }
 
@@ -62,12 +68,19 @@ impl Hooks for State {
             ends.source,
             ends.source_port,
         );
-        match self.flows.lookup_under(&key, rcu) {
-            None => self.front_stray(&key, &ends, skb),
-            Some(flow) => self.output_of(flow, skb),
-        }
+        let skb = match self.flows.lookup_under(&key, rcu) {
+            None => skb,
+            Some(flow) => match self.output_of(flow, skb) {
+                Ok(passed) => return passed,
+                Err(Gone(skb)) => skb,
+            },
+        };
+        self.front_stray(&key, &ends, skb)
     }
 }
+
+/// The flow of this packet has just gone: there is another one, or none, by now.
+struct Gone(Skb);
 
 // What follows is not looked at for segments of connections that we have nothing to do with.
 impl State {
@@ -80,24 +93,25 @@ impl State {
         flags: u8,
         mut skb: Skb,
         ctx: &PacketContext,
-    ) -> Option<Skb> {
+    ) -> Result<Option<Skb>, Gone> {
         let Some(layout) = skb.layout() else {
             // TCP drops it too, and counts it.
-            return Some(skb);
+            return Ok(Some(skb));
         };
         let Some(flow) = flow else {
-            return self.front_begin(key, skb, &layout, ctx);
+            return Ok(self.front_begin(key, skb, &layout, ctx));
         };
         let inner = flow.inner.lock();
         if is_opening(flags) && self.is_superseded(key, &inner.stage) {
             self.supersede(&flow, inner);
-            return self.front_begin(key, skb, &layout, ctx);
+            return Ok(self.front_begin(key, skb, &layout, ctx));
         }
         if self.front_begins(key, &inner.stage, &skb, &layout, ctx.rcu()) {
             self.end(&flow, inner);
-            return self.front_answered(key, flags, skb, ctx);
+            return Ok(self.front_answered(key, flags, skb, ctx));
         }
-        match inner.stage {
+        Ok(match inner.stage {
+            Stage::Gone => return Err(Gone(skb)),
             Stage::Deciding(_) | Stage::Asked(_) => {
                 self.front_input(&flow, inner, skb, &layout, ctx)
             }
@@ -118,28 +132,32 @@ impl State {
             Stage::Replay(_) | Stage::Live(_) | Stage::Over(Over::Live(_)) => {
                 self.back_input(inner, skb, &layout)
             }
-            Stage::Leaving(_) | Stage::Gone => Some(skb),
-        }
+            Stage::Leaving(_) => Some(skb),
+        })
     }
 
     /// A segment of TCP's here on a connection of ours.
     #[inline(never)]
-    fn output_of(&self, flow: FlowRef, mut skb: Skb) -> Option<Skb> {
-        let layout = skb.layout()?;
+    fn output_of(&self, flow: FlowRef, mut skb: Skb) -> Result<Option<Skb>, Gone> {
+        let Some(layout) = skb.layout() else {
+            return Ok(None);
+        };
         let mut inner = flow.inner.lock();
-        match inner.stage {
+        Ok(match inner.stage {
+            Stage::Gone => return Err(Gone(skb)),
             Stage::Replay(_) | Stage::Live(_) | Stage::Over(Over::Live(_)) => {
                 self.back_output(&flow, inner, skb, &layout)
             }
-            Stage::Gone => Some(skb),
             _ => {
-                let header = skb.tcp(&layout).and_then(tcp::Header::parse)?;
+                let Some(header) = skb.tcp(&layout).and_then(tcp::Header::parse) else {
+                    return Ok(None);
+                };
                 let opens = header.has(flag::SYN);
                 // Nobody listens.
                 let refuses = header.has(flag::RST | flag::ACK);
                 if refuses && matches!(&inner.stage, Stage::Deciding(it) if !it.is_open()) {
                     self.end(&flow, inner);
-                    return Some(skb);
+                    return Ok(Some(skb));
                 }
                 if self.front_output(&mut inner, &header) {
                     drop(inner);
@@ -156,6 +174,6 @@ impl State {
                     None
                 }
             }
-        }
+        })
     }
 }

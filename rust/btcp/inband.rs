@@ -62,7 +62,7 @@ impl State {
         let Some(header) = skb.tcp(&layout).and_then(tcp::Header::parse) else {
             return true;
         };
-        let before = self.flows.lookup_under(key, ctx.rcu());
+        let before = self.flow_of(key, ctx.rcu());
         if header.flags() & REFUSED == REFUSED {
             let asked = (Question::of(header.window()), header.seq());
             if skb.checksum_is_right(&layout) {

@@ -143,7 +143,7 @@ impl State {
         (deciding.asked, deciding.withheld) = (None, None);
         let ends = deciding.bytes.is_empty();
         if ends {
-            inner.held.clear();
+            self.end(flow, inner);
         } else {
             flow.disarm();
             inner.stage = Stage::Leaving(Leaving {
@@ -152,10 +152,7 @@ impl State {
                 next: deciding.front.next(),
                 wait_ms: REPEAT_MS,
             });
-        }
-        drop(inner);
-        if ends {
-            self.forget(flow);
+            drop(inner);
         }
         // Without UTCP, or with a socket that has been closed meanwhile, it is TCP's alone.
         let _ = match leave {

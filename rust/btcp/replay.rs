@@ -349,15 +349,11 @@ impl State {
     pub(crate) fn back_fail(
         &self,
         flow: &FlowRef,
-        mut inner: InnerGuard<'_>,
+        inner: InnerGuard<'_>,
         reason: Option<Reason>,
         ctx: &PacketContext,
     ) {
-        let was = core::mem::replace(&mut inner.stage, Stage::Gone);
-        inner.held.clear();
-        drop(inner);
-        self.forget(flow);
-        if let Stage::Replay(replay) = was {
+        if let Stage::Replay(replay) = self.take_out(flow, inner) {
             let origin = replay.origin;
             self.trace_replay(flow, &origin, reason.map_or(c"abort", reason_name));
             self.counters.count(match reason {

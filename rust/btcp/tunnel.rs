@@ -83,7 +83,7 @@ impl State {
         }
         if self.is_endpoint(&from, from_port, rcu) {
             let key = Tuple::new(to, to_port, from, from_port);
-            let flow = self.flows.lookup_under(&key, rcu);
+            let flow = self.flow_of(&key, rcu);
             let in_band = match &flow {
                 Some(flow) => flow.inner.lock().stage.in_band(),
                 None => self.is_always(&key, rcu),

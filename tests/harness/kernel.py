@@ -55,8 +55,11 @@ class Kernel:
     @contextlib.contextmanager
     def delayed(self, **functions: int) -> Iterator[None]:
         """Hold up whoever calls these functions of the kernel's, or of a module of ours, for so
-        many milliseconds."""
+        many milliseconds. MODULE__FUNCTION is that one of what both modules have."""
         def place(name: str) -> str:
+            module, _, function = name.partition('__')
+            if module in MODULES and function:
+                return f'{module}:{function}'
             if name.startswith('carisma_btcp'):
                 return f'carisma_btcp:{name}'
             return f'carisma_utcp:{name}' if name.startswith('carisma') else name

@@ -33,7 +33,7 @@ static __always_inline void carisma_set_in4(__u8 *addr, __be32 in4)
 	put_unaligned(in4, (__be32 *)(addr + 12));
 }
 
-static __be16 carisma_port(const __u8 *port)
+static __always_inline __be16 carisma_port(const __u8 *port)
 {
 	__be16 word;
 

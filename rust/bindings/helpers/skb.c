@@ -366,7 +366,7 @@ bool carisma_helper_skb_cut(struct sk_buff *skb, unsigned int ip, unsigned int t
 }
 
 /* Whether the socket has this connection, bound to this device, or to none. */
-static bool carisma_matches(struct net *net, const struct sock *sk, const struct carisma_tuple *tuple, int dif)
+static __always_inline bool carisma_matches(struct net *net, const struct sock *sk, const struct carisma_tuple *tuple, int dif)
 {
 	const __portpair ports = INET_COMBINED_PORTS(carisma_port(tuple->client_port),
 						     ntohs(carisma_port(tuple->local_port)));
