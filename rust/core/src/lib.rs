@@ -21,6 +21,7 @@ pub mod affinity;
 pub mod answer;
 pub mod auth;
 pub mod back;
+mod class;
 pub mod commit;
 pub mod cookie;
 pub mod counters;

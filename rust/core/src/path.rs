@@ -17,6 +17,8 @@
 //!
 //! Only one decoding is ever made: `%252e` is the text `%2e`.
 
+use crate::class::Class;
+
 /// Why a path is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadPath {
@@ -85,31 +87,6 @@ enum Dots {
     No,
 }
 
-/// What a byte is in a path that is plain.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Letter,
-    Dot,
-    Slash,
-    Other,
-}
-
-static CLASSES: [Class; 256] = {
-    let mut classes = [Class::Other; 256];
-    let mut byte = 0;
-    while byte < classes.len() {
-        // CAST: Below 256.
-        classes[byte] = match byte as u8 {
-            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'_' | b'~' => Class::Letter,
-            b'.' => Class::Dot,
-            b'/' => Class::Slash,
-            _ => Class::Other,
-        };
-        byte += 1;
-    }
-    classes
-};
-
 /// Whether nothing of a path can be read in two ways, as with most: it has segments of letters, digits and
 /// what means nothing else, none of them empty or with a dot in front. [`check`] holds for it, and it has the
 /// plain [`Reading`] only.
@@ -118,9 +95,9 @@ pub(crate) fn is_plain(path: &[u8]) -> bool {
     path.split_first().is_some_and(|(&first, rest)| {
         first == b'/'
             && rest.iter().all(|&byte| {
-                let class = CLASSES[usize::from(byte)];
+                let class = Class::of(byte);
                 let may = match class {
-                    Class::Letter => true,
+                    Class::Name | Class::Tilde => true,
                     Class::Dot | Class::Slash => before != Class::Slash,
                     Class::Other => false,
                 };

@@ -2,6 +2,8 @@
 
 //! Hosts of requests.
 
+use crate::class::Class;
+
 /// The host in `value`, a Host header or an authority: without port and one trailing dot, which
 /// make no other host of it. `Some(None)` if it is empty, `None` if it is not a host at all.
 ///
@@ -24,38 +26,15 @@ pub(crate) fn host_of(value: &[u8]) -> Option<Option<&[u8]>> {
     is_port.then_some(Some(host))
 }
 
-/// What a byte is in a name.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Label,
-    Dot,
-    Other,
-}
-
-static CLASSES: [Class; 256] = {
-    let mut classes = [Class::Other; 256];
-    let mut byte = 0;
-    while byte < classes.len() {
-        // CAST: Below 256.
-        classes[byte] = match byte as u8 {
-            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'_' => Class::Label,
-            b'.' => Class::Dot,
-            _ => Class::Other,
-        };
-        byte += 1;
-    }
-    classes
-};
-
 /// The name, or IPv4 address, at the beginning of `value`, without a trailing dot; and what follows it.
 fn name(value: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut before = Class::Dot;
     let mut len = 0;
     for &byte in value {
-        match CLASSES[usize::from(byte)] {
-            Class::Other => break,
+        match Class::of(byte) {
             Class::Dot if before == Class::Dot => return None,
-            class => before = class,
+            class @ (Class::Name | Class::Dot) => before = class,
+            _ => break,
         }
         len += 1;
     }
