@@ -181,7 +181,7 @@ def overtake(wire: Wire, language: str, ahead: float = 0) -> None:
     head = request(f'/{language}/1k')
     peer = wire.peer('en')
     peer.greet()
-    peer.send('PA', head[20:], seq=21)
+    assert not peer.send('PA', head[20:], seq=21)
     time.sleep(ahead)
     peer.send('A', head[:20], seq=1)
     peer.persist(head)

@@ -45,14 +45,14 @@ pub fn route<'a, T: Copy + PartialEq>(
         fits.then_some((rank, rule))
     });
     if path::is_plain(path) {
-        let mut best = Best::None;
+        let mut best = Best(None);
         for (rank, rule) in fitting {
             best.offer(rank, &rule, || path.starts_with(rule.prefix));
         }
         return Ok(best.target());
     }
     let readings = Reading::all_of(path);
-    let mut best = [const { Best::None }; Reading::COUNT];
+    let mut best = [const { Best(None) }; Reading::COUNT];
     for (rank, rule) in fitting {
         for reading in readings.clone() {
             if let Some(best) = best.get_mut(reading.index()) {
@@ -70,28 +70,19 @@ pub fn route<'a, T: Copy + PartialEq>(
 }
 
 /// What fits best so far.
-enum Best<T> {
-    None,
-    Rule(Rank, T),
-}
+struct Best<T>(Option<(Rank, T)>);
 
 impl<T: Copy> Best<T> {
     /// Takes a rule of this rank, if that is higher and `applies` says so.
     fn offer(&mut self, rank: Rank, rule: &Rule<'_, T>, applies: impl FnOnce() -> bool) {
-        let better = match self {
-            Self::None => true,
-            Self::Rule(other, _) => rank > *other,
-        };
+        let better = self.0.as_ref().is_none_or(|(other, _)| rank > *other);
         if better && applies() {
-            *self = Self::Rule(rank, rule.target);
+            self.0 = Some((rank, rule.target));
         }
     }
 
     fn target(&self) -> Option<T> {
-        match self {
-            Self::None => None,
-            Self::Rule(_, target) => Some(*target),
-        }
+        self.0.as_ref().map(|(_, target)| *target)
     }
 }
 
