@@ -39,11 +39,11 @@ said. {}
 '''
 
 FLOOR = '''
-No front end comes below what `tc` takes that forwards packets one by one: it sends on what comes
-in, below IP, and reads nothing of it but the destination. That is {:.3f} of HAProxy's time at 1 KiB
-and {:.3f} at 1 MiB. CARISMA's front end has at least one packet more, by which it hears of the end:
-at 1 KiB six for five, which makes {:.3f} before anything has looked at a request. IPVS takes {:.2f}
-and {:.2f}.
+No front end comes below what `tc` takes that gets packets one by one, as modules do, behind the
+device's driver: it sends on what comes in, below IP, and reads nothing of it but the destination.
+That is {:.3f} of HAProxy's time at 1 KiB and {:.3f} at 1 MiB. CARISMA's front end has at least one
+packet more, by which it hears of the end: at 1 KiB six for five, which makes {:.3f} before anything
+has looked at a request. IPVS takes {:.2f} and {:.2f}.
 '''
 
 ALONE = '''
