@@ -194,6 +194,7 @@ impl Snapshot {
         for node in &self.nodes {
             new.nodes.push(node.clone(), GFP_KERNEL)?;
         }
+        new.local = self.local;
         new.retired.extend_from_slice(&self.retired, GFP_KERNEL)?;
         edit(&mut new)?;
         let local = new.nodes().find(|node| node.local);
