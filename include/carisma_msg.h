@@ -18,7 +18,7 @@ struct net;
 #define CARISMA_SECRET_LEN	32	/* bytes of a cluster key */
 
 /* Changes whenever this file does; both modules must come from one build. */
-#define CARISMA_MSG_ABI		4
+#define CARISMA_MSG_ABI		5
 
 /*
  * A connection, as the TCP of this node sees it. IPv4 addresses are v4-mapped (RFC 4291, section
@@ -35,6 +35,8 @@ enum carisma_msg_kind {
 	/*
 	 * UTCP to BTCP.
 	 *
+	 * CONN_ASK: TCP made a child for the tuple. Softirq, with the child's lock held. Answers 0 to let
+	 * it pass; else CONN_IND follows as soon as what it may be answered with is expected.
 	 * CONN_IND: TCP made a child for the tuple. Softirq, with the child's lock held. Answers 0
 	 * to let it pass; else it is to be withheld from accept(), and the answer less 1 is the
 	 * round trip to the client in milliseconds, or 0 if it is not known.
@@ -62,6 +64,7 @@ enum carisma_msg_kind {
 	CARISMA_COUNT_IND,
 	CARISMA_LEAVE_REQ,
 	CARISMA_PEER_REFUSED,
+	CARISMA_CONN_ASK,
 
 	/*
 	 * BTCP to UTCP.

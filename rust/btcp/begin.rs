@@ -30,7 +30,7 @@ use kernel::{
 
 /// How long a handshake may take: longer than TCP repeats its SYN-ACK
 /// (net.ipv4.tcp_synack_retries).
-const HANDSHAKE_MS: u32 = 75_000;
+pub(crate) const HANDSHAKE_MS: u32 = 75_000;
 
 /// How many of the oldest handshakes are looked at for one that is still under way.
 const EVICTIONS: usize = 32;
@@ -72,7 +72,7 @@ impl State {
         if !withholds {
             return Some(skb);
         }
-        let Some(handshake) = self.front_handshake() else {
+        let Some(handshake) = self.front_handshake(ctx) else {
             self.counters.count(Counter::FlowsRefusedHandshakes);
             return Some(skb);
         };
@@ -98,7 +98,7 @@ impl State {
     }
 
     /// A place among the handshakes; at the bound that of the oldest, which is TCP's alone then.
-    fn front_handshake(&self) -> Option<Ticket> {
+    fn front_handshake(&self, ctx: &PacketContext) -> Option<Ticket> {
         let limit = self.knobs.handshakes_max();
         let ticket = || self.bounds.ticket(Pool::Handshakes, limit);
         ticket().or_else(|| {
@@ -110,7 +110,7 @@ impl State {
                 let inner = flow.inner.lock();
                 if matches!(&inner.stage, Stage::Deciding(it) if !it.is_open()) {
                     self.counters.count(Counter::FlowsEvicted);
-                    self.end(&flow, inner);
+                    self.front_forsake(&flow, inner, ctx);
                     return ticket();
                 }
             }

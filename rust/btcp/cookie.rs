@@ -9,7 +9,7 @@
 use crate::{
     bounds::Pool,
     counters::Counter,
-    flow::{FlowRef, Stage},
+    flow::{FlowRef, InnerGuard, Stage},
     front::Deciding,
     leave::{self, Leave, Owed},
     packet,
@@ -76,6 +76,8 @@ pub(crate) struct Entering {
     deciding: KBox<Deciding>,
     leave: Leave,
     tries: u32,
+    /// It enters by its request: there is nothing to wait for.
+    whole: bool,
 }
 
 impl Entering {
@@ -85,7 +87,13 @@ impl Entering {
             deciding,
             leave,
             tries: 0,
+            whole: false,
         }
+    }
+
+    /// Whether its socket is to be withheld until TCP has the request.
+    pub(crate) fn withholds(&self) -> bool {
+        !self.whole
     }
 
     /// See [`Front::rtt`].
@@ -217,7 +225,7 @@ impl State {
             Err(counter) => {
                 // It is served as if there were no CARISMA.
                 self.counters.count(counter);
-                self.front_adopt(key, &front, ctx).then_some(skb)
+                self.front_adopt(key, &front, None, ctx).then_some(skb)
             }
         }
     }
@@ -262,13 +270,24 @@ impl State {
         }
     }
 
-    /// Has TCP adopt a connection that is this node's own, and says whether it has it.
-    fn front_adopt(&self, key: &Tuple, front: &Front, ctx: &PacketContext) -> bool {
+    /// Has TCP adopt a connection that is this node's own, by a segment of the client's or else by one of
+    /// our making, and says whether it has it.
+    fn front_adopt(
+        &self,
+        key: &Tuple,
+        front: &Front,
+        segment: Option<Skb>,
+        ctx: &PacketContext,
+    ) -> bool {
         let mut back = front.back(key.local_port.get(), connection::now_ms());
         let Some(adoption) = back.adopt() else {
             return false;
         };
-        if let Ok(ack) = packet::from_client(key, &back.bare_ack(), &[]) {
+        let segment = match segment {
+            Some(segment) => Ok(segment),
+            None => packet::from_client(key, &back.bare_ack(), &[]),
+        };
+        if let Ok(ack) = segment {
             // Whatever it says: a socket is what counts.
             let _ = adopt::<Self>(&self.net, ack, &adoption, Withheld::Maybe, ctx);
         }
@@ -304,14 +323,60 @@ impl State {
         matches!(entering.leave, Leave::Answer(_)) && !self.withholding.load(Acquire)
     }
 
+    /// TCP is to adopt a connection by the segment that brought its request, which is this node's own. If it
+    /// does, that leaves us; if not, all is as before, and the client sends that again. `Deciding`.
+    pub(crate) fn front_enter_whole(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        mut skb: Skb,
+        counter: Counter,
+        ctx: &PacketContext,
+    ) {
+        let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
+        let Stage::Deciding(deciding) = stage else {
+            inner.stage = stage;
+            return;
+        };
+        let front = deciding.front;
+        inner.stage = Stage::Entering(Entering {
+            whole: true,
+            ..Entering::new(deciding, Leave::Release)
+        });
+        flow.disarm();
+        drop(inner);
+        skb.park();
+        let has = self.front_adopt(flow.key(), &front, Some(skb), ctx);
+        let mut inner = flow.inner.lock();
+        let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
+        let Stage::Entering(Entering { mut deciding, .. }) = stage else {
+            inner.stage = stage;
+            return;
+        };
+        if !has {
+            // The next time it enters without it, for which it may wait.
+            deciding.front.gave_ack();
+            inner.stage = Stage::Deciding(deciding);
+            flow.arm(self.knobs.head_timeout_ms());
+            return;
+        }
+        self.counters.count(Counter::CookiesAdopted);
+        self.front_decided(flow, counter);
+        let mut parked = core::mem::take(&mut inner.parked);
+        self.end(flow, inner);
+        while let Some(skb) = deciding.early.pop().or_else(|| parked.pop()) {
+            self.inject(skb, ctx);
+        }
+    }
+
     /// TCP is to adopt a connection: as soon as it has, that leaves us; if it never does, the client
     /// is told that it is lost. `Entering`.
     pub(crate) fn front_enter(&self, flow: &FlowRef, ctx: &PacketContext) {
         let (front, alone) = match &flow.inner.lock().stage {
-            Stage::Entering(it) => (it.deciding.front, self.is_alone(it)),
+            Stage::Entering(it) if !it.whole => (it.deciding.front, self.is_alone(it)),
             _ => return,
         };
-        let has = !alone && self.front_adopt(flow.key(), &front, ctx);
+        let has = !alone && self.front_adopt(flow.key(), &front, None, ctx);
         let mut inner = flow.inner.lock();
         let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
         let Stage::Entering(mut entering) = stage else {

@@ -346,6 +346,10 @@ impl State {
     fn on_timer(&self, flow: &FlowRef) {
         let ctx = PacketContext::enter();
         let mut inner = flow.inner.lock();
+        // Whoever had the lock until now has other plans.
+        if flow.is_armed() {
+            return;
+        }
         match inner.stage {
             Stage::Deciding(_) | Stage::Asked(_) | Stage::Committed(_) => {
                 self.front_timer(flow, inner, &ctx);

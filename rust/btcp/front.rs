@@ -4,10 +4,12 @@
 //! who serves them.
 
 use crate::{
+    begin::HANDSHAKE_MS,
     bounds::{Pool, Ticket},
     counters::Counter,
     early::Early,
     flow::{FlowRef, Inner, InnerGuard, Over, Stage},
+    head::Decision,
     leave::Leave,
     lower,
     service::Target,
@@ -18,7 +20,7 @@ use carisma_core::{
     front::{Front, Input, Phase},
     http::Scan,
     seq::Seq,
-    tcp::{self, flag},
+    tcp::{self, flag, Build},
     tuple::{Addr, Tuple},
 };
 use carisma_net::{
@@ -58,6 +60,9 @@ pub(crate) struct Deciding {
     pub(crate) in_band: bool,
 }
 
+/// For how long the ACK that ends a handshake is kept from TCP if nothing else comes, in milliseconds.
+const ACK_MS: u32 = 20;
+
 impl State {
     /// A segment of the client's while the place is undecided.
     pub(crate) fn front_input(
@@ -74,7 +79,12 @@ impl State {
             return None;
         }
         let passed = self.front_segment(flow, inner, skb, layout, false, ctx);
-        // What came before its turn may have it now.
+        self.front_turns(flow, ctx);
+        passed
+    }
+
+    /// What came before its turn may have it now.
+    fn front_turns(&self, flow: &FlowRef, ctx: &PacketContext) {
         while let Some(mut skb) = front_next_early(flow) {
             let Some(layout) = skb.layout() else {
                 continue;
@@ -84,7 +94,6 @@ impl State {
                 self.inject(skb, ctx);
             }
         }
-        passed
     }
 
     /// Does what is to be done with a segment whose checksum is right; `kept` says that it came
@@ -93,13 +102,18 @@ impl State {
         &self,
         flow: &FlowRef,
         inner: InnerGuard<'_>,
-        skb: Skb,
+        mut skb: Skb,
         layout: &Layout,
         kept: bool,
         ctx: &PacketContext,
     ) -> Option<Skb> {
         let mut inner = inner;
         let mut opened = false;
+        let mut decided = None;
+        let now = match kept {
+            true => 0,
+            false => connection::now_ms(),
+        };
         loop {
             let (Stage::Deciding(deciding) | Stage::Asked(deciding)) = &mut inner.stage else {
                 // What TCP did with the handshake's ACK ended the flow: the rest is TCP's too.
@@ -110,9 +124,7 @@ impl State {
             let payload = layout.payload as u32;
             let input = match kept {
                 true => deciding.front.on_kept(&header, payload),
-                false => deciding
-                    .front
-                    .on_input(&header, payload, connection::now_ms()),
+                false => deciding.front.on_input(&header, payload, now),
             };
             match input {
                 Input::Pass if deciding.cookie => {
@@ -123,13 +135,34 @@ impl State {
                 }
                 Input::Pass if header.has(flag::SYN) => return self.front_strip(skb, layout),
                 Input::Pass => return Some(skb),
+                Input::Hold => {
+                    flow.arm(ACK_MS);
+                    return None;
+                }
                 Input::Open if !opened => {
+                    let may = payload != 0 && deciding.front.may_open(&header, now);
+                    let fin = header.has(flag::FIN);
+                    let bytes = may.then(|| skb.near_payload(layout)).flatten();
+                    if let Some(bytes) = bytes {
+                        let Deciding { front, scan, .. } = &mut **deciding;
+                        let decision = self.decide(flow.key(), front, scan, bytes, fin, ctx);
+                        if let Decision::Local(counter) = decision {
+                            // TCP makes the socket of this very segment.
+                            self.front_decided(flow, counter);
+                            self.end(flow, inner);
+                            return Some(skb);
+                        }
+                        decided = Some(decision);
+                    }
                     opened = true;
+                    flow.arm(HANDSHAKE_MS);
+                    deciding.front.give_ack();
                     let ack = deciding.front.ack();
                     drop(inner);
                     connection::undefer(&self.net, flow.key());
                     self.to_tcp(flow, &ack, &[], ctx);
                     inner = flow.inner.lock();
+                    inner.stage.gave_ack();
                 }
                 Input::Open => {
                     // TCP has taken the ACK. If it made a socket that is not withheld, the flow has
@@ -171,9 +204,40 @@ impl State {
                     return self.front_leave_with(flow, inner, Some(skb), Leave::Release, ctx);
                 }
                 Input::Take { skip, fin } => {
-                    return self.front_take(flow, inner, skb, layout, skip, fin, ctx);
+                    return self.front_take(flow, inner, skb, layout, skip, fin, decided, ctx);
                 }
             }
+        }
+    }
+
+    /// Gives TCP a handshake's ACK that was held; the flow goes on.
+    pub(crate) fn front_give_ack(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        ctx: &PacketContext,
+    ) {
+        if let Some(ack) = inner.stage.owed_ack() {
+            flow.arm(HANDSHAKE_MS);
+            drop(inner);
+            self.to_tcp(flow, &ack, &[], ctx);
+            flow.inner.lock().stage.gave_ack();
+            // On another processor the request may have come meanwhile.
+            self.front_turns(flow, ctx);
+        }
+    }
+
+    /// Leaves a connection whose handshake is under way to TCP. The flow ends.
+    pub(crate) fn front_forsake(
+        &self,
+        flow: &FlowRef,
+        mut inner: InnerGuard<'_>,
+        ctx: &PacketContext,
+    ) {
+        let ack = inner.stage.owed_ack();
+        self.end(flow, inner);
+        if let Some(ack) = ack {
+            self.to_tcp(flow, &ack, &[], ctx);
         }
     }
 
@@ -327,6 +391,26 @@ impl Deciding {
     /// Whether TCP has made its socket.
     pub(crate) fn has_child(&self) -> bool {
         self.is_open() && !self.cookie
+    }
+}
+
+impl Stage {
+    /// The ACK that TCP waits for, which it is about to get.
+    fn owed_ack(&mut self) -> Option<Build> {
+        match self {
+            Self::Deciding(deciding) if deciding.front.holds_ack() => {
+                deciding.front.give_ack();
+                Some(deciding.front.ack())
+            }
+            _ => None,
+        }
+    }
+
+    /// TCP has got an ACK.
+    fn gave_ack(&mut self) {
+        if let Self::Deciding(deciding) | Self::Asked(deciding) = self {
+            deciding.front.gave_ack();
+        }
     }
 }
 

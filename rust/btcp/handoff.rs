@@ -504,6 +504,9 @@ impl State {
                     _ => self.front_break(flow, inner, ctx),
                 }
             }
+            Stage::Deciding(deciding) if deciding.front.holds_ack() => {
+                self.front_give_ack(flow, inner, ctx);
+            }
             _ => self.end(flow, inner),
         }
     }
@@ -522,7 +525,7 @@ impl State {
             {
                 self.front_local(flow, inner, ctx);
             }
-            _ => self.end(flow, inner),
+            _ => self.front_forsake(flow, inner, ctx),
         }
     }
 }

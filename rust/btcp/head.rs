@@ -16,10 +16,12 @@ use carisma_core::{
     answer::Answer,
     front::Front,
     http::{self, Scan, Scanned},
+    tcp,
     tuple::Tuple,
     wire,
 };
 use carisma_net::{
+    connection,
     netfilter::PacketContext,
     skb::{Layout, Skb},
 };
@@ -38,7 +40,7 @@ enum Unheld {
 }
 
 /// What a whole request head, or one that will not be, leads to.
-enum Decision {
+pub(crate) enum Decision {
     /// More of it has to come.
     Wait,
     /// It is served here.
@@ -49,17 +51,25 @@ enum Decision {
     Remote(Target),
 }
 
+/// Whether TCP may adopt a connection, which began with a cookie, by this segment.
+fn may_enter(deciding: &Deciding, skb: &Skb, layout: &Layout) -> bool {
+    let header = || skb.tcp(layout).and_then(tcp::Header::parse);
+    let soon = |it| deciding.front.may_open(&it, connection::now_ms());
+    deciding.cookie && layout.is_plain(skb) && layout.payload != 0 && header().is_some_and(soon)
+}
+
 impl State {
-    /// The client's stream goes on.
+    /// The client's stream goes on. It was `decided` if the segment was already looked at.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn front_take(
         &self,
         flow: &FlowRef,
         mut inner: InnerGuard<'_>,
-        skb: Skb,
+        mut skb: Skb,
         layout: &Layout,
         skip: u32,
         fin: bool,
+        decided: Option<Decision>,
         ctx: &PacketContext,
     ) -> Option<Skb> {
         let skip = skip as usize;
@@ -71,14 +81,14 @@ impl State {
         let deciding = &mut **deciding;
         let key = flow.key();
         let first = deciding.bytes.is_empty();
-        let linear = skb.payload(layout).and_then(|bytes| bytes.get(skip..));
+        let linear = skb.near_payload(layout).and_then(|bytes| bytes.get(skip..));
         // Whether all of the segment is in what is held.
         let mut whole = false;
         let decision = match linear {
             // The usual case: the whole head in one segment, which is looked at where it lies.
-            Some(bytes) if first => {
+            Some(bytes) if first => decided.unwrap_or_else(|| {
                 self.decide(key, &deciding.front, &mut deciding.scan, bytes, fin, ctx)
-            }
+            }),
             _ => {
                 match self.front_hold(deciding, held, &skb, layout, skip) {
                     Ok(all) => whole = all,
@@ -95,9 +105,16 @@ impl State {
                 Err(why) => return self.front_unheld(flow, inner, skb, why, ctx),
             }
         }
+        if let Decision::Remote(_) | Decision::Answer(_, Counter::RequestsUnavailable) = decision {
+            self.count_remote(key, ctx);
+        }
         match decision {
             Decision::Wait => {
                 self.front_acknowledge(flow, inner, ctx);
+                None
+            }
+            Decision::Local(counter) if first && may_enter(deciding, &skb, layout) => {
+                self.front_enter_whole(flow, inner, skb, counter, ctx);
                 None
             }
             Decision::Local(counter) => {
@@ -182,8 +199,8 @@ impl State {
         }
     }
 
-    /// Decides about the bytes at the beginning of the client's stream.
-    fn decide(
+    /// Decides about the bytes at the beginning of the client's stream. What is local by that is counted.
+    pub(crate) fn decide(
         &self,
         key: &Tuple,
         front: &Front,
@@ -220,13 +237,12 @@ impl State {
         let target = service.map_or(Target::HERE, |service| service.route(config, head));
         let here = target.is_here(config);
         let in_band = service.is_some_and(|service| service.mode == Mode::Always);
-        if let Some(service) = service {
-            service.on_request(!here);
-        }
         if here {
+            if let Some(service) = service {
+                service.on_request(false);
+            }
             return Decision::Local(Counter::RequestsLocal);
         }
-        self.counters.count(Counter::RequestsRemote);
         let obstacle = if self.config.is_draining() {
             Counter::RequestsLocalDraining
         } else if !front.is_portable() {
@@ -242,7 +258,19 @@ impl State {
             Otherwise::Unavailable if !target.may_be_here(config) => {
                 Decision::Answer(Answer::Unavailable, Counter::RequestsUnavailable)
             }
-            _ => Decision::Local(obstacle),
+            _ => {
+                self.count_remote(key, ctx);
+                Decision::Local(obstacle)
+            }
+        }
+    }
+
+    /// Counts a request that another node should serve.
+    fn count_remote(&self, key: &Tuple, ctx: &PacketContext) {
+        self.counters.count(Counter::RequestsRemote);
+        let config = self.config.snapshot(ctx.rcu());
+        if let Some(service) = config.service(&key.local, key.local_port.get()) {
+            service.on_request(true);
         }
     }
 }

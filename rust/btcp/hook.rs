@@ -26,6 +26,16 @@ impl State {
 
 impl Hooks for State {
     #[inline]
+    fn minds(&self, skb: &Skb, rcu: &rcu::Guard) -> bool {
+        // Most segments are of connections that we have nothing to do with any more.
+        skb.ends().is_none_or(|ends| {
+            let begins = || is_opening(ends.flags) || self.expects_cookies();
+            let served = || self.is_endpoint(&ends.destination, ends.destination_port, rcu);
+            self.flows.may_have(&ends.source, ends.source_port) || begins() && served()
+        })
+    }
+
+    #[inline]
     fn input(&self, mut skb: Skb, ctx: &PacketContext) -> Option<Skb> {
         let Some(ends) = skb.ends() else {
             return self.icmp_input(skb, ctx);
@@ -59,6 +69,14 @@ impl Hooks for State {
         let Some(ends) = skb.ends() else {
             return self.icmp_output(skb);
         };
+        // Here as well; only resets may be waited with.
+        if ends.flags & flag::RST == 0
+            && !self
+                .flows
+                .may_have(&ends.destination, ends.destination_port)
+        {
+            return Some(skb);
+        }
         if !self.is_endpoint(&ends.source, ends.source_port, rcu) {
             return Some(skb);
         }

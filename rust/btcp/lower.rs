@@ -148,6 +148,7 @@ impl link::Put for Lower {
                 state.give_up(|_| true);
                 Ok(0)
             }
+            kind::CONN_ASK => Ok(state.withholds(&msg.tuple).into()),
             kind::CONN_IND => Ok(state
                 .on_child(&msg.tuple)
                 .map_or(0, |rtt| u32::from(rtt) + 1)),
@@ -185,6 +186,17 @@ impl link::Put for Lower {
 }
 
 impl State {
+    /// TCP has made a socket: whether it may be one to be withheld. Softirq, with the socket's lock held.
+    fn withholds(&self, tuple: &Tuple) -> bool {
+        self.flows
+            .lookup(tuple)
+            .is_some_and(|flow| match &flow.inner.lock().stage {
+                Stage::Deciding(_) | Stage::Replay(_) => true,
+                Stage::Entering(entering) => entering.withholds(),
+                _ => false,
+            })
+    }
+
     /// TCP has made a socket. If UTCP is to withhold it, the answer is how long a round trip to the
     /// client takes, in milliseconds; 0 if it is not known. Softirq, with the socket's lock held.
     fn on_child(&self, tuple: &Tuple) -> Option<u16> {

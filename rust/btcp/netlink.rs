@@ -134,6 +134,7 @@ fn service_add<'a>(request: &Request<'a>) -> Answer<'a> {
     let migrate = migrate(request)?.unwrap_or(Migrate::Adopt);
     state
         .configure(|config, tell| {
+            state.flows.open()?;
             state.expect_cookies(mode)?;
             config.add_service(at, mode, migrate, tell)
         })

@@ -15,7 +15,7 @@
 //! - Conntrack therefore does not see how the connection began, and would call what follows invalid.
 //!   Where it is at work, nothing is adopted.
 //! - The child comes by the listener's `syn_recv_sock`, as all do ([`crate::listener`]).
-//! - The ACK has no timestamps, so TCP measures no round trip by it: a child that is withheld is told of
+//! - Unless the ACK has timestamps, TCP measures no round trip by it: a child that is withheld is told of
 //!   one ([`crate::listener::Held::set_rtt`]); others begin as after a lost SYN.
 //!
 //! C header: [`include/net/request_sock.h`](srctree/include/net/request_sock.h)
@@ -65,7 +65,7 @@ pub enum Withheld {
     Maybe,
 }
 
-/// Gives this node's TCP `ack`, and what makes it the connection's own. TCP has made the child, and
+/// Gives this node's TCP `ack`, which may bring more than that but no options or extensions of IP's, and what makes it the connection's own. TCP has made the child, and
 /// offered it to the listener's gate, when this returns; or it has not, for reasons of its own: its
 /// accept queue may be full.
 ///
@@ -79,8 +79,8 @@ pub fn adopt<H: Hooks>(
 ) -> Result<(), Obstacle> {
     let it = raw(adoption, withheld);
     let (own, okfn) = way_on::<H>(&ack);
-    // SAFETY: The namespace is valid. The packet is ours, linear, and is given up, in the context that
-    // the helper asks for.
+    // SAFETY: The namespace is valid. The packet is ours, its headers are linear, and it is given up, in
+    // the context that the helper asks for.
     outcome(unsafe { bindings::adopt(net.as_ptr(), ack.into_raw(), &raw const it, own, okfn) })
 }
 

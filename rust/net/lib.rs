@@ -19,6 +19,7 @@ pub mod lock;
 pub mod netfilter;
 pub mod percpu;
 pub mod pernet;
+mod presence;
 pub mod published;
 pub mod random;
 pub mod route;

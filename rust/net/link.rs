@@ -27,6 +27,7 @@ pub mod kind {
     pub use crate::bindings::{
         carisma_msg_kind_CARISMA_CONFIG_REQ as CONFIG_REQ,
         carisma_msg_kind_CARISMA_CONN_ANSWER as CONN_ANSWER,
+        carisma_msg_kind_CARISMA_CONN_ASK as CONN_ASK,
         carisma_msg_kind_CARISMA_CONN_DISCARD as CONN_DISCARD,
         carisma_msg_kind_CARISMA_CONN_IND as CONN_IND,
         carisma_msg_kind_CARISMA_CONN_RES as CONN_RES,

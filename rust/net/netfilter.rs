@@ -26,10 +26,12 @@ use kernel::{
 /// What is hooked: segments on their way in, before conntrack has seen them, and on their way out,
 /// after filter and NAT.
 ///
-/// Both are called with the RCU lock held; `input` in softirq, `output` in softirq or process
+/// All are called with the RCU lock held; `input` in softirq, `output` in softirq or process
 /// context, perhaps with a socket's lock held. A packet that is returned goes on; one that is kept
 /// or dropped does not.
 pub trait Hooks: Sync {
+    /// PRE_ROUTING: whether a packet is to be shown to `input`.
+    fn minds(&self, skb: &Skb, rcu: &rcu::Guard) -> bool;
     /// PRE_ROUTING.
     fn input(&self, skb: Skb, ctx: &PacketContext) -> Option<Skb>;
     /// LOCAL_OUT.
@@ -164,14 +166,36 @@ unsafe extern "C" fn input<H: Hooks>(
     // SAFETY: The state is valid, and so are the hooks while they are registered. The packet is
     // ours. Nobody changes the context of a hook while it runs, and that has the RCU lock.
     unsafe {
+        let hooks = &*hooks.cast::<H>();
+        let packet = Skb::from_raw(skb);
+        let minds = hooks.minds(&packet, held());
+        packet.into_raw();
+        match minds {
+            true => shown(hooks, skb, &*state),
+            false => bindings::NF_ACCEPT,
+        }
+    }
+}
+
+/// # Safety
+///
+/// Called by [`input`] only.
+#[inline(never)]
+unsafe fn shown<H: Hooks>(
+    hooks: &H,
+    skb: *mut bindings::sk_buff,
+    state: &bindings::nf_hook_state,
+) -> c_uint {
+    // SAFETY: As there.
+    unsafe {
         match bindings::skb_arrival(skb) {
             bindings::carisma_arrival_CARISMA_ARRIVAL_PASSING => return bindings::NF_ACCEPT,
             // Its way on is a bridge's.
             bindings::carisma_arrival_CARISMA_ARRIVAL_BRIDGED => {}
-            _ => learn(&*state),
+            _ => learn(state),
         }
         let ctx = PacketContext::of_caller();
-        verdict(skb, |skb| (*hooks.cast::<H>()).input(skb, &ctx))
+        verdict(skb, |skb| hooks.input(skb, &ctx))
     }
 }
 

@@ -20,6 +20,10 @@ use kernel::{
 /// The shortest IPv4 header (RFC 791, section 3.1), and TCP header (RFC 9293, section 3.1).
 const MIN_HEADER: usize = 20;
 
+/// How much of a payload is brought into the linear part, where many devices do not put any: that of most
+/// requests.
+const SHORT: usize = 4096;
+
 /// Both of them.
 const USUAL: usize = 2 * MIN_HEADER;
 
@@ -50,6 +54,15 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Whether the IP header of this packet has no options or extensions.
+    pub fn is_plain(&self, skb: &Skb) -> bool {
+        self.ip
+            == match skb.is_v6() {
+                true => ipv6::HEADER_LEN,
+                false => MIN_HEADER,
+            }
+    }
+
     /// Where the payload begins.
     pub fn headers(&self) -> usize {
         self.ip.saturating_add(self.tcp)
@@ -339,6 +352,14 @@ impl Skb {
     pub fn payload(&self, layout: &Layout) -> Option<&[u8]> {
         let start = layout.headers();
         self.linear().get(start..start.checked_add(layout.payload)?)
+    }
+
+    /// The same; a short one is brought there. `None` of a longer one, or without memory.
+    pub fn near_payload(&mut self, layout: &Layout) -> Option<&[u8]> {
+        if layout.payload <= SHORT {
+            self.pull(layout.headers().saturating_add(layout.payload))?;
+        }
+        self.payload(layout)
     }
 
     /// Copies the payload from byte `skip` on into `to`; whether that many bytes were there.

@@ -13,15 +13,16 @@
 use crate::{
     bindings,
     pernet::{Net, NetRef, PerNet},
+    presence::Presence,
     slab::Cache,
 };
-use carisma_core::tuple::Tuple;
+use carisma_core::tuple::{Addr, Tuple};
 use core::{marker::PhantomData, ops::Deref, ptr::NonNull};
 use kernel::{
     container_of,
     error::to_result,
     prelude::*,
-    sync::rcu,
+    sync::{rcu, SetOnce},
     types::Opaque, //
 };
 
@@ -33,7 +34,8 @@ pub trait Value: Send + Sync + Sized + 'static {
     /// Where its entries are made.
     fn cache() -> &'static Cache<Node<Self>>;
 
-    /// The entry's timer has run out. Softirq context; the timer may be armed again.
+    /// The entry's timer has run out. Softirq context; the timer may be armed again, or may have been
+    /// meanwhile ([`Entry::is_armed`]).
     fn expired(entry: &Entry<Self>, owner: &Self::Owner);
 }
 
@@ -122,6 +124,13 @@ impl<T: Value> Entry<T> {
             // INVARIANT: A timer that was armed had a reference, which is given up here.
             drop(Self(self.0));
         }
+    }
+
+    /// Whether the timer is to expire. If so in an expiry, under the value's own lock, that has been
+    /// overtaken. Any context.
+    pub fn is_armed(&self) -> bool {
+        // SAFETY: The node is live.
+        unsafe { bindings::timer_is_armed(&raw const (*self.head()).ending.timer) }
     }
 
     /// Whether both are the same entry, not merely equal ones.
@@ -213,6 +222,8 @@ pub enum Refused {
 pub struct Table<T: Value> {
     #[pin]
     raw: Opaque<bindings::rhashtable>,
+    /// Whose entries there may be, once the table is open.
+    presence: SetOnce<Presence>,
     net: *mut bindings::net,
     _value: PhantomData<Entry<T>>,
 }
@@ -228,6 +239,7 @@ impl<T: Value> Table<T> {
         let net = net.as_ptr();
         try_pin_init!(Self {
             net,
+            presence: SetOnce::new(),
             // SAFETY: `raw` is valid for writing; an rhashtable that failed to be initialised needs
             // no clean-up.
             raw <- Opaque::try_ffi_init(|raw| to_result(unsafe {
@@ -237,6 +249,27 @@ impl<T: Value> Table<T> {
         }? Error)
     }
 
+    /// Makes room for what is kept besides the entries. Process context. Errors: `ENOMEM`.
+    pub fn open(&self) -> Result {
+        if self.presence.as_ref().is_none() {
+            // If another one was faster, its numbers are as good.
+            self.presence.populate(Presence::new()?);
+        }
+        Ok(())
+    }
+
+    /// Whether there may be an entry of a client's. Any context.
+    #[inline(always)]
+    pub fn may_have(&self, addr: &Addr, port: u16) -> bool {
+        self.presence.as_ref().is_some_and(|it| it.has(addr, port))
+    }
+
+    fn count(&self, key: &Tuple, more: bool) {
+        if let Some(presence) = self.presence.as_ref() {
+            presence.count(&key.client, key.client_port.get(), more);
+        }
+    }
+
     /// The entry of `key`. Any context.
     pub fn lookup(&self, key: &Tuple) -> Option<Entry<T>> {
         self.lookup_under(key, &rcu::read_lock())
@@ -244,6 +277,9 @@ impl<T: Value> Table<T> {
 
     /// The same, for who has the RCU lock anyway.
     pub fn lookup_under(&self, key: &Tuple, _rcu: &rcu::Guard) -> Option<Entry<T>> {
+        if !self.may_have(&key.client, key.client_port.get()) {
+            return None;
+        }
         // SAFETY: The table is initialised and RCU is read-locked. A node found so may be on its
         // way out, with no reference left: then it is as good as absent.
         unsafe {
@@ -256,23 +292,30 @@ impl<T: Value> Table<T> {
         }
     }
 
-    /// Puts the entry in, if there are fewer than `limit` (give or take what other CPUs put in at
+    /// Puts the entry into the table, which is open, if there are fewer than `limit` (give or take what other CPUs put in at
     /// the same moment). Any context.
     pub fn insert(&self, entry: &Entry<T>, limit: usize) -> Result<(), Refused> {
         if self.len() >= limit {
             return Err(Refused::Full);
         }
+        if self.presence.as_ref().is_none() {
+            return Err(Refused::NoMemory);
+        }
         let of_table = entry.clone();
+        // Who finds it in the table finds it here.
+        self.count(entry.key(), true);
         // SAFETY: The node is live, and nobody else knows it yet.
         unsafe { (*entry.head()).net = self.net.cast() };
         // SAFETY: The table is initialised, the node is live and in no table.
-        match unsafe { bindings::table_insert(self.raw.get(), entry.head()) } {
-            0 => {
-                core::mem::forget(of_table);
-                Ok(())
-            }
-            err if err == EEXIST.to_errno() => Err(Refused::Exists),
-            _ => Err(Refused::NoMemory),
+        let err = unsafe { bindings::table_insert(self.raw.get(), entry.head()) };
+        if err == 0 {
+            core::mem::forget(of_table);
+            return Ok(());
+        }
+        self.count(entry.key(), false);
+        match err == EEXIST.to_errno() {
+            true => Err(Refused::Exists),
+            false => Err(Refused::NoMemory),
         }
     }
 
@@ -281,6 +324,7 @@ impl<T: Value> Table<T> {
         // SAFETY: The table is initialised, the node is live.
         let removed = unsafe { bindings::table_remove(self.raw.get(), entry.head()) } == 0;
         if removed {
+            self.count(entry.key(), false);
             // INVARIANT: This is the reference that the table had.
             drop(Entry(entry.0));
         }

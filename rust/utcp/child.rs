@@ -59,6 +59,12 @@ impl Ns {
         if !self.has(&tuple) {
             return;
         }
+        // Mostly the request was decided before, and is this node's own.
+        let asked = below::put(&self.net, Msg::about(kind::CONN_ASK, &tuple));
+        if asked == Ok(0) {
+            self.counters.count(Counter::ConnectionsPassedDecided);
+            return;
+        }
         let Some(listener) = self.find_listener(sk) else {
             return;
         };

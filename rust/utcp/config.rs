@@ -37,6 +37,7 @@ impl Ns {
             return Err(ENODEV);
         }
         if !config.current().contains(service) {
+            self.withheld.open()?;
             let next = config.current().with(service)?;
             self.served.store(true, Relaxed);
             config.replace(next);

@@ -88,7 +88,7 @@ class Nginx:
         self._node = node
         self._port = port
         self.listen = f'[::]:{port}' if node.cluster.family == 6 else str(port)
-        self.keepalive = '65s'
+        self.keepalive = f'{patient(65):.0f}s'
         self.folder = f'{WORK}/nginx.{node.name}'
         self.documents = f'{WORK}/documents/{node.name}'
 

@@ -96,3 +96,8 @@ int carisma_helper_mod_timer_ms(struct timer_list *timer, unsigned int ms)
 {
 	return mod_timer(timer, jiffies + msecs_to_jiffies(ms));
 }
+
+bool carisma_helper_timer_is_armed(const struct timer_list *timer)
+{
+	return timer_pending(timer);
+}

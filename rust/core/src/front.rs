@@ -52,8 +52,12 @@ pub enum Phase {
 pub enum Input {
     /// It is TCP's.
     Pass,
+    /// It ends the handshake, and no more than that: drop it. TCP is to get [`Front::ack`] when some
+    /// time is over, and nothing else has come by then.
+    Hold,
     /// It shows that the client has ended the handshake, and brings more than that, or something
-    /// else: TCP is to get [`Front::ack`] first; then ask again.
+    /// else: TCP is to get [`Front::ack`] first; then ask again. Or it is to get just this segment, see
+    /// [`Front::may_open`].
     Open,
     /// It continues what is held, from byte `skip` of its payload on; `fin` ends the stream behind
     /// it.
@@ -65,8 +69,8 @@ pub enum Input {
     },
     /// It brings nothing that is not held already: acknowledge that again, and drop it.
     Known,
-    /// Something is missing before it: acknowledge what is held, and keep it until its turn comes,
-    /// or drop it.
+    /// Something is missing before it, if only TCP's socket: acknowledge what is held, and keep it until
+    /// its turn comes, or drop it.
     Early,
     /// The client has reset the connection, with the exact number that it takes (RFC 5961, section
     /// 3).
@@ -79,10 +83,24 @@ pub enum Input {
     Stray,
 }
 
+/// What has become of the client's ACK that ends the handshake, before TCP has made a socket.
+#[derive(Clone, Copy)]
+enum Ack {
+    /// It has not come.
+    Awaited,
+    /// It came at this time, and TCP has not got it: mostly the request comes right behind it.
+    Held(u32),
+    /// TCP is just being given it, or what stands for it: there is no socket yet, or will be in a moment.
+    Giving,
+    /// TCP has got it.
+    Given,
+}
+
 /// A connection whose place is undecided.
 #[derive(Clone, Copy)]
 pub struct Front {
     phase: Phase,
+    ack: Ack,
     client: SynFacts,
     server: SynFacts,
     /// The ports of the client and of TCP.
@@ -112,6 +130,10 @@ pub struct Front {
     rtt: u16,
 }
 
+/// For how long a handshake's ACK may have come before the request, in milliseconds, if TCP is not to get
+/// it: as long as it may measure wrong.
+const SOON_MS: u32 = 10;
+
 /// The longest round trip that is told, in milliseconds. A TCP that knows none waits three seconds
 /// before it repeats its first segment (TCP_TIMEOUT_FALLBACK), and with this one it does as well.
 const RTT_MAX: u32 = 1_000;
@@ -129,6 +151,7 @@ impl Front {
         let client = SynFacts::of_syn(syn)?;
         Some(Self {
             phase: Phase::Syn,
+            ack: Ack::Awaited,
             client,
             server: SynFacts::default(),
             ports: (syn.source(), syn.dest()),
@@ -158,7 +181,8 @@ impl Front {
 
     /// Looks at a segment that TCP sends, at `now` milliseconds of any clock.
     pub fn on_output(&mut self, header: &Header<'_>, now: u32) {
-        if !matches!(self.phase, Phase::Syn | Phase::SynAck) {
+        // Which of several the client answers it has said when its ACK is held.
+        if !matches!(self.phase, Phase::Syn | Phase::SynAck) || self.holds_ack() {
             return;
         }
         // A SYN-ACK that is sent again brings newer timestamps along.
@@ -216,11 +240,57 @@ impl Front {
             self.rtt = told(now.wrapping_sub(self.syn_ack_ms));
         }
         if header.seq_len(payload) == 0 && header.seq() == self.next {
-            return Input::Pass;
+            return match self.ack {
+                // There its flags say what has become of those of the SYN-ACK.
+                Ack::Awaited if self.server.ecn != Ecn::Accurate => {
+                    self.ack = Ack::Held(now);
+                    Input::Hold
+                }
+                Ack::Giving => Input::Stray,
+                _ => {
+                    self.ack = Ack::Given;
+                    Input::Pass
+                }
+            };
         }
         // The handshake's ACK was lost or overtaken, or is this segment: TCP gets one of our making,
         // or the payload would be TCP's as well.
-        Input::Open
+        match self.ack {
+            Ack::Giving => Input::Early,
+            _ => Input::Open,
+        }
+    }
+
+    /// Whether a segment for which [`Input::Open`] was the answer or, after a cookie, [`Input::Take`], at
+    /// `now`, may end the handshake by itself, if the request in it is TCP's here. TCP takes the time
+    /// until then for a round trip.
+    #[must_use]
+    pub fn may_open(&self, header: &Header<'_>, now: u32) -> bool {
+        let soon = match self.ack {
+            Ack::Awaited => true,
+            Ack::Held(since) => now.wrapping_sub(since) <= SOON_MS,
+            Ack::Giving | Ack::Given => false,
+        };
+        soon && self.server.ecn != Ecn::Accurate
+            && header.seq() == self.next
+            && !header.has(flag::URG)
+            && !self.is_past(header)
+    }
+
+    /// Whether TCP waits for the handshake's ACK, which came and is held.
+    #[must_use]
+    pub fn holds_ack(&self) -> bool {
+        self.phase == Phase::SynAck && matches!(self.ack, Ack::Held(_))
+    }
+
+    /// TCP is about to get [`Front::ack`]. Until [`Front::gave_ack`] what comes has to wait.
+    pub fn give_ack(&mut self) {
+        self.ack = Ack::Giving;
+    }
+
+    /// TCP has got it.
+    pub fn gave_ack(&mut self) {
+        self.ack = Ack::Given;
     }
 
     fn on_data(&mut self, header: &Header<'_>, payload: u32) -> Input {
@@ -264,7 +334,8 @@ impl Front {
     pub fn on_kept(&self, header: &Header<'_>, payload: u32) -> Input {
         match self.phase {
             Phase::Head | Phase::Asked => self.place(header, payload),
-            Phase::Syn | Phase::SynAck => Input::Pass,
+            // TCP has made no socket: it will come again.
+            Phase::Syn | Phase::SynAck => Input::Stray,
         }
     }
 

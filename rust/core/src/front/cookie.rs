@@ -46,6 +46,7 @@ impl Front {
         };
         Some(Self {
             phase: Phase::Head,
+            ack: Ack::Held(now),
             client,
             server,
             ports: (first.source(), first.dest()),

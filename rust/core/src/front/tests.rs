@@ -91,6 +91,12 @@ fn a_cookie_is_as_good_as_a_handshake() {
             fin: false
         }
     );
+    // TCP may make its socket of that, but not twice.
+    with(&data, |data| {
+        assert!(front.may_open(data, 3 + SOON_MS) && !front.may_open(data, 4 + SOON_MS));
+        front.gave_ack();
+        assert!(!front.may_open(data, 3));
+    });
 }
 
 #[test]
@@ -153,9 +159,128 @@ fn open() -> Front {
     });
     with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
     let input = with(&segment(101, flag::ACK), |h| front.on_input(h, 0, 1040));
-    assert_eq!(input, Input::Pass);
+    assert_eq!(input, Input::Hold);
+    assert!(front.holds_ack());
+    front.give_ack();
     assert!(front.on_child());
     front
+}
+
+/// A connection that TCP has answered with number 500, to a client that can or cannot tell of
+/// congestion accurately.
+fn answered(ecn: Ecn) -> Front {
+    let mut front = with(&Build::syn(CLIENT, SERVER, &facts(100, 70)), |h| {
+        Front::new(h).unwrap()
+    });
+    with(&syn_ack(500, 101), |h| front.on_output(h, 1000));
+    front.server.ecn = ecn;
+    front
+}
+
+#[test]
+fn the_handshake_s_ack_is_held_once() {
+    let mut front = answered(Ecn::Classic);
+    let ack = segment(101, flag::ACK);
+    assert!(!front.holds_ack());
+    let mut input = |seq, ack: Build| {
+        let build = Build {
+            seq: Seq(seq),
+            ..ack
+        };
+        with(&build, |h| front.on_input(h, 0, 1040))
+    };
+    // Before its time, or not the client's.
+    assert_eq!(input(102, ack), Input::Open);
+    let other = Build {
+        ack: Seq(502),
+        ..ack
+    };
+    assert_eq!(input(101, other), Input::Pass);
+    assert_eq!(input(101, ack), Input::Hold);
+    // A client that was asked again says so again.
+    assert_eq!(input(101, ack), Input::Pass);
+    assert!(!front.holds_ack());
+
+    // What its flags say only TCP knows.
+    let mut front = answered(Ecn::Accurate);
+    assert_eq!(with(&ack, |h| front.on_input(h, 0, 1040)), Input::Pass);
+}
+
+#[test]
+fn an_ack_that_is_held_is_that_of_the_number_that_it_names() {
+    let mut front = answered(Ecn::Off);
+    with(&segment(101, flag::ACK), |h| front.on_input(h, 0, 1040));
+    with(&syn_ack(900, 101), |h| front.on_output(h, 1050));
+    front.give_ack();
+    assert_eq!(front.ack().ack, Seq(501));
+    assert!(front.on_child());
+}
+
+#[test]
+fn what_comes_while_tcp_is_given_the_ack_waits_for_the_socket() {
+    let mut front = answered(Ecn::Off);
+    let psh = segment(101, flag::ACK | flag::PSH);
+    with(&segment(101, flag::ACK), |h| front.on_input(h, 0, 1040));
+    front.give_ack();
+    assert!(!front.holds_ack());
+    assert_eq!(with(&psh, |h| front.on_input(h, 10, 1060)), Input::Early);
+    let bare = with(&segment(101, flag::ACK), |h| front.on_input(h, 0, 1060));
+    assert_eq!(bare, Input::Stray);
+    // Its accept queue was full: the client will try again.
+    front.gave_ack();
+    assert_eq!(with(&psh, |h| front.on_kept(h, 10)), Input::Stray);
+    assert_eq!(with(&psh, |h| front.on_input(h, 10, 1060)), Input::Open);
+    assert!(front.on_child());
+    let take = Input::Take {
+        skip: 0,
+        fin: false,
+    };
+    assert_eq!(with(&psh, |h| front.on_kept(h, 10)), take);
+}
+
+#[test]
+fn a_request_ends_the_handshake_by_itself_if_it_comes_soon() {
+    let psh = flag::ACK | flag::PSH;
+    let old = Build {
+        options: Options {
+            ts: Some(Timestamps { val: 60, ecr: 9000 }),
+            ..Options::default()
+        },
+        ..segment(101, psh)
+    };
+    // (what comes, how long after the ACK, whether it may)
+    let cases = [
+        (segment(101, psh), Some(0), true),
+        (segment(101, psh), Some(SOON_MS), true),
+        (segment(101, psh), Some(SOON_MS + 1), false),
+        (segment(101, psh), None, true),
+        (segment(101, psh | flag::FIN), None, true),
+        (segment(101, psh | flag::URG), Some(0), false),
+        (segment(102, psh), Some(0), false),
+        (segment(100, psh), Some(0), false),
+        (old, Some(0), false),
+    ];
+    for (build, after, may) in cases {
+        let mut front = answered(Ecn::Off);
+        if after.is_some() {
+            let input = with(&segment(101, flag::ACK), |h| front.on_input(h, 0, 1040));
+            assert_eq!(input, Input::Hold);
+        }
+        let now = 1040 + after.unwrap_or(5000);
+        let input = with(&build, |h| front.on_input(h, 10, now));
+        assert_eq!(input, Input::Open, "{build:?}");
+        let can = |front: &Front| with(&build, |h| front.may_open(h, now));
+        assert_eq!(can(&front), may, "{build:?}, {after:?}");
+        front.give_ack();
+        assert!(!can(&front));
+        front.gave_ack();
+        assert!(!can(&front));
+    }
+    let mut front = answered(Ecn::Accurate);
+    with(&segment(101, psh), |h| {
+        assert_eq!(front.on_input(h, 10, 1040), Input::Open);
+        assert!(!front.may_open(h, 1040));
+    });
 }
 
 #[test]
@@ -508,6 +633,7 @@ fn tcp_is_told_no_clock_that_is_newer_than_what_waits() {
     with(&stamped(111, 75), |h| {
         assert_eq!(front.on_input(h, 10, 0), Input::Open)
     });
+    front.gave_ack();
     with(&stamped(101, 90), |h| {
         assert_eq!(front.on_input(h, 0, 0), Input::Pass)
     });

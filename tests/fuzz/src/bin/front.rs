@@ -59,7 +59,14 @@ fuzz_target!(|data: &[u8]| {
             }
             // Nobody is asked before there is a request.
             6 if phase == Phase::Head => front.ask(),
-            6 => {}
+            6 if phase == Phase::SynAck && !wire.giving => {
+                front.give_ack();
+                wire.giving = true;
+            }
+            6 => {
+                front.gave_ack();
+                wire.giving = false;
+            }
             _ => wire.again(&mut front, &mut events),
         }
         wire.built(&front, number(&mut events));
@@ -90,6 +97,8 @@ struct Wire {
     held: u32,
     /// Something may wait for its turn.
     waits: bool,
+    /// TCP is just being given the handshake's ACK.
+    giving: bool,
 }
 
 impl Wire {
@@ -135,8 +144,15 @@ impl Wire {
         self.waits |= phase == Phase::Asked || matches!(input, Input::Early | Input::Open);
         match input {
             Input::Pass => {}
+            Input::Hold => {
+                assert!(phase == Phase::SynAck && acks && front.holds_ack());
+                assert!(payload == 0 && !fin && seq == self.next());
+            }
             Input::Open => {
                 assert!(phase == Phase::SynAck && acks);
+                if front.may_open(&header, number(events)) {
+                    assert!(seq == self.next() && !header.has(flag::URG));
+                }
                 let mut room = NO_HEADERS;
                 assert!(front.handshake(&mut room).is_some());
             }
@@ -155,6 +171,7 @@ impl Wire {
                 let stamped = header.options().is_ok_and(|it| it.ts.is_some());
                 assert!(opened && (front.is_next(seq) || stamped || !acks));
             }
+            Input::Early if phase == Phase::SynAck => assert!(acks && self.giving),
             Input::Early => {
                 assert!(opened && acks && !front.is_next(seq));
                 assert_eq!(self.next().add(front.gap(seq)), seq);
@@ -168,7 +185,8 @@ impl Wire {
             // TCP is not told of a clock that is newer than what waits.
             Input::Stray => {
                 let bare = payload == 0 && !fin && seq.ge(self.next());
-                assert!(opened && (!header.has(flag::ACK) || bare && self.waits));
+                let given = phase == Phase::SynAck && bare && self.giving;
+                assert!(given || opened && (!header.has(flag::ACK) || bare && self.waits));
             }
         }
     }
@@ -187,12 +205,13 @@ impl Wire {
         let segment = options(&build, events);
         let header = Header::parse(&segment).unwrap();
         let before = front.phase();
+        let said = front.holds_ack();
         front.on_output(&header, number(events));
         let kind = flag::SYN | flag::ACK | flag::RST | flag::FIN;
         let answers = header.flags() & kind == flag::SYN | flag::ACK
             && header.ack() == Seq(self.client).add(1)
             && header.options().is_ok();
-        if matches!(before, Phase::Syn | Phase::SynAck) && answers {
+        if matches!(before, Phase::Syn | Phase::SynAck) && answers && !said {
             assert_eq!(front.phase(), Phase::SynAck);
             self.renumbered |= before == Phase::SynAck && self.server != header.seq().0;
             self.server = header.seq().0;
@@ -215,7 +234,7 @@ impl Wire {
         if early && seq.0 != self.client && header.options().is_ok() {
             assert_eq!(front.phase(), Phase::Syn);
             (self.client, self.server, self.renumbered) = (seq.0, 0, false);
-            self.waits = false;
+            (self.waits, self.giving) = (false, false);
         } else {
             assert_eq!(front.phase(), before);
         }
