@@ -385,6 +385,7 @@ impl State {
         };
         if has {
             entering.deciding.cookie = false;
+            entering.deciding.front.adopted();
             inner.stage = Stage::Deciding(entering.deciding);
             self.counters.count(Counter::CookiesAdopted);
             self.front_leave(flow, inner, entering.leave, ctx);

@@ -42,7 +42,7 @@ pub(crate) struct Deciding {
     /// How far the head in it has been looked at.
     pub(crate) scan: Scan,
     /// Its handshake is under way; then, its socket is withheld.
-    handshake: Option<Ticket>,
+    pub(crate) handshake: Option<Ticket>,
     pub(crate) withheld: Option<Ticket>,
     /// Since the decision: who may serve the request.
     pub(crate) target: Target,
@@ -127,7 +127,8 @@ impl State {
                 false => deciding.front.on_input(&header, payload, now),
             };
             match input {
-                Input::Pass if deciding.cookie => {
+                // There is no socket yet that could want it.
+                Input::Pass if deciding.is_open() && !deciding.has_child() => {
                     if header.has(flag::SYN) {
                         self.front_acknowledge(flow, inner, ctx);
                     }
@@ -146,13 +147,20 @@ impl State {
                     if let Some(bytes) = bytes {
                         let Deciding { front, scan, .. } = &mut **deciding;
                         let decision = self.decide(flow.key(), front, scan, bytes, fin, ctx);
-                        if let Decision::Local(counter) = decision {
-                            // TCP makes the socket of this very segment.
-                            self.front_decided(flow, counter);
-                            self.end(flow, inner);
-                            return Some(skb);
+                        match decision {
+                            Decision::Local(counter) => {
+                                // TCP makes the socket of this very segment.
+                                self.front_decided(flow, counter);
+                                self.end(flow, inner);
+                                return Some(skb);
+                            }
+                            Decision::Remote(_) => {
+                                let decided = Some(decision);
+                                return self
+                                    .front_take(flow, inner, skb, layout, 0, fin, decided, ctx);
+                            }
+                            _ => decided = Some(decision),
                         }
-                        decided = Some(decision);
                     }
                     opened = true;
                     flow.arm(HANDSHAKE_MS);
@@ -225,6 +233,37 @@ impl State {
             // On another processor the request may have come meanwhile.
             self.front_turns(flow, ctx);
         }
+    }
+
+    /// Has TCP make a socket of a connection that is to be its own, and that it has none of yet. What the
+    /// client sends meanwhile waits, and what other nodes say of it is not heard any more. `Deciding` or
+    /// `Asked`.
+    pub(crate) fn front_socket<'a>(
+        &self,
+        flow: &'a FlowRef,
+        mut inner: InnerGuard<'a>,
+        ctx: &PacketContext,
+    ) -> InnerGuard<'a> {
+        let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
+        let (Stage::Deciding(mut deciding) | Stage::Asked(mut deciding)) = stage else {
+            inner.stage = stage;
+            return inner;
+        };
+        if deciding.cookie || deciding.has_child() {
+            inner.stage = Stage::Asked(deciding);
+            return inner;
+        }
+        (deciding.node, deciding.id) = (0, 0);
+        deciding.front.give_ack();
+        let ack = deciding.front.ack();
+        inner.stage = Stage::Asked(deciding);
+        flow.arm(HANDSHAKE_MS);
+        drop(inner);
+        connection::undefer(&self.net, flow.key());
+        self.to_tcp(flow, &ack, &[], ctx);
+        let mut inner = flow.inner.lock();
+        inner.stage.gave_ack();
+        inner
     }
 
     /// Leaves a connection whose handshake is under way to TCP. The flow ends.
@@ -301,7 +340,9 @@ impl State {
             return;
         }
         self.to_tcp(flow, &deciding.front.reset(), &[], ctx);
-        let _ = lower::put(&self.net, kind::CONN_DISCARD, flow.key());
+        if deciding.has_child() {
+            let _ = lower::put(&self.net, kind::CONN_DISCARD, flow.key());
+        }
     }
 
     /// TCP has made a socket: whether it is to be withheld.
@@ -388,9 +429,9 @@ impl Deciding {
         matches!(self.front.phase(), Phase::Head | Phase::Asked)
     }
 
-    /// Whether TCP has made its socket.
+    /// Whether TCP has made its socket, which is withheld.
     pub(crate) fn has_child(&self) -> bool {
-        self.is_open() && !self.cookie
+        self.front.has_child()
     }
 }
 

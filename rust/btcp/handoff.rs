@@ -156,6 +156,7 @@ impl State {
         if deciding.asked.is_none() {
             self.counters.count(Counter::HandoffsRefusedLimit);
         }
+        deciding.handshake = None;
         deciding.asked.is_some()
     }
 

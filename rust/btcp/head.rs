@@ -51,11 +51,13 @@ pub(crate) enum Decision {
     Remote(Target),
 }
 
-/// Whether TCP may adopt a connection, which began with a cookie, by this segment.
+/// Whether TCP may adopt a connection, which began with a cookie, by this segment. In always mode there may be
+/// nobody who would: the client is to hear of that at once.
 fn may_enter(deciding: &Deciding, skb: &Skb, layout: &Layout) -> bool {
     let header = || skb.tcp(layout).and_then(tcp::Header::parse);
     let soon = |it| deciding.front.may_open(&it, connection::now_ms());
-    deciding.cookie && layout.is_plain(skb) && layout.payload != 0 && header().is_some_and(soon)
+    let is_ours = deciding.cookie && !deciding.in_band;
+    is_ours && layout.is_plain(skb) && layout.payload != 0 && header().is_some_and(soon)
 }
 
 impl State {

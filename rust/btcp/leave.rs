@@ -122,10 +122,11 @@ impl State {
     pub(crate) fn front_leave(
         &self,
         flow: &FlowRef,
-        mut inner: InnerGuard<'_>,
+        inner: InnerGuard<'_>,
         leave: Leave,
         ctx: &PacketContext,
     ) {
+        let mut inner = self.front_socket(flow, inner, ctx);
         let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
         let (Stage::Deciding(mut deciding) | Stage::Asked(mut deciding)) = stage else {
             inner.stage = stage;

@@ -192,6 +192,7 @@ impl State {
             .lookup(tuple)
             .is_some_and(|flow| match &flow.inner.lock().stage {
                 Stage::Deciding(_) | Stage::Replay(_) => true,
+                Stage::Asked(asked) => !asked.has_child(),
                 Stage::Entering(entering) => entering.withholds(),
                 _ => false,
             })
@@ -203,7 +204,7 @@ impl State {
         let flow = self.flows.lookup(tuple)?;
         let mut inner = flow.inner.lock();
         match &mut inner.stage {
-            Stage::Deciding(deciding) => self
+            Stage::Deciding(deciding) | Stage::Asked(deciding) => self
                 .front_child(&flow, deciding)
                 .then(|| deciding.front.rtt()),
             Stage::Replay(replay) => replay.on_child(),

@@ -43,7 +43,7 @@ pub enum Phase {
     SynAck,
     /// TCP has made a socket, which UTCP withholds; the request head is awaited.
     Head,
-    /// Another node was asked to take the connection over.
+    /// Another node was asked to take the connection over; perhaps before TCP has made a socket.
     Asked,
 }
 
@@ -56,8 +56,8 @@ pub enum Input {
     /// time is over, and nothing else has come by then.
     Hold,
     /// It shows that the client has ended the handshake, and brings more than that, or something
-    /// else: TCP is to get [`Front::ack`] first; then ask again. Or it is to get just this segment, see
-    /// [`Front::may_open`].
+    /// else: TCP is to get [`Front::ack`] first; then ask again. Or it is to get just this segment, or
+    /// nothing, see [`Front::may_open`].
     Open,
     /// It continues what is held, from byte `skip` of its payload on; `fin` ends the stream behind
     /// it.
@@ -101,6 +101,8 @@ enum Ack {
 pub struct Front {
     phase: Phase,
     ack: Ack,
+    /// TCP has made a socket.
+    child: bool,
     client: SynFacts,
     server: SynFacts,
     /// The ports of the client and of TCP.
@@ -152,6 +154,7 @@ impl Front {
         Some(Self {
             phase: Phase::Syn,
             ack: Ack::Awaited,
+            child: false,
             client,
             server: SynFacts::default(),
             ports: (syn.source(), syn.dest()),
@@ -262,8 +265,8 @@ impl Front {
     }
 
     /// Whether a segment for which [`Input::Open`] was the answer or, after a cookie, [`Input::Take`], at
-    /// `now`, may end the handshake by itself, if the request in it is TCP's here. TCP takes the time
-    /// until then for a round trip.
+    /// `now`, may end the handshake by itself: if the request in it is TCP's here, that takes the time until
+    /// then for a round trip; if another node is to have it, TCP need not make a socket before.
     #[must_use]
     pub fn may_open(&self, header: &Header<'_>, now: u32) -> bool {
         let soon = match self.ack {
@@ -407,10 +410,24 @@ impl Front {
     /// TCP has made a socket of the connection: whether it is to be withheld. One whose numbers are not
     /// known cannot be.
     pub fn on_child(&mut self) -> bool {
-        if self.phase == Phase::SynAck && !self.renumbered {
+        if matches!(self.phase, Phase::SynAck | Phase::Asked) && !self.renumbered {
+            self.child = true;
+        }
+        if self.child && self.phase == Phase::SynAck {
             self.phase = Phase::Head;
         }
-        self.phase == Phase::Head
+        self.child
+    }
+
+    /// TCP has made a socket of a connection that began with a cookie.
+    pub fn adopted(&mut self) {
+        self.child = true;
+    }
+
+    /// Whether TCP has made a socket, which is withheld.
+    #[must_use]
+    pub fn has_child(&self) -> bool {
+        self.child
     }
 
     /// Whether a segment that came too early, and begins at `seq`, has its turn now.

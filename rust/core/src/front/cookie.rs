@@ -47,6 +47,7 @@ impl Front {
         Some(Self {
             phase: Phase::Head,
             ack: Ack::Held(now),
+            child: false,
             client,
             server,
             ports: (first.source(), first.dest()),

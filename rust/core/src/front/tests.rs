@@ -217,6 +217,25 @@ fn an_ack_that_is_held_is_that_of_the_number_that_it_names() {
 }
 
 #[test]
+fn another_node_may_be_asked_before_there_is_a_socket() {
+    let mut front = answered(Ecn::Off);
+    let psh = segment(101, flag::ACK | flag::PSH);
+    assert_eq!(with(&psh, |h| front.on_input(h, 10, 1040)), Input::Open);
+    assert!(with(&psh, |h| front.may_open(h, 1040)));
+    front.took(10);
+    front.ask();
+    assert!(!front.has_child());
+    assert_eq!(with(&psh, |h| front.on_input(h, 10, 1240)), Input::Known);
+    let mut room = NO_HEADERS;
+    assert!(front.handshake(&mut room).is_some());
+    assert_eq!((front.reset().seq, front.ack().seq), (Seq(101), Seq(101)));
+    // It does not take it.
+    front.give_ack();
+    assert!(front.on_child() && front.has_child());
+    assert_eq!(front.phase(), Phase::Asked);
+}
+
+#[test]
 fn what_comes_while_tcp_is_given_the_ack_waits_for_the_socket() {
     let mut front = answered(Ecn::Off);
     let psh = segment(101, flag::ACK | flag::PSH);
