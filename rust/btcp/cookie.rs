@@ -279,7 +279,10 @@ impl State {
         segment: Option<Skb>,
         ctx: &PacketContext,
     ) -> bool {
-        let mut back = front.back(key.local_port.get(), connection::now_ms());
+        // By the timestamps of a client's segment TCP measures the round trip: that to the ACK before.
+        let answered = segment.as_ref().and_then(|_| front.answered());
+        let now = answered.unwrap_or_else(connection::now_ms);
+        let mut back = front.back(key.local_port.get(), now);
         let Some(adoption) = back.adopt() else {
             return false;
         };

@@ -41,6 +41,8 @@ pub(crate) struct Deciding {
     pub(crate) early: Early,
     /// How far the head in it has been looked at.
     pub(crate) scan: Scan,
+    /// When the ACK of its handshake came that is kept from TCP, by [`connection::now_us`].
+    held_us: u32,
     /// Its handshake is under way; then, its socket is withheld.
     pub(crate) handshake: Option<Ticket>,
     pub(crate) withheld: Option<Ticket>,
@@ -137,6 +139,7 @@ impl State {
                 Input::Pass if header.has(flag::SYN) => return self.front_strip(skb, layout),
                 Input::Pass => return Some(skb),
                 Input::Hold => {
+                    deciding.held_us = connection::now_us();
                     flow.arm(ACK_MS);
                     return None;
                 }
@@ -150,6 +153,11 @@ impl State {
                         match decision {
                             Decision::Local(counter) => {
                                 // TCP makes the socket of this very segment.
+                                if deciding.front.holds_ack() {
+                                    let before =
+                                        connection::now_us().wrapping_sub(deciding.held_us);
+                                    connection::answered(&self.net, flow.key(), before);
+                                }
                                 self.front_decided(flow, counter);
                                 self.end(flow, inner);
                                 return Some(skb);
@@ -400,6 +408,7 @@ impl Deciding {
             bytes: KVec::new(),
             early: Early::new(),
             scan: Scan::new(),
+            held_us: 0,
             handshake: None,
             withheld: None,
             target: Target::HERE,

@@ -201,6 +201,10 @@ impl State {
 
     /// Tells the node that was asked that it is not to have the connection.
     pub(crate) fn front_abort(&self, flow: &FlowRef, deciding: &Deciding) {
+        // It was told before.
+        if deciding.node == 0 {
+            return;
+        }
         // If it cannot be told, it gives up by itself: nothing was committed.
         let _ = self.record(
             deciding.node,

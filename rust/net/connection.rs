@@ -67,6 +67,13 @@ pub fn undefer(net: &Net, tuple: &Tuple) {
     unsafe { bindings::connection_undefer(net.as_ptr(), raw(tuple)) };
 }
 
+/// Has TCP measure the round trip of a handshake as though what ends it had come so many microseconds before
+/// it is about to get it. Softirq context, or process context with softirqs off.
+pub fn answered(net: &Net, tuple: &Tuple, before_us: u32) {
+    // SAFETY: The namespace is valid, and so is the tuple.
+    unsafe { bindings::connection_answered(net.as_ptr(), raw(tuple), before_us) };
+}
+
 /// Ends the socket with this connection: a reset to the client, ECONNABORTED to the server. Process
 /// context, may sleep. Errors: `ENOENT`.
 pub fn abort(net: &Net, tuple: &Tuple) -> Result {
@@ -80,7 +87,13 @@ pub fn now_ms() -> u32 {
     unsafe { bindings::now_ms() }
 }
 
-/// The same as of the last tick, some milliseconds ago, which is cheaper: not to be compared with
+/// Microseconds of the same clock, which wrap after an hour. Any context.
+pub fn now_us() -> u32 {
+    // SAFETY: Reads a clock.
+    unsafe { bindings::now_us() }
+}
+
+/// Milliseconds as of the last tick, some milliseconds ago, which is cheaper: not to be compared with
 /// [`now_ms`]. Any context.
 pub fn coarse_ms() -> u32 {
     // SAFETY: Reads a clock.

@@ -48,6 +48,11 @@ unsigned int carisma_helper_now_ms(void)
 	return (unsigned int)(ktime_get_ns() / NSEC_PER_MSEC);
 }
 
+unsigned int carisma_helper_now_us(void)
+{
+	return (unsigned int)(ktime_get_ns() / NSEC_PER_USEC);
+}
+
 unsigned int carisma_helper_coarse_ms(void)
 {
 	return (unsigned int)(ktime_get_coarse_ns() / NSEC_PER_MSEC);

@@ -510,6 +510,22 @@ void carisma_helper_connection_undefer(struct net *net, const struct carisma_tup
 	sock_gen_put(sk);
 }
 
+/*
+ * Have TCP measure the round trip of this connection's handshake as though what ends it had come so many
+ * microseconds before it will.
+ */
+void carisma_helper_connection_answered(struct net *net, const struct carisma_tuple *tuple, u32 before_us)
+{
+	struct sock *sk = carisma_established(net, tuple);
+
+	if (!sk)
+		return;
+	/* Nobody else writes it once a SYN-ACK was sent. */
+	if (sk->sk_state == TCP_NEW_SYN_RECV && tcp_rsk(inet_reqsk(sk))->snt_synack)
+		tcp_rsk(inet_reqsk(sk))->snt_synack += before_us;
+	sock_gen_put(sk);
+}
+
 /* End the socket of this connection as `ss -K` does: RST to the peer, ECONNABORTED to the server. Process context. */
 int carisma_helper_connection_abort(struct net *net, const struct carisma_tuple *tuple)
 {

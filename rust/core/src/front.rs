@@ -133,8 +133,8 @@ pub struct Front {
 }
 
 /// For how long a handshake's ACK may have come before the request, in milliseconds, if TCP is not to get
-/// it: as long as it may measure wrong.
-const SOON_MS: u32 = 10;
+/// it.
+const SOON_MS: u32 = 20;
 
 /// The longest round trip that is told, in milliseconds. A TCP that knows none waits three seconds
 /// before it repeats its first segment (TCP_TIMEOUT_FALLBACK), and with this one it does as well.
@@ -265,8 +265,8 @@ impl Front {
     }
 
     /// Whether a segment for which [`Input::Open`] was the answer or, after a cookie, [`Input::Take`], at
-    /// `now`, may end the handshake by itself: if the request in it is TCP's here, that takes the time until
-    /// then for a round trip; if another node is to have it, TCP need not make a socket before.
+    /// `now`, may end the handshake by itself: if the request in it is TCP's here, that makes its socket of
+    /// it; if another node is to have it, TCP need not make one before.
     #[must_use]
     pub fn may_open(&self, header: &Header<'_>, now: u32) -> bool {
         let soon = match self.ack {
@@ -278,6 +278,15 @@ impl Front {
             && header.seq() == self.next
             && !header.has(flag::URG)
             && !self.is_past(header)
+    }
+
+    /// When the ACK came that ended the handshake, if TCP has not got it.
+    #[must_use]
+    pub fn answered(&self) -> Option<u32> {
+        match self.ack {
+            Ack::Held(since) => Some(since),
+            _ => None,
+        }
     }
 
     /// Whether TCP waits for the handshake's ACK, which came and is held.
