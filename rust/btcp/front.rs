@@ -24,6 +24,7 @@ use carisma_core::{
     tuple::{Addr, Tuple},
 };
 use carisma_net::{
+    adopt::may_withhold,
     connection,
     link::kind,
     netfilter::PacketContext,
@@ -162,7 +163,7 @@ impl State {
                                 self.end(flow, inner);
                                 return Some(skb);
                             }
-                            Decision::Remote(_) => {
+                            Decision::Remote(_) if may_withhold(&self.net, &skb, layout) => {
                                 let decided = Some(decision);
                                 return self
                                     .front_take(flow, inner, skb, layout, 0, fin, decided, ctx);
@@ -467,7 +468,8 @@ impl Stage {
 /// Takes a segment out that came before its turn, and has it now.
 fn front_next_early(flow: &FlowRef) -> Option<Skb> {
     match &mut flow.inner.lock().stage {
-        Stage::Deciding(deciding) => {
+        // Nor while TCP has no socket yet.
+        Stage::Deciding(deciding) if !deciding.front.gives_ack() => {
             let deciding = &mut **deciding;
             deciding.early.next(&deciding.front)
         }

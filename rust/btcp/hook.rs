@@ -12,8 +12,9 @@ use carisma_core::{
     tuple::{Addr, Tuple},
 };
 use carisma_net::{
+    connection,
     netfilter::{Hooks, PacketContext},
-    skb::Skb,
+    skb::{Ends, Skb},
 };
 use kernel::sync::rcu;
 
@@ -29,9 +30,16 @@ impl Hooks for State {
     fn minds(&self, skb: &Skb, rcu: &rcu::Guard) -> bool {
         // Most segments are of connections that we have nothing to do with any more.
         skb.ends().is_none_or(|ends| {
-            let begins = || is_opening(ends.flags) || self.expects_cookies();
             let served = || self.is_endpoint(&ends.destination, ends.destination_port, rcu);
-            self.flows.may_have(&ends.source, ends.source_port) || begins() && served()
+            let answers = || {
+                self.expects_cookies()
+                    && ends.flags & (flag::ACK | flag::RST) == flag::ACK
+                    && served()
+                    && !connection::is_live(&self.net, &key_of(&ends))
+            };
+            self.flows.may_have(&ends.source, ends.source_port)
+                || is_opening(ends.flags) && served()
+                || answers()
         })
     }
 
@@ -43,12 +51,7 @@ impl Hooks for State {
         if !self.is_endpoint(&ends.destination, ends.destination_port, ctx.rcu()) {
             return Some(skb);
         }
-        let key = Tuple::new(
-            ends.source,
-            ends.source_port,
-            ends.destination,
-            ends.destination_port,
-        );
+        let key = key_of(&ends);
         loop {
             let done = match self.flows.lookup_under(&key, ctx.rcu()) {
                 None if !is_opening(ends.flags) => match self.expects_cookies() {
@@ -95,6 +98,13 @@ impl Hooks for State {
         };
         self.front_stray(&key, &ends, skb)
     }
+}
+
+/// The connection of a client's segment with these ends.
+#[inline(always)]
+fn key_of(ends: &Ends) -> Tuple {
+    let local = ends.destination_port;
+    Tuple::new(ends.source, ends.source_port, ends.destination, local)
 }
 
 /// The flow of this packet has just gone: there is another one, or none, by now.

@@ -100,6 +100,15 @@ pub fn may_adopt(
     outcome(unsafe { bindings::may_adopt(net.as_ptr(), syn.as_ptr(), ip, &raw const it) })
 }
 
+/// Whether this node's TCP would make a socket that is withheld of the connection that a client's segment
+/// ends the handshake of. At PRE_ROUTING.
+pub fn may_withhold(net: &Net, segment: &Skb, layout: &Layout) -> bool {
+    // CAST: A small number.
+    let ip = layout.ip as u32;
+    // SAFETY: As for `may_adopt`.
+    unsafe { bindings::may_withhold(net.as_ptr(), segment.as_ptr(), ip) }
+}
+
 /// What C is told.
 fn raw(adoption: &Adoption, withheld: Withheld) -> bindings::carisma_adoption {
     let (snd_wscale, rcv_wscale) = adoption.wscale.unwrap_or((0, 0));

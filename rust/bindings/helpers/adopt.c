@@ -48,13 +48,19 @@ static bool carisma_may_use(const struct net *net, const struct sk_buff *skb,
 	       (!it->ecn_ok || cookie_ecn_ok(net, skb_dst(skb)));
 }
 
-/* Whether children of this listener lack nothing that only a SYN has, and are withheld if they must. */
-static bool carisma_can_adopt(const struct sock *sk, bool withheld)
+/* Whether children of this listener are withheld. */
+static bool carisma_withholds(const struct sock *sk)
 {
 	const struct tcp_ulp_ops *ulp = READ_ONCE(inet_csk(sk)->icsk_ulp_ops);
 
+	return ulp && !strcmp(ulp->name, "carisma");
+}
+
+/* Whether children of this listener lack nothing that only a SYN has, and are withheld if they must. */
+static bool carisma_can_adopt(const struct sock *sk, bool withheld)
+{
 	return sk->sk_state == TCP_LISTEN && !sk_is_mptcp(sk) && !tcp_sk(sk)->save_syn &&
-	       (!withheld || (ulp && !strcmp(ulp->name, "carisma")));
+	       (!withheld || carisma_withholds(sk));
 }
 
 /* The request that the SYN would have left behind, as inet_reqsk_alloc() makes it. */
@@ -249,4 +255,16 @@ enum carisma_obstacle carisma_helper_may_adopt(struct net *net, struct sk_buff *
 	if (!local)
 		return CARISMA_OBSTACLE_OTHER;
 	return carisma_find_obstacle(net, skb, ip, it, &sk);
+}
+
+/*
+ * Whether TCP would make a child, which is withheld, of the connection that this segment ends the handshake of:
+ * at PRE_ROUTING, its headers linear, that of IP with all that belongs to it of "ip" bytes.
+ */
+bool carisma_helper_may_withhold(struct net *net, struct sk_buff *skb, unsigned int ip)
+{
+	const struct tcphdr *th = (const struct tcphdr *)(skb_network_header(skb) + ip);
+	struct sock *sk = carisma_find_listener(net, skb, th);
+
+	return sk && carisma_withholds(sk);
 }

@@ -300,6 +300,12 @@ impl Front {
         self.ack = Ack::Giving;
     }
 
+    /// Whether what comes has to wait for that.
+    #[must_use]
+    pub fn gives_ack(&self) -> bool {
+        matches!(self.ack, Ack::Giving)
+    }
+
     /// TCP has got it.
     pub fn gave_ack(&mut self) {
         self.ack = Ack::Given;

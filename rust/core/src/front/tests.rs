@@ -241,12 +241,13 @@ fn what_comes_while_tcp_is_given_the_ack_waits_for_the_socket() {
     let psh = segment(101, flag::ACK | flag::PSH);
     with(&segment(101, flag::ACK), |h| front.on_input(h, 0, 1040));
     front.give_ack();
-    assert!(!front.holds_ack());
+    assert!(!front.holds_ack() && front.gives_ack());
     assert_eq!(with(&psh, |h| front.on_input(h, 10, 1060)), Input::Early);
     let bare = with(&segment(101, flag::ACK), |h| front.on_input(h, 0, 1060));
     assert_eq!(bare, Input::Stray);
     // Its accept queue was full: the client will try again.
     front.gave_ack();
+    assert!(!front.gives_ack());
     assert_eq!(with(&psh, |h| front.on_kept(h, 10)), Input::Stray);
     assert_eq!(with(&psh, |h| front.on_input(h, 10, 1060)), Input::Open);
     assert!(front.on_child());
