@@ -17,7 +17,7 @@ use crate::{
 };
 use carisma_core::{
     commit::Commit,
-    front::{Front, Input, Phase},
+    front::{Front, Input, Phase, HOLD_MS},
     http::Scan,
     seq::Seq,
     tcp::{self, flag, Build},
@@ -62,9 +62,6 @@ pub(crate) struct Deciding {
     /// It is handed off in band.
     pub(crate) in_band: bool,
 }
-
-/// For how long the ACK that ends a handshake is kept from TCP if nothing else comes, in milliseconds.
-const ACK_MS: u32 = 20;
 
 impl State {
     /// A segment of the client's while the place is undecided.
@@ -141,7 +138,7 @@ impl State {
                 Input::Pass => return Some(skb),
                 Input::Hold => {
                     deciding.held_us = connection::now_us();
-                    flow.arm(ACK_MS);
+                    flow.arm(HOLD_MS);
                     return None;
                 }
                 Input::Open if !opened => {

@@ -292,8 +292,8 @@ impl<T: Value> Table<T> {
         }
     }
 
-    /// Puts the entry into the table, which is open, if there are fewer than `limit` (give or take what other CPUs put in at
-    /// the same moment). Any context.
+    /// Puts the entry into the table, which is open, if there are fewer than `limit` (give or take what
+    /// other CPUs put in at the same moment). Any context.
     pub fn insert(&self, entry: &Entry<T>, limit: usize) -> Result<(), Refused> {
         if self.len() >= limit {
             return Err(Refused::Full);

@@ -132,9 +132,8 @@ pub struct Front {
     rtt: u16,
 }
 
-/// For how long a handshake's ACK may have come before the request, in milliseconds, if TCP is not to get
-/// it.
-const SOON_MS: u32 = 20;
+/// For how long the ACK that ends a handshake is kept from TCP if nothing else comes, in milliseconds.
+pub const HOLD_MS: u32 = 20;
 
 /// The longest round trip that is told, in milliseconds. A TCP that knows none waits three seconds
 /// before it repeats its first segment (TCP_TIMEOUT_FALLBACK), and with this one it does as well.
@@ -271,7 +270,7 @@ impl Front {
     pub fn may_open(&self, header: &Header<'_>, now: u32) -> bool {
         let soon = match self.ack {
             Ack::Awaited => true,
-            Ack::Held(since) => now.wrapping_sub(since) <= SOON_MS,
+            Ack::Held(since) => now.wrapping_sub(since) <= HOLD_MS,
             Ack::Giving | Ack::Given => false,
         };
         soon && self.server.ecn != Ecn::Accurate
@@ -292,7 +291,7 @@ impl Front {
     /// Whether TCP waits for the handshake's ACK, which came and is held.
     #[must_use]
     pub fn holds_ack(&self) -> bool {
-        self.phase == Phase::SynAck && matches!(self.ack, Ack::Held(_))
+        self.phase == Phase::SynAck && self.answered().is_some()
     }
 
     /// TCP is about to get [`Front::ack`]. Until [`Front::gave_ack`] what comes has to wait.

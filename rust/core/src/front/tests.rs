@@ -93,7 +93,7 @@ fn a_cookie_is_as_good_as_a_handshake() {
     );
     // TCP may make its socket of that, but not twice.
     with(&data, |data| {
-        assert!(front.may_open(data, 3 + SOON_MS) && !front.may_open(data, 4 + SOON_MS));
+        assert!(front.may_open(data, 3 + HOLD_MS) && !front.may_open(data, 4 + HOLD_MS));
         front.gave_ack();
         assert!(!front.may_open(data, 3));
     });
@@ -271,8 +271,8 @@ fn a_request_ends_the_handshake_by_itself_if_it_comes_soon() {
     // (what comes, how long after the ACK, whether it may)
     let cases = [
         (segment(101, psh), Some(0), true),
-        (segment(101, psh), Some(SOON_MS), true),
-        (segment(101, psh), Some(SOON_MS + 1), false),
+        (segment(101, psh), Some(HOLD_MS), true),
+        (segment(101, psh), Some(HOLD_MS + 1), false),
         (segment(101, psh), None, true),
         (segment(101, psh | flag::FIN), None, true),
         (segment(101, psh | flag::URG), Some(0), false),
