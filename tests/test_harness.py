@@ -81,6 +81,19 @@ def test_faults_are_seen(site: Cluster) -> None:
         assert any(text in fault for fault in faults), (text, faults)
 
 
+def test_reset_of_a_late_segment(site: Cluster) -> None:
+    """A client that has closed resets what TIME_WAIT says to a late segment;
+    without anything sent again, nothing was late."""
+    found = fetch(site, '1k')
+    segments = found.segments
+    again = segments[longest(segments, found.server)]
+    reset = replace(found.of_client()[-1], flags=RST, length=0, payload=b'')
+    for more, unexplained in (([again, reset], False), ([reset], True)):
+        faults = Connection(found.client, found.server,
+                            segments + more).faults()
+        assert (f'RST: {reset}' in faults) == unexplained, faults
+
+
 def test_response_is_put_together(site: Cluster) -> None:
     """The reader's stream is what nginx sent."""
     found = fetch(site, '1k')

@@ -169,18 +169,26 @@ class Connection:
         return found
 
     def _resets(self, lossy: bool) -> List[Segment]:
-        """The RSTs; after bad weather without those of a client that had
-        closed: TIME_WAIT answers a late segment, and it answers that. Nor
-        those of a server when both had closed: if it has no TIME_WAIT, a late
-        segment finds nobody."""
+        """The RSTs that nothing explains.
+
+        TIME_WAIT answers a late segment, and a client that had closed answers
+        that with RST. In good weather it must have cause: an acknowledgement
+        was so late that the server sent again what had arrived. After bad
+        weather a server that had closed without TIME_WAIT may reset, too, what
+        comes late, and nobody has to say what was late.
+        """
+        server = self.stream(self.of_server())
+        late = server.sent > server.end
         found = []
         closed = set()
         for s in self.segments:
             if s.flags & FIN:
                 closed.add(s.source)
-            expected = (s.source == self.client and s.source in closed
-                        or len(closed) == 2)
-            if s.flags & RST and not (lossy and expected):
+            mine = s.source == self.client
+            expected = (
+                late and mine and len(closed) == 2
+                or lossy and (mine and s.source in closed or len(closed) == 2))
+            if s.flags & RST and not expected:
                 found.append(s)
         return found
 
