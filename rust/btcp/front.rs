@@ -25,7 +25,7 @@ use carisma_core::{
 };
 use carisma_net::{
     adopt::may_withhold,
-    connection,
+    connection::{self, Now},
     link::kind,
     netfilter::PacketContext,
     route::Via,
@@ -42,7 +42,7 @@ pub(crate) struct Deciding {
     pub(crate) early: Early,
     /// How far the head in it has been looked at.
     pub(crate) scan: Scan,
-    /// When the ACK of its handshake came that is kept from TCP, by [`connection::now_us`].
+    /// When the ACK of its handshake came that is kept from TCP, as [`Now::us`] has it.
     held_us: u32,
     /// Its handshake is under way; then, its socket is withheld.
     pub(crate) handshake: Option<Ticket>,
@@ -111,8 +111,8 @@ impl State {
         let mut opened = false;
         let mut decided = None;
         let now = match kept {
-            true => 0,
-            false => connection::now_ms(),
+            true => Now::default(),
+            false => Now::read(),
         };
         loop {
             let (Stage::Deciding(deciding) | Stage::Asked(deciding)) = &mut inner.stage else {
@@ -124,7 +124,7 @@ impl State {
             let payload = layout.payload as u32;
             let input = match kept {
                 true => deciding.front.on_kept(&header, payload),
-                false => deciding.front.on_input(&header, payload, now),
+                false => deciding.front.on_input(&header, payload, now.ms()),
             };
             match input {
                 // There is no socket yet that could want it.
@@ -137,12 +137,12 @@ impl State {
                 Input::Pass if header.has(flag::SYN) => return self.front_strip(skb, layout),
                 Input::Pass => return Some(skb),
                 Input::Hold => {
-                    deciding.held_us = connection::now_us();
+                    deciding.held_us = now.us();
                     flow.arm(HOLD_MS);
                     return None;
                 }
                 Input::Open if !opened => {
-                    let may = payload != 0 && deciding.front.may_open(&header, now);
+                    let may = payload != 0 && deciding.front.may_open(&header, now.ms());
                     let fin = header.has(flag::FIN);
                     let bytes = may.then(|| skb.near_payload(layout)).flatten();
                     if let Some(bytes) = bytes {
@@ -152,8 +152,7 @@ impl State {
                             Decision::Local(counter) => {
                                 // TCP makes the socket of this very segment.
                                 if deciding.front.holds_ack() {
-                                    let before =
-                                        connection::now_us().wrapping_sub(deciding.held_us);
+                                    let before = now.us().wrapping_sub(deciding.held_us);
                                     connection::answered(&self.net, flow.key(), before);
                                 }
                                 self.front_decided(flow, counter);

@@ -48,12 +48,12 @@ impl Hooks for State {
         let Some(ends) = skb.ends() else {
             return self.icmp_input(skb, ctx);
         };
-        if !self.is_endpoint(&ends.destination, ends.destination_port, ctx.rcu()) {
-            return Some(skb);
-        }
         let key = key_of(&ends);
         loop {
             let done = match self.flows.lookup_under(&key, ctx.rcu()) {
+                None if !self.is_endpoint(&key.local, ends.destination_port, ctx.rcu()) => {
+                    Ok(Some(skb))
+                }
                 None if !is_opening(ends.flags) => match self.expects_cookies() {
                     true => Ok(self.front_answered(&key, ends.flags, skb, ctx)),
                     false => Ok(Some(skb)),
@@ -80,9 +80,6 @@ impl Hooks for State {
         {
             return Some(skb);
         }
-        if !self.is_endpoint(&ends.source, ends.source_port, rcu) {
-            return Some(skb);
-        }
         let key = Tuple::new(
             ends.destination,
             ends.destination_port,
@@ -96,7 +93,10 @@ impl Hooks for State {
                 Err(Gone(skb)) => skb,
             },
         };
-        self.front_stray(&key, &ends, skb)
+        match self.is_endpoint(&key.local, ends.source_port, rcu) {
+            true => self.front_stray(&key, &ends, skb),
+            false => Some(skb),
+        }
     }
 }
 

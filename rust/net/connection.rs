@@ -87,10 +87,28 @@ pub fn now_ms() -> u32 {
     unsafe { bindings::now_ms() }
 }
 
-/// Microseconds of the same clock, which wrap after an hour. Any context.
-pub fn now_us() -> u32 {
-    // SAFETY: Reads a clock.
-    unsafe { bindings::now_us() }
+/// A moment of that clock. The default is long ago.
+#[derive(Clone, Copy, Default)]
+pub struct Now(u64);
+
+impl Now {
+    /// Reads the clock. Any context.
+    pub fn read() -> Self {
+        // SAFETY: Reads a clock.
+        Self(unsafe { bindings::now_ns() })
+    }
+
+    /// As [`now_ms`] would have it.
+    pub fn ms(self) -> u32 {
+        // CAST: It wraps.
+        (self.0 / 1_000_000) as u32
+    }
+
+    /// Microseconds, which wrap after an hour.
+    pub fn us(self) -> u32 {
+        // CAST: It wraps.
+        (self.0 / 1000) as u32
+    }
 }
 
 /// Milliseconds as of the last tick, some milliseconds ago, which is cheaper: not to be compared with

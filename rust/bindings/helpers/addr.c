@@ -41,12 +41,18 @@ static __always_inline __be16 carisma_port(const __u8 *port)
 	return word;
 }
 
+/* ipv6_addr_type() would call out of line, for addresses of IPv4 as well. */
+static bool carisma_is_link_local(const struct in6_addr *addr)
+{
+	return (addr->s6_addr32[0] & htonl(0xffc00000)) == htonl(0xfe800000);
+}
+
 /* Put the link of a link-local address into it, as rust/core/src/tuple.rs has it; false if that is too big. */
 static bool carisma_set_link(__u8 *addr, int link)
 {
 	struct in6_addr in6 = carisma_in6(addr);
 
-	if (!(ipv6_addr_type(&in6) & IPV6_ADDR_LINKLOCAL))
+	if (!carisma_is_link_local(&in6))
 		return true;
 	addr[2] = link >> 8;
 	addr[3] = link;
@@ -58,7 +64,7 @@ static int carisma_take_link(struct in6_addr *addr)
 {
 	int link = 0;
 
-	if (ipv6_addr_type(addr) & IPV6_ADDR_LINKLOCAL) {
+	if (carisma_is_link_local(addr)) {
 		link = ntohs(addr->s6_addr16[1]);
 		addr->s6_addr16[1] = 0;
 	}

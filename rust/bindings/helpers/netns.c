@@ -48,9 +48,9 @@ unsigned int carisma_helper_now_ms(void)
 	return (unsigned int)(ktime_get_ns() / NSEC_PER_MSEC);
 }
 
-unsigned int carisma_helper_now_us(void)
+u64 carisma_helper_now_ns(void)
 {
-	return (unsigned int)(ktime_get_ns() / NSEC_PER_USEC);
+	return ktime_get_ns();
 }
 
 unsigned int carisma_helper_coarse_ms(void)

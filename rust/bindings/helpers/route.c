@@ -47,7 +47,7 @@ static struct dst_entry *carisma_route(struct net *net, const struct sk_buff *sk
 		};
 
 		/* Such an address says nothing without a link. */
-		if (ipv6_addr_type(&fl6.daddr) & IPV6_ADDR_LINKLOCAL)
+		if (carisma_is_link_local(&fl6.daddr))
 			fl6.flowi6_oif = skb->skb_iif;
 		return carisma_dst6(net, &fl6);
 	} else {
