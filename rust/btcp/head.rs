@@ -213,14 +213,20 @@ impl State {
     ) -> Decision {
         let bad = Decision::Local(Counter::HeadsBad);
         let too_long = Decision::Answer(Answer::TooLarge, Counter::HeadsTooLong);
+        let max = self.knobs.head_max();
+        if bytes.len() <= max && http::may_be_whole(bytes) {
+            if let Ok(head) = http::Head::parse(bytes) {
+                return self.route(key, front, &head, ctx);
+            }
+        }
         match scan.advance(bytes) {
-            Scanned::Head(len) if len > self.knobs.head_max() => too_long,
+            Scanned::Head(len) if len > max => too_long,
             Scanned::Head(len) => match bytes.get(..len).map(http::Head::parse) {
                 Some(Ok(head)) => self.route(key, front, &head, ctx),
                 _ => bad,
             },
             Scanned::Partial if fin => bad,
-            Scanned::Partial if bytes.len() >= self.knobs.head_max() => too_long,
+            Scanned::Partial if bytes.len() >= max => too_long,
             Scanned::Partial => Decision::Wait,
             Scanned::Bad(_) => bad,
         }

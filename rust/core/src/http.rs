@@ -10,6 +10,8 @@
 //! 1. [`Scan`] finds the end of a head that comes in any number of pieces, looking at each byte
 //!    once, and refuses what is no HTTP/1 as soon as it shows.
 //! 2. [`Head::parse`] reads the whole head.
+//!
+//! Most requests come in one piece, with nothing behind: what [`may_be_whole`] is not scanned first.
 
 use crate::path::BadPath;
 use core::mem::MaybeUninit;
@@ -144,8 +146,15 @@ pub fn parse(bytes: &[u8]) -> Parsed<'_> {
     }
 }
 
+/// Whether [`Head::parse`] is worth trying before a [`Scan`].
+#[must_use]
+pub fn may_be_whole(bytes: &[u8]) -> bool {
+    bytes.ends_with(b"\r\n\r\n")
+}
+
 impl<'a> Head<'a> {
-    /// Reads `bytes`, of which [`Scan`] said that they are a whole head.
+    /// Reads `bytes`, which are a whole head. The reason for a refusal is the right one if [`Scan`] said
+    /// that they are; if it would not, they are refused as well.
     // The header array takes 2 KiB of stack, which must not stay in a caller's frame for longer.
     #[inline(never)]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Bad> {
@@ -154,7 +163,6 @@ impl<'a> Head<'a> {
         let status = request
             .parse_with_uninit_headers(bytes, &mut headers)
             .map_err(|error| reason(error, bytes))?;
-        // The scan and httparse agree on where a head ends; if not, there is something odd in it.
         if status != httparse::Status::Complete(bytes.len()) {
             return Err(Bad::RequestLine);
         }
@@ -163,6 +171,20 @@ impl<'a> Head<'a> {
         else {
             return Err(Bad::RequestLine);
         };
+        // What httparse takes and the scan does not.
+        if method.as_ptr() != bytes.as_ptr() {
+            return Err(Bad::EmptyLine);
+        }
+        if method.len() > scan::MAX_METHOD {
+            return Err(Bad::Method);
+        }
+        let lines = request.headers.iter().map(|header| {
+            let len = (header.name.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
+            bytes.get(..len).unwrap_or(&[])
+        });
+        if !may_be_whole(bytes) || !lines.into_iter().all(|lines| lines.ends_with(b"\r\n")) {
+            return Err(Bad::BareLf);
+        }
         let lines = Lines::read(request.headers)?;
         let body = lines.body(minor)?;
         let own = lines.host(minor)?;

@@ -5,7 +5,7 @@
 use super::Bad;
 
 /// The longest method that is looked for. Real ones have at most 17 letters.
-const MAX_METHOD: usize = 32;
+pub(super) const MAX_METHOD: usize = 32;
 
 /// Where in a head the next byte stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -317,7 +317,11 @@ proptest! {
     fn no_bytes_are_too_odd(
         text in prop_oneof![near_head(), prop::collection::vec(any::<u8>(), 0..100)],
     ) {
-        let _ = Head::parse(&text);
+        let whole = match parse(&text) {
+            Parsed::Head(head) if head.raw.len() == text.len() => Some(head),
+            _ => None,
+        };
+        prop_assert_eq!(Head::parse(&text).ok(), whole);
         if let Parsed::Head(head) = parse(&text) {
             prop_assert!(head.raw.ends_with(b"\r\n\r\n"));
             prop_assert_eq!(crate::path::check(head.path), Ok(()));

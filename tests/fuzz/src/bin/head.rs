@@ -31,6 +31,12 @@ fuzz_target!(|bytes: &[u8]| {
     if let Scanned::Head(len) = whole {
         assert!(lines_of(&bytes[..len]).is_some());
     }
+    // What is read without a scan is what a scan would have had read.
+    let unscanned = match parse(bytes) {
+        Parsed::Head(head) if head.raw.len() == bytes.len() => Some(head),
+        _ => None,
+    };
+    assert_eq!(Head::parse(bytes).ok(), unscanned);
     match (whole, parse(bytes)) {
         (Scanned::Partial, Parsed::Partial) | (Scanned::Head(_), Parsed::Bad(_)) => {}
         (Scanned::Bad(one), Parsed::Bad(other)) => assert_eq!(one, other),
