@@ -94,15 +94,12 @@ impl Bounds {
     /// The place of a client: multiply-shift, which is universal.
     fn place(&self, client: &Addr) -> u16 {
         let [add_high, high_by, add_low, low_by] = self.key;
-        let (high, low) = client.split_at(8);
-        let word = |bytes: &[u8]| {
-            bytes
-                .iter()
-                .fold(0u64, |word, &byte| word << 8 | u64::from(byte))
-        };
-        let mixed = (word(high) ^ add_high)
+        let client = u128::from_be_bytes(*client);
+        // CAST: Its halves.
+        let (high, low) = ((client >> 64) as u64, client as u64);
+        let mixed = (high ^ add_high)
             .wrapping_mul(high_by)
-            .wrapping_add((word(low) ^ add_low).wrapping_mul(low_by));
+            .wrapping_add((low ^ add_low).wrapping_mul(low_by));
         // CAST: The upper bits, which depend on all others.
         (mixed >> (u64::BITS - CLIENT_BITS)) as u16
     }

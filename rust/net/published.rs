@@ -4,20 +4,20 @@
 //!
 //! C header: [`include/linux/rcupdate.h`](srctree/include/linux/rcupdate.h)
 
-use core::ops::{
-    Deref,
-    DerefMut, //
+use core::{
+    ops::{
+        Deref,
+        DerefMut, //
+    },
+    sync::atomic::{
+        AtomicPtr,
+        Ordering::{AcqRel, Acquire, Relaxed},
+    },
 };
 use kernel::{
     prelude::*,
     str::CStr,
     sync::{
-        atomic::{
-            Acquire,
-            Atomic,
-            Full,
-            Relaxed, //
-        },
         lock::{
             mutex::MutexBackend,
             Guard, //
@@ -36,7 +36,8 @@ use kernel::{
 /// held, and what it was before is freed a grace period later.
 #[pin_data(PinnedDrop)]
 pub struct Published<T: Send + Sync, W> {
-    current: Atomic<*mut T>,
+    // Read for every packet, by an instruction in place; the kernel crate's would be a call of C.
+    current: AtomicPtr<T>,
     #[pin]
     writer: Mutex<W>,
 }
@@ -51,7 +52,7 @@ impl<T: Send + Sync, W> Published<T, W> {
     ) -> impl PinInit<Self> {
         // INVARIANT: The box gives up its value.
         pin_init!(Self {
-            current: Atomic::new(KBox::into_raw(value)),
+            current: AtomicPtr::new(KBox::into_raw(value)),
             writer <- Mutex::new(writer, name, key),
         })
     }
@@ -98,7 +99,7 @@ impl<T: Send + Sync, W> Writer<'_, T, W> {
     /// Publishes another value, waits until no reader sees the one before, and drops that.
     pub fn replace(&mut self, value: KBox<T>) {
         // INVARIANT: The box gives up its value; the mutex is held.
-        let before = self.published.current.xchg(KBox::into_raw(value), Full);
+        let before = self.published.current.swap(KBox::into_raw(value), AcqRel);
         rcu::synchronize_rcu();
         // SAFETY: By the type invariant it came from a box. It is no longer published, and its readers
         // are gone.

@@ -22,7 +22,7 @@ use kernel::{
     container_of,
     error::to_result,
     prelude::*,
-    sync::{rcu, SetOnce},
+    sync::rcu,
     types::Opaque, //
 };
 
@@ -223,7 +223,7 @@ pub struct Table<T: Value> {
     #[pin]
     raw: Opaque<bindings::rhashtable>,
     /// Whose entries there may be, once the table is open.
-    presence: SetOnce<Presence>,
+    presence: Presence,
     net: *mut bindings::net,
     _value: PhantomData<Entry<T>>,
 }
@@ -239,7 +239,7 @@ impl<T: Value> Table<T> {
         let net = net.as_ptr();
         try_pin_init!(Self {
             net,
-            presence: SetOnce::new(),
+            presence: Presence::new(),
             // SAFETY: `raw` is valid for writing; an rhashtable that failed to be initialised needs
             // no clean-up.
             raw <- Opaque::try_ffi_init(|raw| to_result(unsafe {
@@ -251,23 +251,18 @@ impl<T: Value> Table<T> {
 
     /// Makes room for what is kept besides the entries. Process context. Errors: `ENOMEM`.
     pub fn open(&self) -> Result {
-        if self.presence.as_ref().is_none() {
-            // If another one was faster, its numbers are as good.
-            self.presence.populate(Presence::new()?);
-        }
-        Ok(())
+        Ok(self.presence.open()?)
     }
 
     /// Whether there may be an entry of a client's. Any context.
     #[inline(always)]
     pub fn may_have(&self, addr: &Addr, port: u16) -> bool {
-        self.presence.as_ref().is_some_and(|it| it.has(addr, port))
+        self.presence.has(addr, port)
     }
 
     fn count(&self, key: &Tuple, more: bool) {
-        if let Some(presence) = self.presence.as_ref() {
-            presence.count(&key.client, key.client_port.get(), more);
-        }
+        self.presence
+            .count(&key.client, key.client_port.get(), more);
     }
 
     /// The entry of `key`. Any context.
@@ -298,7 +293,7 @@ impl<T: Value> Table<T> {
         if self.len() >= limit {
             return Err(Refused::Full);
         }
-        if self.presence.as_ref().is_none() {
+        if !self.presence.is_open() {
             return Err(Refused::NoMemory);
         }
         let of_table = entry.clone();

@@ -116,7 +116,20 @@ unsafe extern "C" fn trampoline<T: Observer>(
     let (old, new) = (State::from_raw(old), State::from_raw(new));
     // SAFETY: The tracepoint gives a valid socket, whose states are changed under its lock only.
     unsafe {
-        if T::heeds(old, new) && bindings::sock_is_tcp(sk) {
+        if T::heeds(old, new) {
+            heeded::<T>(sk, old, new);
+        }
+    }
+}
+
+/// # Safety
+///
+/// As for [`trampoline`].
+#[inline(never)]
+unsafe fn heeded<T: Observer>(sk: *const bindings::sock, old: State, new: State) {
+    // SAFETY: As there.
+    unsafe {
+        if bindings::sock_is_tcp(sk) {
             let _rcu = rcu::read_lock();
             T::state(&Locked::assume(Sock::from_raw(sk)), old, new);
         }
