@@ -100,11 +100,14 @@ struct Btcp {
     _state: pernet::Registration<state::State>,
     /// What that puts off until after a grace period is code of this module.
     _flows: flow::Memory,
+    /// Which may free what was being decided.
+    _deciding: front::Memory,
 }
 
 impl kernel::Module for Btcp {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         lower::init();
+        let deciding = front::MEMORY.open(c"carisma_deciding")?;
         let flows = flow::MEMORY.open(c"carisma_flow")?;
         let state = pernet::Registration::new()?;
         let root = sysfs::create_root()?;
@@ -116,6 +119,7 @@ impl kernel::Module for Btcp {
             _sysfs_root: root,
             _state: state,
             _flows: flows,
+            _deciding: deciding,
         })
     }
 }

@@ -21,6 +21,7 @@ use carisma_core::{
 use carisma_net::{
     netfilter::PacketContext,
     skb::{Layout, Skb},
+    slab::CacheBox,
     table::Refused,
 };
 use kernel::{
@@ -52,8 +53,10 @@ impl State {
         }
         // TCP drops what has a wrong checksum, and counts it.
         let withholds = self.withholding.load(Acquire);
+        let mut mode = Mode::Rare;
         let may = |service: &Service| {
-            !service.rules.is_empty() && (withholds || service.current() == Mode::Always)
+            mode = service.current();
+            !service.rules.is_empty() && (withholds || mode == Mode::Always)
         };
         if !self.is_service(key, ctx.rcu(), may) || !skb.checksum_is_right(layout) {
             return Some(skb);
@@ -66,7 +69,7 @@ impl State {
             self.counters.count(Counter::FlowsRefusedOptions);
             return Some(skb);
         }
-        if self.front_cookie(key, &skb, layout, &front, ctx) {
+        if mode != Mode::Rare && self.front_cookie(key, &skb, layout, &front, mode, ctx) {
             return None;
         }
         if !withholds {
@@ -152,7 +155,7 @@ impl State {
         deciding: Deciding,
         wait_ms: u32,
     ) -> Result<FlowRef, Refused> {
-        let deciding = KBox::new(deciding, GFP_ATOMIC).map_err(|_| Refused::NoMemory)?;
+        let deciding = CacheBox::new(deciding).map_err(|_| Refused::NoMemory)?;
         let flow = Flow::new(key, Stage::Deciding(deciding), &self.bounds)
             .map_err(|_| Refused::NoMemory)?;
         // Under the lock nobody can end the flow before its timer runs.

@@ -13,7 +13,7 @@ use crate::{
     front::Deciding,
     leave::{self, Leave, Owed},
     packet,
-    service::{Mode, Service},
+    service::Mode,
     state::State,
     trace::{event, FRONT},
     used::Used,
@@ -32,6 +32,7 @@ use carisma_net::{
     netfilter::PacketContext,
     route::Return,
     skb::{Layout, Skb},
+    slab::CacheBox,
     table::Refused,
 };
 use kernel::{
@@ -73,7 +74,7 @@ impl Drop for Grace {
 /// A connection that TCP here is to adopt, as its request is this node's own.
 pub(crate) struct Entering {
     _owed: Owed,
-    deciding: KBox<Deciding>,
+    deciding: CacheBox<Deciding>,
     leave: Leave,
     tries: u32,
     /// It enters by its request: there is nothing to wait for.
@@ -81,7 +82,7 @@ pub(crate) struct Entering {
 }
 
 impl Entering {
-    pub(crate) fn new(deciding: KBox<Deciding>, leave: Leave) -> Self {
+    pub(crate) fn new(deciding: CacheBox<Deciding>, leave: Leave) -> Self {
         Self {
             _owed: Owed::new(),
             deciding,
@@ -103,23 +104,16 @@ impl Entering {
 }
 
 impl State {
-    /// Answers a SYN with a cookie in TCP's place, and says whether it did.
+    /// Answers a SYN with a cookie in TCP's place, as this `mode` has it, and says whether it did.
     pub(crate) fn front_cookie(
         &self,
         key: &Tuple,
         syn: &Skb,
         layout: &Layout,
         front: &Front,
+        mode: Mode,
         ctx: &PacketContext,
     ) -> bool {
-        let mode = {
-            let config = self.config.snapshot(ctx.rcu());
-            let service = config.service(&key.local, key.local_port.get());
-            service.map_or(Mode::Rare, Service::current)
-        };
-        if mode == Mode::Rare {
-            return false;
-        }
         let Some(route) = Return::of(&self.net, syn, ctx) else {
             return false;
         };

@@ -55,7 +55,7 @@ use carisma_net::{
     netfilter::{self, PacketContext},
     new_spinlock_bh,
     skb::{Queue, Skb},
-    slab::{Cache, Opened},
+    slab::{Cache, CacheBox, Opened},
     table::{Entry, Node, Value},
 };
 use kernel::{
@@ -108,11 +108,11 @@ const PARKED_MAX: usize = 64;
 /// Where a connection stands.
 pub(crate) enum Stage {
     /// Here it is the front end, and the request is not whole yet.
-    Deciding(KBox<Deciding>),
+    Deciding(CacheBox<Deciding>),
     /// Another node was asked to take it over.
-    Asked(KBox<Deciding>),
+    Asked(CacheBox<Deciding>),
     /// That node was given the request, and has not said that it has it.
-    Committed(KBox<Deciding>),
+    Committed(CacheBox<Deciding>),
     /// This node serves it, and TCP is to adopt it.
     Entering(Entering),
     /// This node serves it, and TCP is being given what was held of it.

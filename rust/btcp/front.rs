@@ -30,8 +30,15 @@ use carisma_net::{
     netfilter::PacketContext,
     route::Via,
     skb::{Layout, Skb},
+    slab::{Cache, Cached, Opened},
 };
 use kernel::prelude::*;
+
+/// The memory for connections whose request is not decided yet.
+pub(crate) type Memory = Opened<Deciding>;
+
+/// Where they are made.
+pub(crate) static MEMORY: Cache<Deciding> = Cache::new();
 
 /// A connection whose request is not decided yet, or not taken over yet.
 pub(crate) struct Deciding {
@@ -78,8 +85,11 @@ impl State {
             self.counters.count(Counter::PacketsDroppedMalformed);
             return None;
         }
-        let passed = self.front_segment(flow, inner, skb, layout, false, ctx);
-        self.front_turns(flow, ctx);
+        let mut turns = true;
+        let passed = self.front_segment(flow, inner, skb, layout, Some(&mut turns), ctx);
+        if turns {
+            self.front_turns(flow, ctx);
+        }
         passed
     }
 
@@ -89,27 +99,28 @@ impl State {
             let Some(layout) = skb.layout() else {
                 continue;
             };
-            if let Some(skb) = self.front_segment(flow, flow.inner.lock(), skb, &layout, true, ctx)
+            if let Some(skb) = self.front_segment(flow, flow.inner.lock(), skb, &layout, None, ctx)
             {
                 self.inject(skb, ctx);
             }
         }
     }
 
-    /// Does what is to be done with a segment whose checksum is right; `kept` says that it came
-    /// before its turn.
+    /// Does what is to be done with a segment whose checksum is right. One that came before its turn has no
+    /// `turns`; by another that is made false if what waits for its turn goes on waiting.
     fn front_segment(
         &self,
         flow: &FlowRef,
         inner: InnerGuard<'_>,
         mut skb: Skb,
         layout: &Layout,
-        kept: bool,
+        turns: Option<&mut bool>,
         ctx: &PacketContext,
     ) -> Option<Skb> {
         let mut inner = inner;
         let mut opened = false;
         let mut decided = None;
+        let kept = turns.is_none();
         let now = match kept {
             true => Now::default(),
             false => Now::read(),
@@ -139,6 +150,9 @@ impl State {
                 Input::Hold => {
                     deciding.held_us = now.us();
                     flow.arm(HOLD_MS);
+                    if let Some(turns) = turns {
+                        *turns = false;
+                    }
                     return None;
                 }
                 Input::Open if !opened => {
@@ -157,6 +171,9 @@ impl State {
                                 }
                                 self.front_decided(flow, counter);
                                 self.end(flow, inner);
+                                if let Some(turns) = turns {
+                                    *turns = false;
+                                }
                                 return Some(skb);
                             }
                             Decision::Remote(_) if may_withhold(&self.net, &skb, layout) => {
@@ -387,6 +404,12 @@ impl State {
             | Stage::Over(Over::Forward(_)) => false,
             _ => true,
         }
+    }
+}
+
+impl Cached for Deciding {
+    fn cache() -> &'static Cache<Self> {
+        &MEMORY
     }
 }
 

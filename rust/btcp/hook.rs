@@ -51,13 +51,13 @@ impl Hooks for State {
         let key = key_of(&ends);
         loop {
             let done = match self.flows.lookup_under(&key, ctx.rcu()) {
-                None if !self.is_endpoint(&key.local, ends.destination_port, ctx.rcu()) => {
-                    Ok(Some(skb))
+                None if !is_opening(ends.flags) => {
+                    let port = ends.destination_port;
+                    match self.expects_cookies() && self.is_endpoint(&key.local, port, ctx.rcu()) {
+                        true => Ok(self.front_answered(&key, ends.flags, skb, ctx)),
+                        false => Ok(Some(skb)),
+                    }
                 }
-                None if !is_opening(ends.flags) => match self.expects_cookies() {
-                    true => Ok(self.front_answered(&key, ends.flags, skb, ctx)),
-                    false => Ok(Some(skb)),
-                },
                 flow => self.input_of(&key, flow, ends.flags, skb, ctx),
             };
             match done {
@@ -88,7 +88,7 @@ impl Hooks for State {
         );
         let skb = match self.flows.lookup_under(&key, rcu) {
             None => skb,
-            Some(flow) => match self.output_of(flow, skb) {
+            Some(flow) => match self.output_of(flow, skb, rcu) {
                 Ok(passed) => return passed,
                 Err(Gone(skb)) => skb,
             },
@@ -166,7 +166,12 @@ impl State {
 
     /// A segment of TCP's here on a connection of ours.
     #[inline(never)]
-    fn output_of(&self, flow: FlowRef, mut skb: Skb) -> Result<Option<Skb>, Gone> {
+    fn output_of(
+        &self,
+        flow: FlowRef,
+        mut skb: Skb,
+        rcu: &rcu::Guard,
+    ) -> Result<Option<Skb>, Gone> {
         let Some(layout) = skb.layout() else {
             return Ok(None);
         };
@@ -189,7 +194,7 @@ impl State {
                 }
                 if self.front_output(&mut inner, &header) {
                     drop(inner);
-                    match opens {
+                    match opens && self.config.snapshot(rcu).has_tunnels() {
                         true => {
                             let ctx = PacketContext::enter();
                             self.tunnel_clamp(flow.key(), skb, &layout, &ctx)

@@ -15,9 +15,8 @@ use crate::{
     state::State,
 };
 use carisma_core::{answer::Answer, seq::Seq};
-use carisma_net::{connection, link::kind, netfilter::PacketContext, skb::Skb};
+use carisma_net::{connection, link::kind, netfilter::PacketContext, skb::Skb, slab::CacheBox};
 use kernel::{
-    prelude::*,
     sync::atomic::{Atomic, Relaxed},
     time::{delay::fsleep, Delta},
 };
@@ -73,7 +72,7 @@ pub(crate) fn settle() {
 pub(crate) struct Leaving {
     _owed: Owed,
     /// What was held; `None` while TCP is being given it.
-    deciding: Option<KBox<Deciding>>,
+    deciding: Option<CacheBox<Deciding>>,
     /// The number behind the last byte of it.
     next: Seq,
     /// Until it is given that again.
@@ -173,7 +172,7 @@ impl State {
     }
 
     /// Gives TCP what was held, and keeps it for the next time: `Leaving`, or `Gone`.
-    fn front_give(&self, flow: &FlowRef, deciding: KBox<Deciding>, ctx: &PacketContext) {
+    fn front_give(&self, flow: &FlowRef, deciding: CacheBox<Deciding>, ctx: &PacketContext) {
         self.stream_to_tcp(
             flow,
             &deciding.bytes,

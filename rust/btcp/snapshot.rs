@@ -63,6 +63,8 @@ pub(crate) struct Snapshot {
     nodes: KVec<Option<Arc<Node>>>,
     /// The index of the node that is this one, or 0.
     local: u32,
+    /// Another node may be sent segments in a tunnel.
+    tunnels: bool,
     /// Endpoints that are none any more. Connections that began there may go on.
     pub(crate) retired: KVec<Endpoint>,
     /// Finds a service: at the place of its hash or, if that is taken, at the next free one. Twice as
@@ -78,6 +80,7 @@ impl Snapshot {
             services: KVec::new(),
             nodes: KVec::new(),
             local: 0,
+            tunnels: false,
             retired: KVec::new(),
             table: KVec::new(),
         }
@@ -168,6 +171,11 @@ impl Snapshot {
         self.node(self.local)
     }
 
+    /// Whether another node may be sent segments in a tunnel. Any context.
+    pub(crate) fn has_tunnels(&self) -> bool {
+        self.tunnels
+    }
+
     /// The node of this name.
     pub(crate) fn node_named(&self, name: &Name) -> Option<&Node> {
         self.nodes().find(|node| node.name == *name)
@@ -199,6 +207,8 @@ impl Snapshot {
         edit(&mut new)?;
         let local = new.nodes().find(|node| node.local);
         new.local = local.map_or(0, |node| node.index);
+        let tunnels = new.nodes().any(|node| !node.local && node.may_tunnel());
+        new.tunnels = tunnels;
         new.retire(self)?;
         new.index()?;
         Ok(new)

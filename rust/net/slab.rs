@@ -8,6 +8,7 @@ use crate::bindings;
 use core::{
     marker::PhantomData,
     mem::MaybeUninit,
+    ops::{Deref, DerefMut},
     ptr::{drop_in_place, NonNull},
     sync::atomic::{AtomicPtr, Ordering::Relaxed},
 };
@@ -45,9 +46,10 @@ impl<T> Cache<T> {
     }
 
     /// Makes an object, which is not moved. Any context. Errors: `ENOMEM`, and those of `init`.
-    pub fn pin_init(&self, init: impl PinInit<T, Error>) -> Result<NonNull<T>>
+    pub fn pin_init<E>(&self, init: impl PinInit<T, E>) -> Result<NonNull<T>>
     where
         T: 'static,
+        Error: From<E>,
     {
         let cache = self.0.load(Relaxed);
         if cache.is_null() {
@@ -63,7 +65,7 @@ impl<T> Cache<T> {
             Err(err) => {
                 // SAFETY: It is of this cache, and nobody knows it.
                 unsafe { bindings::kmem_cache_free(cache, raw) };
-                Err(err)
+                Err(err.into())
             }
         }
     }
@@ -92,5 +94,54 @@ impl<T> Drop for Opened<T> {
         let raw = self.0 .0.swap(core::ptr::null_mut(), Relaxed);
         // SAFETY: It was made by `open`, and nothing of it is in use.
         unsafe { bindings::kmem_cache_destroy(raw) };
+    }
+}
+
+/// What is made in a [`Cache`] of its type's.
+pub trait Cached: Sized + 'static {
+    /// The cache.
+    fn cache() -> &'static Cache<Self>;
+}
+
+/// An object in its [`Cache`], with one owner.
+///
+/// # Invariants
+///
+/// It points to an object that was made in the cache, and is the only pointer to it.
+pub struct CacheBox<T: Cached>(NonNull<T>);
+
+// SAFETY: It is an owner, as a box is.
+unsafe impl<T: Cached + Send> Send for CacheBox<T> {}
+// SAFETY: As above.
+unsafe impl<T: Cached + Sync> Sync for CacheBox<T> {}
+
+impl<T: Cached> CacheBox<T> {
+    /// Puts `value` there. Any context. Errors: `ENOMEM`.
+    pub fn new(value: T) -> Result<Self> {
+        // INVARIANT: Nobody else knows it.
+        T::cache().pin_init(value).map(Self)
+    }
+}
+
+impl<T: Cached> Deref for CacheBox<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: By the type invariant.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T: Cached> DerefMut for CacheBox<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: By the type invariant.
+        unsafe { self.0.as_mut() }
+    }
+}
+
+impl<T: Cached> Drop for CacheBox<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant; nobody has it after this.
+        unsafe { T::cache().free(self.0) };
     }
 }

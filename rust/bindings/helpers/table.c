@@ -24,14 +24,18 @@ static __always_inline u32 carisma_table_hash(const void *data, u32 len, u32 see
 	return jhash(data, sizeof(*key), seed);
 }
 
-/* Those first that differ most often. */
+/* Ports, local address, client's. */
 static __always_inline int carisma_table_cmp(struct rhashtable_compare_arg *arg, const void *object)
 {
 	const struct carisma_tuple *key = &((const struct carisma_node *)object)->key;
-	unsigned int word = sizeof(*key) / sizeof(u32);
+	const u64 *one = arg->key, *other = (const u64 *)key;
+	int pair = sizeof(*key) / sizeof(u64);
 
-	while (word--)
-		if (carisma_tuple_word(arg->key, word) != carisma_tuple_word(key, word))
+	static_assert(sizeof(*key) == 4 * sizeof(u64) + sizeof(u32));
+	if (carisma_tuple_word(arg->key, 8) != carisma_tuple_word(key, 8))
+		return 1;
+	while (pair--)
+		if (get_unaligned(one + pair) != get_unaligned(other + pair))
 			return 1;
 	return 0;
 }
