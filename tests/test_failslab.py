@@ -101,7 +101,7 @@ def test_loading(lab: Lab, injection: Injection, module: str) -> None:
     difference to what is there afterwards."""
     kernel = lab.empty()
     guest = kernel.guest
-    guest.run('modprobe -a nf_defrag_ipv4 nf_defrag_ipv6')
+    guest.run('modprobe nf_defrag_ipv6')
     if module != MODULES[0]:
         kernel.load(MODULES[0])
     kernel.expect(f'{MURMURS}|{NO_CACHE}')

@@ -44,7 +44,6 @@
 #include <net/ipv6.h>
 #include <net/mptcp.h>
 #include <net/net_namespace.h>
-#include <net/netfilter/ipv4/nf_defrag_ipv4.h>
 #include <net/netfilter/ipv6/nf_defrag_ipv6.h>
 #include <net/netns/generic.h>
 #include <net/request_sock.h>

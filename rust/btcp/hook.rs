@@ -45,8 +45,15 @@ impl Hooks for State {
 
     #[inline]
     fn input(&self, mut skb: Skb, ctx: &PacketContext) -> Option<Skb> {
-        let Some(ends) = skb.ends() else {
-            return self.icmp_input(skb, ctx);
+        let ends = match skb.ends() {
+            Some(ends) => ends,
+            None => {
+                skb = skb.gathered(&self.net, ctx)?;
+                match skb.ends() {
+                    Some(ends) => ends,
+                    None => return self.icmp_input(skb, ctx),
+                }
+            }
         };
         let key = key_of(&ends);
         loop {

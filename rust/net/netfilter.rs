@@ -39,7 +39,8 @@ pub trait Hooks: Sync {
 }
 
 /// Behind defragmentation (-400), in front of the raw table (-300) and conntrack (-200). IPv6 has the
-/// same numbers.
+/// same numbers. That of IPv4 is asked for by nobody but conntrack: nf_defrag_ipv4 would be called for
+/// every packet that comes or goes, of which few are fragments ([`Skb::gathered`]).
 const INPUT_PRIORITY: c_int = bindings::nf_ip_hook_priorities_NF_IP_PRI_CONNTRACK_DEFRAG + 50;
 /// Behind everything.
 const OUTPUT_PRIORITY: c_int = bindings::nf_ip_hook_priorities_NF_IP_PRI_LAST - 1;
@@ -102,7 +103,7 @@ impl Registration {
         })
     }
 
-    /// Has `hooks` called from now on. Packets are put together from their fragments before.
+    /// Has `hooks` called from now on. IPv6's packets are put together from their fragments before.
     /// Process context.
     ///
     /// # Safety
@@ -119,19 +120,14 @@ impl Registration {
         // SAFETY: The namespace is valid; the operations stay where they are, in their box.
         unsafe {
             let net = net.as_ptr();
-            to_result(bindings::nf_defrag_ipv4_enable(net))?;
-            to_result(bindings::nf_defrag_ipv6_enable(net))
-                .inspect_err(|_| bindings::nf_defrag_ipv4_disable(net))?;
+            to_result(bindings::nf_defrag_ipv6_enable(net))?;
             to_result(bindings::nf_register_net_hooks(
                 net,
                 self.ops.get().cast(),
                 // CAST: A small constant.
                 HOOKS as u32,
             ))
-            .inspect_err(|_| {
-                bindings::nf_defrag_ipv6_disable(net);
-                bindings::nf_defrag_ipv4_disable(net);
-            })?;
+            .inspect_err(|_| bindings::nf_defrag_ipv6_disable(net))?;
         }
         // INVARIANT: They are registered.
         self.registered.store(true, Release);
@@ -148,7 +144,6 @@ impl Registration {
                 let hooks = HOOKS as u32;
                 bindings::nf_unregister_net_hooks(net.as_ptr(), self.ops.get().cast(), hooks);
                 bindings::nf_defrag_ipv6_disable(net.as_ptr());
-                bindings::nf_defrag_ipv4_disable(net.as_ptr());
             }
         }
     }

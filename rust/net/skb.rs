@@ -4,10 +4,15 @@
 //!
 //! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
-use crate::bindings;
+use crate::{
+    bindings,
+    netfilter::PacketContext,
+    pernet::Net, //
+};
 use carisma_core::{
     icmp,
     ip,
+    ipv4,
     ipv6,
     tuple::{v4_mapped, Addr}, //
 };
@@ -108,7 +113,17 @@ impl Skb {
         self.0.as_ptr()
     }
 
-    /// The ends of a TCP segment; `None` for everything else.
+    /// The packet, which came in, whole: put together if it is a fragment of IPv4's that may hold what is
+    /// of interest here (RFC 791, section 3.2). `None` if others are missing; the kernel keeps it then,
+    /// with its own bounds.
+    pub fn gathered(self, net: &Net, _context: &PacketContext) -> Option<Self> {
+        let raw = self.into_raw();
+        // SAFETY: The packet is valid and ours, and is again if the helper says so. It runs in the
+        // context that it asks for.
+        unsafe { bindings::gather(net.as_ptr(), raw).then(|| Self::from_raw(raw)) }
+    }
+
+    /// The ends of a TCP segment; `None` for everything else, and for fragments.
     #[inline(always)]
     pub fn ends(&self) -> Option<Ends> {
         self.usual_ends().or_else(|| self.ends_at(0))
@@ -126,8 +141,8 @@ impl Skb {
     fn usual_ends(&self) -> Option<Ends> {
         let [_, _, _, _, _, _, hi, lo, _, _, _, _, s0, s1, s2, s3, d0, d1, d2, d3, sp0, sp1, dp0, dp1, ..] =
             *self.usual_headers()?;
-        // A later fragment has no ports (RFC 791, section 3.1).
-        if u16::from_be_bytes([hi, lo]) & 0x1fff != 0 {
+        // Not all have ports (RFC 791, section 3.1).
+        if u16::from_be_bytes([hi, lo]) & ipv4::FRAGMENT != 0 {
             return None;
         }
         Some(Ends {

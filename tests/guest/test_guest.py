@@ -83,7 +83,7 @@ def test_kernel_messages_have_their_level(guest):
 def test_the_modules_load_and_unload(guest):
     """In their order, without a word but the two about the taint."""
     guest.kmsg()
-    guest.run('modprobe -a nf_defrag_ipv4 nf_defrag_ipv6')
+    guest.run('modprobe nf_defrag_ipv6')
     guest.run(['insmod', f'{guest.modules}/carisma_btcp.ko'])
     guest.run(['insmod', f'{guest.modules}/carisma_utcp.ko'])
     guest.run('rmmod carisma_utcp')

@@ -35,7 +35,7 @@ class Kernel:
 
     def load(self, *names: str) -> None:
         """Load the modules, or those named."""
-        lines = ['modprobe -a nf_defrag_ipv4 nf_defrag_ipv6']
+        lines = ['modprobe nf_defrag_ipv6']
         lines += [f'insmod {self.guest.modules}/{name}.ko'
                   for name in names or MODULES]
         self.guest.run('set -e; ' + '; '.join(lines))

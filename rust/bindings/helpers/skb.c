@@ -49,7 +49,7 @@ bool carisma_helper_skb_peek_behind(const struct sk_buff *skb, unsigned int at, 
 
 /*
  * The length and the payload's protocol of the IP header at byte "at", and its addresses, if "peek" is
- * not NULL; false if that is a later fragment of IPv4's, which has no ports.
+ * not NULL; false if that is a fragment of IPv4's (carisma_helper_gather()).
  */
 static __always_inline bool carisma_peek_ip(const struct sk_buff *skb, unsigned int at, unsigned int *len,
 					    __u8 *protocol, struct carisma_peek *peek)
@@ -77,7 +77,7 @@ static __always_inline bool carisma_peek_ip(const struct sk_buff *skb, unsigned 
 		}
 		return true;
 	}
-	if (ip->version != 4 || ip->ihl < 5 || (ip->frag_off & htons(IP_OFFSET)))
+	if (ip->version != 4 || ip->ihl < 5 || ip_is_fragment(ip))
 		return false;
 	*len = ip->ihl * 4;
 	*protocol = ip->protocol;
@@ -161,6 +161,32 @@ enum carisma_arrival carisma_helper_skb_arrival(struct sk_buff *skb)
 	}
 #endif
 	return CARISMA_ARRIVAL_RECEIVED;
+}
+
+/*
+ * Put a packet together of which this is a fragment, if it is one of IPv4 and may be of interest. False if
+ * others are missing: the kernel has it then. At PRE_ROUTING, as net/ipv4/netfilter/nf_defrag_ipv4.c does it.
+ */
+bool carisma_helper_gather(struct net *net, struct sk_buff *skb)
+{
+	const struct iphdr *ip = ip_hdr(skb);
+	u32 user = nf_bridge_in_prerouting(skb) ? IP_DEFRAG_CONNTRACK_BRIDGE_IN : IP_DEFRAG_CONNTRACK_IN;
+
+	if (ip->version != 4 || !ip_is_fragment(ip))
+		return true;
+	switch (ip->protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_ICMP:
+	case IPPROTO_IPIP:
+	case IPPROTO_IPV6:
+		break;
+	default:
+		return true;
+	}
+	if (ip_defrag(net, skb, user))
+		return false;
+	skb->ignore_df = 1;
+	return true;
 }
 
 /* Whether a packet that came in is this node's own. */

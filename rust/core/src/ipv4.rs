@@ -25,8 +25,9 @@ pub const HEADER_LEN: usize = 20;
 /// Don't Fragment, in [`Fixed::fragment`].
 const DF: u16 = 0x4000;
 
-/// More Fragments and the fragment's offset, in [`Fixed::fragment`].
-const FRAGMENT: u16 = 0x3fff;
+/// More Fragments and the fragment's offset, in the header's word of both (RFC 791, section 3.1): not 0
+/// in a part of a packet.
+pub const FRAGMENT: u16 = 0x3fff;
 
 /// The fragment's offset, in [`Fixed::fragment`].
 const OFFSET: u16 = 0x1fff;
