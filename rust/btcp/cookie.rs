@@ -22,7 +22,6 @@ use carisma_core::{
     back::Adoption,
     cookie::{Ends, Said, Verdict},
     front::{Front, COOKIE_WINDOW, COOKIE_WSCALE},
-    seq::Seq,
     tcp::{self, flag},
     tuple::Tuple,
 };
@@ -180,8 +179,8 @@ impl State {
             return Some(skb);
         };
         let header = skb.tcp(&layout).and_then(tcp::Header::parse)?;
-        let (said, clock) = match self.front_verdict(key, &header, ctx.rcu()) {
-            (Verdict::First(said), clock) => (said, clock),
+        let (said, print, clock) = match self.front_verdict(key, &header, ctx.rcu()) {
+            (Verdict::First(said, print), clock) => (said, print, clock),
             (Verdict::Early, _) => {
                 // What comes before it is on its way, or another node has it.
                 let acked = header.ack();
@@ -191,7 +190,7 @@ impl State {
             (Verdict::Stranger, _) => return Some(skb),
         };
         let now = connection::now_ms();
-        let Some(front) = Front::of_cookie(&header, &said, clock, now) else {
+        let Some(front) = Front::of_cookie(&header, (&said, print), clock, now) else {
             self.counters.count(Counter::PacketsDroppedMalformed);
             return None;
         };
@@ -200,7 +199,7 @@ impl State {
             return None;
         }
         // Only a copy is still on its way. In always mode the back end knows.
-        let is_used = |used: &Used| used.has(self.front_print(key, &front));
+        let is_used = |used: &Used| used.has(print);
         if !self.is_always(key, ctx.rcu()) && self.used().is_some_and(is_used) {
             self.counters.count(Counter::CookiesUsed);
             return Some(skb);
@@ -237,7 +236,7 @@ impl State {
         for secret in self.keys().cookies(rcu) {
             let ends = Ends::new(secret, key);
             match ends.check(header.seq(), header.ack(), now) {
-                first @ Verdict::First(_) => return (first, ends.clock(now)),
+                first @ Verdict::First(..) => return (first, ends.clock(now)),
                 Verdict::Early => found.0 = Verdict::Early,
                 Verdict::Stranger => {}
             }
@@ -290,29 +289,17 @@ impl State {
         }
         let has = connection::is_live(&self.net, key);
         if has {
-            self.front_note(key, front);
+            self.note(front.print());
         }
         has
     }
 
-    /// The request of a connection that began with a cookie is about to be served: when it is over, a copy
-    /// of its first segment begins none.
-    pub(crate) fn front_note(&self, key: &Tuple, front: &Front) {
+    /// A connection that began with a cookie is about to be served: when it is over, a copy of its first
+    /// segment, which this stands for, begins none.
+    pub(crate) fn note(&self, print: u64) {
         if let Some(used) = self.used() {
-            used.note(self.front_print(key, front), connection::coarse_ms());
+            used.note(print, connection::coarse_ms());
         }
-    }
-
-    fn front_print(&self, key: &Tuple, front: &Front) -> u64 {
-        let first = front.segment(0);
-        self.fingerprint(key, first.seq, first.ack)
-    }
-
-    /// What of a connection is remembered when it is over: it stands for the client's first segment.
-    pub(crate) fn fingerprint(&self, key: &Tuple, seq: Seq, ack: Seq) -> u64 {
-        let rcu = rcu::read_lock();
-        let own = self.keys().cookies(&rcu).last();
-        own.map_or(0, |own| Ends::new(own, key).fingerprint(seq, ack))
     }
 
     /// Whether there is nobody who could answer a connection as it is to be.

@@ -360,7 +360,7 @@ impl State {
         }
         deciding.commit = Commit::new(connection::coarse_ms());
         if deciding.cookie {
-            self.front_note(flow.key(), &deciding.front);
+            self.note(deciding.front.print());
         }
         true
     }

@@ -86,7 +86,7 @@ impl State {
             if let Some(flow) = before.as_ref().filter(|_| others) {
                 let first = matches!(
                     self.front_verdict(key, &header, ctx.rcu()),
-                    (Verdict::First(_), _)
+                    (Verdict::First(..), _)
                 );
                 if first && skb.checksum_is_right(&layout) {
                     let _ = self.back_claimed(node, flow, ctx);
@@ -97,8 +97,8 @@ impl State {
         if header.flags() & (flag::ACK | flag::SYN | flag::RST) != flag::ACK {
             return true;
         }
-        let (said, clock) = match self.front_verdict(key, &header, ctx.rcu()) {
-            (Verdict::First(said), clock) => (said, clock),
+        let (said, print, clock) = match self.front_verdict(key, &header, ctx.rcu()) {
+            (Verdict::First(said, print), clock) => (said, print, clock),
             // It ends, and TCP has it in TIME_WAIT.
             _ if before.is_some() || connection::is_in_time_wait(&self.net, key) => return true,
             // What comes before it will be sent again, and is to come first.
@@ -110,10 +110,9 @@ impl State {
             }
             (Verdict::Stranger, _) => return true,
         };
-        let print = self.fingerprint(key, header.seq(), header.ack());
         // The front end's: what this node would measure is the way from there.
         let rtt = header.urgent();
-        let front = Front::of_cookie(&header, &said, clock, connection::now_ms());
+        let front = Front::of_cookie(&header, (&said, print), clock, connection::now_ms());
         let Some(front) = front.filter(|_| skb.checksum_is_right(&layout)) else {
             self.counters.count(Counter::PacketsDroppedMalformed);
             return false;
@@ -161,13 +160,6 @@ impl State {
         self.is_service(key, rcu, |service| service.mode == Mode::Always)
     }
 
-    /// A connection was handed over whose first numbers are these.
-    pub(crate) fn back_note(&self, key: &Tuple, seq: Seq, ack: Seq) {
-        if let Some(used) = self.used() {
-            used.note(self.fingerprint(key, seq, ack), connection::coarse_ms());
-        }
-    }
-
     /// A connection with this fingerprint is not taken.
     pub(crate) fn back_note_refused(&self, print: u64) {
         if let Some(used) = self.used() {
@@ -197,7 +189,7 @@ impl State {
             in_band: true,
         };
         self.back_begin(key, |tickets: (Ticket, Ticket)| {
-            Replay::new(back, origin, rtt, tickets)
+            Replay::new(back, origin, rtt, tickets).known_by(front.print())
         })
     }
 

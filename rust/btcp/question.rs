@@ -85,7 +85,7 @@ impl State {
             header.flags() & (flag::SYN | flag::ACK | flag::RST) == flag::ACK
                 && matches!(
                     self.front_verdict(key, &header, rcu),
-                    (Verdict::First(_), _)
+                    (Verdict::First(..), _)
                 )
         })
     }

@@ -57,6 +57,8 @@ pub(crate) struct Replay {
     pub(crate) failed: Option<Reason>,
     /// The front end was told that TCP has it.
     offered: bool,
+    /// Of one in band: see [`Front::print`](carisma_core::front::Front::print).
+    print: u64,
     /// DATA that came before, which waits until TCP has a socket.
     given: Option<(Newest, UniqueArc<Undelivered>)>,
     /// It is under way, and its socket is, or will be, withheld.
@@ -307,8 +309,7 @@ impl State {
                     if origin.in_band {
                         // The front end has committed itself.
                         replay.back.settle();
-                        let (seq, ack) = (replay.back.first(), replay.back.first_sent());
-                        self.back_note(flow.key(), seq, ack);
+                        self.note(replay.print);
                         self.back_live(flow, inner, None);
                         // An acknowledgement alone would go by way of the front end.
                         connection::await_answer(&self.net, flow.key());
@@ -362,8 +363,7 @@ impl State {
             });
             match reason {
                 Some(reason) if origin.in_band => {
-                    let (seq, ack) = (replay.back.first(), replay.back.first_sent());
-                    self.back_note_refused(self.fingerprint(flow.key(), seq, ack));
+                    self.back_note_refused(replay.print);
                     self.back_refuse(origin.node, flow.key(), reason, ctx);
                 }
                 Some(reason) => {
@@ -539,9 +539,15 @@ impl Replay {
             injecting: false,
             failed: None,
             offered: false,
+            print: 0,
             given: None,
             _tickets: tickets,
         }
+    }
+
+    /// It is one in band, which this word stands for.
+    pub(crate) fn known_by(self, print: u64) -> Self {
+        Self { print, ..self }
     }
 
     /// Whether the front end was told that TCP has the connection.

@@ -63,8 +63,7 @@ pub const SECRET_LEN: usize = 16;
 /// What distinguishes that secret from others that are made of the same key of the cluster.
 pub const LABEL: &[u8; 16] = b"CARISMA cookie\0\0";
 
-/// A keyed hash of two or four words, which nobody can guess who has not the key. One of two is
-/// none of any four.
+/// A keyed hash of two or four words, which nobody can guess who has not the key.
 pub trait Hash {
     /// The hash of two.
     fn pair(&self, words: [u64; 2]) -> u64;
@@ -132,8 +131,10 @@ fn mss_of(index: usize) -> u16 {
 /// What an acknowledgement of a client's turns out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It answers a cookie, and is the first of the client's: this is what the SYN said.
-    First(Said),
+    /// It answers a cookie, and is the first of the client's: this is what the SYN said, and a word that
+    /// stands for this segment among all that answer cookies. Who has not the key cannot guess its upper
+    /// 48 bits.
+    First(Said, u64),
     /// It answers a cookie, but something of the client's is missing before it.
     Early,
     /// It does not answer any cookie that is still valid.
@@ -153,7 +154,6 @@ mod of {
     pub(super) const TICK: u64 = 0;
     pub(super) const NUMBER: u64 = 1;
     pub(super) const CLOCK: u64 = 2;
-    pub(super) const SEGMENT: u64 = 3;
 }
 
 impl<'a, H: Hash> Ends<'a, H> {
@@ -193,20 +193,20 @@ impl<'a, H: Hash> Ends<'a, H> {
             .pair([self.addresses, ports | (tick << 8) | of::TICK])
     }
 
-    /// The code of the number.
-    fn number(&self, base: u64, isn: Seq, options: u8) -> u32 {
+    /// What the code of the number is a part of.
+    fn number(&self, base: u64, isn: Seq, options: u8) -> u64 {
         let (isn, options) = (u64::from(isn.0) << 32, u64::from(options) << 8);
-        // CAST: The bits that the mask leaves.
-        self.hash.pair([base, isn | options | of::NUMBER]) as u32 & 0xff00
+        self.hash.pair([base, isn | options | of::NUMBER])
     }
 
     /// The initial sequence number by which a SYN is answered that says `said`, at `now` milliseconds.
     #[must_use]
     pub fn make(&self, isn: Seq, said: &Said, now: u32) -> Seq {
         let (base, options) = (self.base(now), said.encode());
+        let number = number(self.number(base, isn, options));
         // CAST: The lowest byte.
-        let rest = self.number(base, isn, options) | u32::from(options ^ base as u8);
-        Seq(connection(base, options) | rest)
+        let disguised = u32::from(options ^ base as u8);
+        Seq(connection(base, options) | number | disguised)
     }
 
     /// What a segment of the client's is that has these numbers, at `now` milliseconds of the clock that
@@ -226,21 +226,13 @@ impl<'a, H: Hash> Ends<'a, H> {
             if connection(base, options) != cookie & 0xffff_0000 {
                 continue;
             }
-            if self.number(base, seq.sub(1), options) == cookie & 0xff00 {
-                return Verdict::First(Said::decode(options));
+            let whole = self.number(base, seq.sub(1), options);
+            if number(whole) == cookie & 0xff00 {
+                return Verdict::First(Said::decode(options), whole);
             }
             verdict = Verdict::Early;
         }
         verdict
-    }
-
-    /// A word that stands for one segment that answers a cookie.
-    #[must_use]
-    pub fn fingerprint(&self, seq: Seq, ack: Seq) -> u64 {
-        let numbers = (u64::from(seq.0) << 32) | u64::from(ack.0);
-        let ports = u64::from(self.ports);
-        self.hash
-            .hash([self.addresses, ports, numbers, of::SEGMENT])
     }
 
     /// The timestamp clock towards the client, the same on all nodes with the secret: one that does not
@@ -251,6 +243,12 @@ impl<'a, H: Hash> Ends<'a, H> {
         // CAST: Any 32 bits.
         now.wrapping_add(self.hash.pair([self.addresses, of::CLOCK]) as u32)
     }
+}
+
+/// The code of the number.
+fn number(whole: u64) -> u32 {
+    // CAST: The bits that the mask leaves.
+    whole as u32 & 0xff00
 }
 
 /// The code of the connection, with the options in it.
@@ -334,7 +332,7 @@ mod tests {
         let ends = Ends::new(&key, &tuple(4711));
         let ack = ends.make(Seq(100), &said, 5).add(1);
         let check = |seq, now| ends.check(Seq(seq), ack, now);
-        assert_eq!(check(101, 5), Verdict::First(said));
+        assert!(matches!(check(101, 5), Verdict::First(it, _) if it == said));
         let early = (102..1102).filter(|&seq| check(seq, 5) == Verdict::Early);
         assert!(early.count() > 950);
         // What acknowledges more is of a connection that is there, or has been.
@@ -353,13 +351,20 @@ mod tests {
                 Ends::new(key, &tuple(port)).check(seq, ack, now)
             };
             let first = |key: &Key, port, seq: Seq, ack: Seq, now| {
-                matches!(check(key, port, seq, ack, now), Verdict::First(_))
+                matches!(check(key, port, seq, ack, now), Verdict::First(..))
             };
             let (seq, ack) = (Seq(isn).add(1), cookie.add(1));
-            prop_assert_eq!(
-                check(&key, port, seq, ack, now.wrapping_add(age)),
-                Verdict::First(said)
-            );
+            let verdict = check(&key, port, seq, ack, now.wrapping_add(age));
+            let Verdict::First(told, print) = verdict else {
+                return Err(TestCaseError::fail("no answer to it"));
+            };
+            prop_assert_eq!(told, said);
+            // A copy is known by its word, however late it is, and nothing else is.
+            let later = now.wrapping_add(TICKS * TICK);
+            prop_assert_eq!(check(&key, port, seq, ack, later), verdict);
+            let other = Ends::new(&key, &tuple(port)).make(Seq(isn).add(1), &said, now).add(1);
+            let other = check(&key, port, seq.add(1), other, now);
+            prop_assert!(matches!(other, Verdict::First(_, it) if it >> 16 != print >> 16));
             // By chance a stranger may have a cookie that is good; two of them together have not.
             let (late, key) = (now.wrapping_add((TICKS + 1) * TICK), &key);
             let strangers = [

@@ -130,6 +130,8 @@ pub struct Front {
     renumbered: bool,
     /// See [`Front::rtt`].
     rtt: u16,
+    /// See [`Front::print`].
+    print: u64,
 }
 
 /// For how long the ACK that ends a handshake is kept from TCP if nothing else comes, in milliseconds.
@@ -166,6 +168,7 @@ impl Front {
             repeated: false,
             renumbered: false,
             rtt: 0,
+            print: 0,
         })
     }
 

@@ -19,10 +19,15 @@ pub const COOKIE_WSCALE: u8 = 10;
 
 impl Front {
     /// Begins with the first segment of a client that had a cookie in the place of a SYN-ACK of
-    /// TCP's. `clock` is the front end's timestamp clock at `now` milliseconds of
+    /// TCP's, and what is known by it ([`Verdict::First`](crate::cookie::Verdict::First)). `clock` is the front end's timestamp clock at `now` milliseconds of
     /// the clock that [`Front::ts_now`] is given. `None` if the segment is malformed.
     #[must_use]
-    pub fn of_cookie(first: &Header<'_>, said: &Said, clock: u32, now: u32) -> Option<Self> {
+    pub fn of_cookie(
+        first: &Header<'_>,
+        (said, print): (&Said, u64),
+        clock: u32,
+        now: u32,
+    ) -> Option<Self> {
         let ts = first.timestamps().ok()?;
         // The clock may have been set, and the client must not see it run backwards.
         let clock = ts.map_or(clock, |ts| newer(ts.ecr, clock));
@@ -60,7 +65,14 @@ impl Front {
             repeated: false,
             renumbered: false,
             rtt: ts.map_or(0, |ts| told(clock.wrapping_sub(ts.ecr))),
+            print,
         })
+    }
+
+    /// A word that stands for the client's first segment, if that answered a cookie.
+    #[must_use]
+    pub fn print(&self) -> u64 {
+        self.print
     }
 
     /// What a front end agrees to that keeps nothing of a client's SYN, but for the number.

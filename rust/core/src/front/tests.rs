@@ -67,7 +67,7 @@ fn a_cookie_is_as_good_as_a_handshake() {
     let echo = Some(Timestamps { val: 75, ecr: 9000 });
     let first = Build::ack(CLIENT, SERVER, Seq(101), Seq(7001), 500, echo);
     let said = Said::of(&client);
-    let mut front = with(&first, |first| Front::of_cookie(first, &said, 9100, 3)).unwrap();
+    let mut front = with(&first, |first| Front::of_cookie(first, (&said, 0), 9100, 3)).unwrap();
     assert_eq!(front.phase(), Phase::Head);
     let mut room = NO_HEADERS;
     let handshake = front.handshake(&mut room).unwrap();
@@ -104,7 +104,7 @@ fn what_is_handed_over_in_band_tells_the_clock() {
     let echo = Some(Timestamps { val: 75, ecr: 9000 });
     let first = Build::ack(CLIENT, SERVER, Seq(101), Seq(7001), 500, echo);
     let said = Said::of(&facts(100, 70));
-    let mut front = with(&first, |first| Front::of_cookie(first, &said, 9100, 0)).unwrap();
+    let mut front = with(&first, |first| Front::of_cookie(first, (&said, 0), 9100, 0)).unwrap();
     front.took(10);
     let ts = |build: Build| build.options.ts.unwrap();
     let sent = ts(front.acknowledge(5000, [].into_iter())).val;
@@ -113,7 +113,10 @@ fn what_is_handed_over_in_band_tells_the_clock() {
     assert_eq!(front.ts_now(5010), 14_110);
     // The clock of the node that goes on is late.
     let handed = front.segment(0);
-    let back = with(&handed, |first| Front::of_cookie(first, &said, 9000, 70)).unwrap();
+    let back = with(&handed, |first| {
+        Front::of_cookie(first, (&said, 0), 9000, 70)
+    })
+    .unwrap();
     let adoption = back.back(SERVER, 70).adopt().unwrap();
     assert_eq!(
         adoption.ts,
