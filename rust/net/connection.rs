@@ -83,8 +83,7 @@ pub fn abort(net: &Net, tuple: &Tuple) -> Result {
 
 /// Milliseconds of a clock that does not stop and wraps. Any context.
 pub fn now_ms() -> u32 {
-    // SAFETY: Reads a clock.
-    unsafe { bindings::now_ms() }
+    Now::read().ms()
 }
 
 /// A moment of that clock. The default is long ago.

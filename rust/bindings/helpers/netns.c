@@ -43,11 +43,6 @@ void carisma_helper_local_bh_enable(void)
 	local_bh_enable();
 }
 
-unsigned int carisma_helper_now_ms(void)
-{
-	return (unsigned int)(ktime_get_ns() / NSEC_PER_MSEC);
-}
-
 u64 carisma_helper_now_ns(void)
 {
 	return ktime_get_ns();

@@ -178,11 +178,11 @@ impl<'a> Head<'a> {
         if method.len() > scan::MAX_METHOD {
             return Err(Bad::Method);
         }
-        let lines = request.headers.iter().map(|header| {
+        let mut ends = request.headers.iter().map(|header| {
             let len = (header.name.as_ptr() as usize).wrapping_sub(bytes.as_ptr() as usize);
             bytes.get(..len).unwrap_or(&[])
         });
-        if !may_be_whole(bytes) || !lines.into_iter().all(|lines| lines.ends_with(b"\r\n")) {
+        if !may_be_whole(bytes) || !ends.all(|before| before.ends_with(b"\r\n")) {
             return Err(Bad::BareLf);
         }
         let lines = Lines::read(request.headers)?;
