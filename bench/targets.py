@@ -17,7 +17,7 @@ HANDING: Tuple[Configuration, ...] = (
     ('rare', 'nat', 'replay'), ('frequent', 'direct', 'adopt'),
     ('always', 'direct', 'adopt'))
 # The modules of a row of functions.json that are not there without CARISMA.
-OURS = ('carisma_btcp', 'carisma_utcp', 'nf_defrag_ipv4', 'netfilter')
+OURS = ('carisma_btcp', 'carisma_utcp', 'netfilter')
 SERVING: Tuple[Configuration, ...] = (
     ('rare', 'local', None), ('frequent', 'local', 'adopt'))
 
