@@ -22,7 +22,8 @@ from harness.load import Load
 from harness.node import Node
 from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
-from harness.wire import header
+from harness.wire import Wire, header
+from segments.place import CASES, Place
 from test_elsewhere import ask, rule, times_served
 from test_tunnel import send
 
@@ -121,6 +122,20 @@ def test_handed_off(always: Cluster) -> None:
     # The acknowledgement of the request, if there was one, and the server's FIN.
     assert ahead['packets_relayed'] == behind['packets_relayed'] in (1, 2)
     assert not ahead.get('packets_dropped_stale'), ahead
+
+
+@pytest.mark.parametrize('number', ('higher', 'lower'))
+def test_served_here_in_time_wait(always: Cluster, number: str) -> None:
+    """A client uses a port again that the front end's own TCP has in TIME_WAIT: that
+    gets the SYN, and serves what comes."""
+    wire = Wire(always)
+    try:
+        place = Place('local', wire)
+        assert CASES[f'syn-in-time-wait-{number}'](place) == [[(200, True)], [], [(200, True)]]
+        place.end()
+    finally:
+        wire.stop()
+    no_flows(always, timeout=30)
 
 
 @pytest.mark.long

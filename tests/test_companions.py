@@ -22,6 +22,7 @@ from harness.pcap import ACK, SYN
 from harness.running import Cluster, wait_for
 from harness.servers import Server
 from harness.wire import Peer, Wire
+from segments.place import responses
 
 Serve = Callable[[], None]
 Listen = Callable[[str], None]
@@ -245,7 +246,21 @@ def moved_in(cluster: Cluster) -> None:
         in_pieces(cluster, '/en/1k', 'en')
         in_pieces(cluster, '/fr/1k', 'fr')
     fetch(cluster, ['/en/1k', '/fr/1k', '/fr/128k'])
+    in_fragments(cluster)
     no_flows(cluster)
+
+
+def in_fragments(cluster: Cluster) -> None:
+    """So is one that comes in fragments of IP."""
+    wire = Wire(cluster)
+    try:
+        peer = wire.peer('en').open()
+        peer.send('PA', request('/fr/1k'), pieces=24)
+        peer.until(lambda: responses(peer), 'an answer')
+        assert responses(peer) == [(200, 'fr', document('fr', '1k'))]
+        peer.quit()
+    finally:
+        wire.stop()
 
 
 @pytest.mark.long

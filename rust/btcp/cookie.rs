@@ -125,9 +125,12 @@ impl State {
             ts: front.client().options.ts,
             ecn: false,
         };
-        // Another node's TCP will have it, and must know the cookie; or this one may.
+        // Another node's TCP will have it, and must know the cookie; or this one may. Over a TIME_WAIT of its
+        // own TCP makes no socket but of a SYN.
         let fits = match mode {
-            Mode::Always => self.keys().are_shared(ctx.rcu()),
+            Mode::Always => {
+                self.keys().are_shared(ctx.rcu()) && !connection::is_in_time_wait(&self.net, key)
+            }
             _ => may_adopt(&self.net, syn, layout, &adoption).is_ok(),
         };
         if !fits {
