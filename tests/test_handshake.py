@@ -71,6 +71,23 @@ def test_request_in_the_place_of_the_ack(shaken: Cluster, wire: Wire, language: 
     assert found == {AT_ONCE: int(language == 'en'), WITHHELD: 0}
 
 
+@pytest.mark.parametrize('language', ('en', 'fr'))
+def test_probe_right_behind_the_ack(shaken: Cluster, wire: Wire, language: str) -> None:
+    """What TCP answers while it waits for that ACK has a later timestamp than its SYN-ACK, and
+    the request echoes it: TCP would not make its socket of that."""
+    for _ in range(10):
+        peer = wire.peer('en')
+        peer.greet()
+        peer.next = 1
+        peer.post(peer.frames('A') + peer.frames('A', b'?', seq=0), wait=5, quiet=5, count=1)
+        peer.send('PA', request(f'/{language}/1k'))
+        peer.until(lambda: len(peer.stream.data) > 1024, 'an answer')
+        assert f'X-Node: {language}'.encode() in peer.stream.data
+        assert not peer.reset() and not peer.wrong(), str(peer)
+        peer.quit()
+    no_flows(shaken)
+
+
 def test_requests_right_behind_the_ack(shaken: Cluster) -> None:
     """So it mostly is where the machine has time; all of them are served."""
     front, client = shaken['en'], shaken.client

@@ -280,6 +280,18 @@ impl Front {
             && header.seq() == self.next
             && !header.has(flag::URG)
             && !self.is_past(header)
+            && !self.echoes_later(header)
+    }
+
+    /// Whether a segment echoes a timestamp that came after TCP's SYN-ACK. TCP answers what it has no use for
+    /// while it waits for the handshake's ACK, and would take nothing that echoes this for that
+    /// (net/ipv4/tcp_minisocks.c, tcp_check_req()).
+    fn echoes_later(&self, header: &Header<'_>) -> bool {
+        let echo = header.timestamps().ok().flatten().map(|ts| ts.ecr);
+        match (self.phase, echo, self.server.options.ts) {
+            (Phase::SynAck, Some(echo), Some(sent)) => Seq(sent.val).lt(Seq(echo)),
+            _ => false,
+        }
     }
 
     /// When the ACK came that ended the handshake, if TCP has not got it.

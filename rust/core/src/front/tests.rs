@@ -220,6 +220,26 @@ fn an_ack_that_is_held_is_that_of_the_number_that_it_names() {
 }
 
 #[test]
+fn what_echoes_more_than_the_syn_ack_is_no_ack_of_it() {
+    let mut front = answered(Ecn::Off);
+    with(&segment(101, flag::ACK), |h| front.on_input(h, 0, 1040));
+    // A probe, which TCP answers by itself.
+    let probe = segment(100, flag::ACK);
+    assert_eq!(with(&probe, |h| front.on_input(h, 1, 1045)), Input::Pass);
+    for (ecr, may) in [(8999, true), (9000, true), (9001, false)] {
+        let ts = Some(Timestamps { val: 78, ecr });
+        let psh = Build {
+            flags: flag::ACK | flag::PSH,
+            ..Build::ack(CLIENT, SERVER, Seq(101), Seq(501), 500, ts)
+        };
+        assert_eq!(with(&psh, |h| front.on_input(h, 10, 1050)), Input::Open);
+        assert_eq!(with(&psh, |h| front.may_open(h, 1050)), may);
+    }
+    let echo = with(&front.ack(), |h| h.timestamps().unwrap().map(|ts| ts.ecr));
+    assert_eq!(echo, Some(9000));
+}
+
+#[test]
 fn another_node_may_be_asked_before_there_is_a_socket() {
     let mut front = answered(Ecn::Off);
     let psh = segment(101, flag::ACK | flag::PSH);
