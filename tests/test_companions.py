@@ -22,7 +22,7 @@ from harness.pcap import ACK, SYN
 from harness.running import Cluster, wait_for
 from harness.servers import Server
 from harness.wire import Peer, Wire
-from segments.place import responses
+from segments.place import answered
 
 Serve = Callable[[], None]
 Listen = Callable[[str], None]
@@ -256,8 +256,7 @@ def in_fragments(cluster: Cluster) -> None:
     try:
         peer = wire.peer('en').open()
         peer.send('PA', request('/fr/1k'), pieces=24)
-        peer.until(lambda: responses(peer), 'an answer')
-        assert responses(peer) == [(200, 'fr', document('fr', '1k'))]
+        answered(peer, ('fr', '1k'))
         peer.quit()
     finally:
         wire.stop()

@@ -4,10 +4,9 @@
 import pytest
 
 from checks import no_flows, request
-from harness.inside.documents import document
 from harness.running import Cluster
-from harness.wire import Peer, Wire
-from segments.place import responses
+from harness.wire import Wire
+from segments.place import answered
 
 # What loads conntrack, which puts fragments together before anybody else.
 TRACKING = ('table inet tracking { chain c { type filter hook input priority 0; '
@@ -22,13 +21,6 @@ def family() -> int:
     return 4
 
 
-def answered(peer: Peer, language: str, *names: str) -> None:
-    """The answers are this node's documents, and nothing is odd."""
-    peer.until(lambda: len(responses(peer)) >= len(names), f'{len(names)} answers')
-    assert responses(peer) == [(200, language, document(language, name)) for name in names]
-    assert not peer.wrong() and not peer.reset()
-
-
 @BOTH
 @pytest.mark.parametrize('tracked', (False, True), ids=('', 'tracked'))
 def test_all_in_fragments(cluster: Cluster, wire: Wire, tracked: bool, language: str) -> None:
@@ -41,9 +33,9 @@ def test_all_in_fragments(cluster: Cluster, wire: Wire, tracked: bool, language:
     peer.send('A', pieces=8)
     peer.send('PA', raw[:20], wait=0.2, pieces=SIZE)
     peer.send('PA', raw[20:], pieces=SIZE)
-    answered(peer, language, '1k')
+    answered(peer, (language, '1k'))
     peer.send('PA', request(f'/{language}/128k', Connection='close'), pieces=SIZE)
-    answered(peer, language, '1k', '128k')
+    answered(peer, (language, '1k'), (language, '128k'))
     peer.until(lambda: peer.stream.fin is not None, 'FIN')
     peer.send('FA', wait=0.3, pieces=8)
     no_flows(cluster)
@@ -57,7 +49,7 @@ def test_in_any_order(cluster: Cluster, wire: Wire, language: str) -> None:
     assert len(frames) > 2
     peer.next += len(raw)
     peer.post(frames[::-1])
-    answered(peer, language, '1k')
+    answered(peer, (language, '1k'))
     peer.quit()
 
 
@@ -71,7 +63,7 @@ def test_a_fragment_is_lost(cluster: Cluster, wire: Wire, language: str, lost: i
     peer.post(frames, wait=0.3)
     assert peer.acked == 1
     peer.send('PA', raw, pieces=SIZE)
-    answered(peer, language, '1k')
+    answered(peer, (language, '1k'))
     peer.quit()
 
 
@@ -82,5 +74,5 @@ def test_wrong_checksums(cluster: Cluster, wire: Wire, language: str) -> None:
     peer.send('PA', b'?' * len(raw), good=False, wait=0.3, pieces=SIZE)
     assert peer.acked == 1
     peer.send('PA', raw, pieces=SIZE)
-    answered(peer, language, '1k')
+    answered(peer, (language, '1k'))
     peer.quit()

@@ -13,7 +13,7 @@ from conftest import Lab
 from harness.node import Node
 from harness.pcap import ACK, SYN
 from harness.running import Cluster, wait_for
-from harness.wire import Wire
+from harness.wire import Peer, Wire
 
 AT_ONCE = 'connections_passed_decided'
 WITHHELD = 'connections_withheld'
@@ -48,6 +48,15 @@ def counted(node: Node, before: Dict[str, int]) -> Dict[str, int]:
     return {name: after[name] - before[name] for name in (AT_ONCE, WITHHELD)}
 
 
+def ask(peer: Peer, language: str) -> None:
+    """The request is answered by this node, and nothing is odd; the client is gone then."""
+    peer.send('PA', request(f'/{language}/1k'))
+    peer.until(lambda: len(peer.stream.data) > 1024, 'an answer')
+    assert not peer.reset() and not peer.wrong(), str(peer)
+    assert f'X-Node: {language}'.encode() in peer.stream.data
+    peer.quit()
+
+
 @pytest.mark.parametrize('language', ('en', 'fr'))
 def test_request_in_the_place_of_the_ack(shaken: Cluster, wire: Wire, language: str) -> None:
     """TCP makes the socket of it, if the request is its own, and none if not: nothing is
@@ -59,11 +68,7 @@ def test_request_in_the_place_of_the_ack(shaken: Cluster, wire: Wire, language: 
         peer = wire.peer('en')
         peer.greet()
         peer.next = 1
-        peer.send('PA', request(f'/{language}/1k'))
-        peer.until(lambda: len(peer.stream.data) > 1024, 'an answer')
-        assert not peer.reset() and not peer.wrong(), str(peer)
-        assert f'X-Node: {language}'.encode() in peer.stream.data
-        peer.quit()
+        ask(peer, language)
         no_flows(shaken)
         found = counted(front, before)
         if language == 'fr' or found[AT_ONCE]:
@@ -80,11 +85,7 @@ def test_probe_right_behind_the_ack(shaken: Cluster, wire: Wire, language: str) 
         peer.greet()
         peer.next = 1
         peer.post(peer.frames('A') + peer.frames('A', b'?', seq=0), wait=5, quiet=5, count=1)
-        peer.send('PA', request(f'/{language}/1k'))
-        peer.until(lambda: len(peer.stream.data) > 1024, 'an answer')
-        assert f'X-Node: {language}'.encode() in peer.stream.data
-        assert not peer.reset() and not peer.wrong(), str(peer)
-        peer.quit()
+        ask(peer, language)
     no_flows(shaken)
 
 
@@ -193,10 +194,6 @@ def test_request_as_tcp_gets_the_ack(shaken: Cluster, wire: Wire, language: str)
     with front.kernel.delayed(carisma_btcp_put=200):
         peer = wire.peer('en').open()
         time.sleep(0.1)
-        peer.send('PA', request(f'/{language}/1k'))
-        peer.until(lambda: len(peer.stream.data) > 1024, 'an answer')
-        assert f'X-Node: {language}'.encode() in peer.stream.data
-        assert not peer.reset() and not peer.wrong(), str(peer)
-        peer.quit()
+        ask(peer, language)
         no_flows(shaken)
     assert counted(front, before) == {AT_ONCE: 0, WITHHELD: 1}

@@ -2,7 +2,7 @@
 """What only IPv6 has, whatever the family of the other suites' run."""
 
 import dataclasses
-from typing import Any, Dict, Tuple
+from typing import Any, Dict
 
 import pytest
 from scapy.layers.inet6 import (
@@ -16,8 +16,8 @@ from harness.inside.documents import document
 from harness.node import Node
 from harness.pcap import SYN, Checksum, parse_frame
 from harness.running import Cluster, wait_for
-from harness.wire import SKIP, Peer, Wire
-from segments.place import responses
+from harness.wire import SKIP, Wire
+from segments.place import answered, responses
 
 CLOSE = '-H "Connection: close"'
 BOTH = pytest.mark.parametrize('language', ('en', 'fr'))
@@ -61,13 +61,6 @@ HEADERS: Dict[str, Dict[str, Any]] = {
     'fragments': {'pieces': 48},
     'fragments-behind-options': {'pieces': 80, 'extensions': [HOP_BY_HOP, DESTINATION]},
 }
-
-
-def answered(peer: Peer, *wanted: Tuple[str, str]) -> None:
-    """The answers are these nodes' documents, and nothing is odd."""
-    peer.until(lambda: len(responses(peer)) >= len(wanted), f'{len(wanted)} answers')
-    assert responses(peer) == [(200, node, document(node, name)) for node, name in wanted]
-    assert not peer.wrong() and not peer.reset()
 
 
 @pytest.mark.parametrize('language', some_long(('en', 'fr'), 'fr'))

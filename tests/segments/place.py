@@ -65,6 +65,13 @@ def responses(peer: Peer) -> List[Tuple[int, str, bytes]]:
     return found
 
 
+def answered(peer: Peer, *wanted: Tuple[str, str]) -> None:
+    """The answers are these nodes' documents, and nothing is odd."""
+    peer.until(lambda: len(responses(peer)) >= len(wanted), f'{len(wanted)} answers')
+    assert responses(peer) == [(200, node, document(node, name)) for node, name in wanted]
+    assert not peer.wrong() and not peer.reset()
+
+
 Case = Callable[[Place], Any]
 CASES: Dict[str, Case] = {}
 STAYS = set()       # the cases that are served where they arrive, anyway

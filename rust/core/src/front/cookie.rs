@@ -19,7 +19,8 @@ pub const COOKIE_WSCALE: u8 = 10;
 
 impl Front {
     /// Begins with the first segment of a client that had a cookie in the place of a SYN-ACK of
-    /// TCP's, and what is known by it ([`Verdict::First`](crate::cookie::Verdict::First)). `clock` is the front end's timestamp clock at `now` milliseconds of
+    /// TCP's, and what is known by it ([`Verdict::First`](crate::cookie::Verdict::First)). `clock` is the
+    /// front end's timestamp clock at `now` milliseconds of
     /// the clock that [`Front::ts_now`] is given. `None` if the segment is malformed.
     #[must_use]
     pub fn of_cookie(
