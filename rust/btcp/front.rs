@@ -328,15 +328,15 @@ impl State {
     pub(crate) fn front_acknowledge(
         &self,
         flow: &FlowRef,
-        inner: InnerGuard<'_>,
+        mut inner: InnerGuard<'_>,
         ctx: &PacketContext,
     ) {
         // While another node is asked the clock must not run on: see `Req::ts_now`.
-        let Stage::Deciding(deciding) = &inner.stage else {
+        let Stage::Deciding(deciding) = &mut inner.stage else {
             return;
         };
-        let early = deciding.early.newest_first();
-        let ack = deciding.front.acknowledge(connection::now_ms(), early);
+        let Deciding { front, early, .. } = &mut **deciding;
+        let ack = front.acknowledge(connection::now_ms(), early.newest_first());
         // A rule that copies what is sent has our hook see the copy before this returns.
         drop(inner);
         self.tell_client(flow, &ack, ctx);

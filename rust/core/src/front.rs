@@ -627,7 +627,15 @@ impl Front {
     /// that the SYN-ACK offered. `early` is what came before its turn, as [`Sack::new`] takes it:
     /// a client that may be told of it repeats what is missing, and need not wait for a timer.
     #[must_use]
-    pub fn acknowledge(&self, now: u32, early: impl Iterator<Item = (Seq, Seq)> + Clone) -> Build {
+    pub fn acknowledge(
+        &mut self,
+        now: u32,
+        early: impl Iterator<Item = (Seq, Seq)> + Clone,
+    ) -> Build {
+        if self.phase == Phase::Head && self.answered().is_some() {
+            // The clock of a TCP that enters as of the handshake's ACK would go back for the client.
+            self.ack = Ack::Given;
+        }
         let (client, server) = self.ports;
         let shift = self.server.options.wscale.unwrap_or(0);
         // CAST: at most the 16 bits that the SYN-ACK had.

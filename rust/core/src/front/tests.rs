@@ -94,8 +94,13 @@ fn a_cookie_is_as_good_as_a_handshake() {
     // TCP may make its socket of that, but not twice.
     with(&data, |data| {
         assert!(front.may_open(data, 3 + HOLD_MS) && !front.may_open(data, 4 + HOLD_MS));
+        let mut told = front;
         front.gave_ack();
         assert!(!front.may_open(data, 3));
+        // Nor with a clock that is behind what the client was told.
+        assert_eq!(told.answered(), Some(3));
+        let _ = told.acknowledge(5, [].into_iter());
+        assert!(!told.may_open(data, 5) && told.answered().is_none());
     });
 }
 

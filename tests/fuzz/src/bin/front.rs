@@ -276,7 +276,8 @@ impl Wire {
             let seq = self.next().add(any.rotate_left(n * 7));
             (seq, seq.add(any >> 20))
         });
-        let window = says(front.acknowledge(any, early), SERVER, server, self.next());
+        let told = { *front }.acknowledge(any, early);
+        let window = says(told, SERVER, server, self.next());
         let mut room = NO_HEADERS;
         if let Some(handshake) = front.handshake(&mut room) {
             assert_eq!(handshake.client().isn, Seq(self.client));
