@@ -125,11 +125,11 @@ impl State {
             ts: front.client().options.ts,
             ecn: false,
         };
-        // Another node's TCP will have it, and must know the cookie; or this one may. Over a TIME_WAIT of its
-        // own TCP makes no socket but of a SYN.
+        // Another node's TCP will have it, and must know the cookie; or this one may. TCP makes no socket
+        // over one that it has but of a SYN, if at all.
         let fits = match mode {
             Mode::Always => {
-                self.keys().are_shared(ctx.rcu()) && !connection::is_in_time_wait(&self.net, key)
+                self.keys().are_shared(ctx.rcu()) && !connection::is_taken(&self.net, key)
             }
             _ => may_adopt(&self.net, syn, layout, &adoption).is_ok(),
         };

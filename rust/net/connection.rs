@@ -35,6 +35,12 @@ pub fn is_live(net: &Net, tuple: &Tuple) -> bool {
     unsafe { bindings::connection_is_live(net.as_ptr(), raw(tuple)) }
 }
 
+/// Whether there is a socket with this connection, in whichever state. Softirq or process context.
+pub fn is_taken(net: &Net, tuple: &Tuple) -> bool {
+    // SAFETY: The namespace is valid, and so is the tuple.
+    unsafe { bindings::connection_is_taken(net.as_ptr(), raw(tuple)) }
+}
+
 /// Whether this connection is over, but for its TIME_WAIT. Softirq or process context.
 pub fn is_in_time_wait(net: &Net, tuple: &Tuple) -> bool {
     // SAFETY: The namespace is valid, and so is the tuple.

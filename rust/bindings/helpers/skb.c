@@ -460,6 +460,16 @@ bool carisma_helper_connection_is_live(struct net *net, const struct carisma_tup
 	return live;
 }
 
+/* Whether any socket has this connection. */
+bool carisma_helper_connection_is_taken(struct net *net, const struct carisma_tuple *tuple)
+{
+	struct sock *sk = carisma_established(net, tuple);
+
+	if (sk)
+		sock_gen_put(sk);
+	return sk;
+}
+
 /* Whether a TIME_WAIT socket has this connection. */
 bool carisma_helper_connection_is_in_time_wait(struct net *net, const struct carisma_tuple *tuple)
 {
