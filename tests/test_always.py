@@ -138,6 +138,34 @@ def test_served_here_in_time_wait(always: Cluster, number: str) -> None:
     no_flows(always, timeout=30)
 
 
+def test_a_syn_on_what_is_served_here(always: Cluster) -> None:
+    """The front end's own TCP has the connection, and asks back; no cookie begins another."""
+    wire = Wire(always)
+    try:
+        place = Place('local', wire)
+        told, dead = CASES['syn-on-a-connection-answered'](place)
+        peer, = place.peers
+        assert (told, dead) == ([('A', peer.seen, 1 + len(place.ask()), 0)], True), str(peer)
+        place.end()
+    finally:
+        wire.stop()
+    no_flows(always, timeout=30)
+
+
+def test_what_comes_late_is_answered(always: Cluster) -> None:
+    """The back end's reset finds the front end, which was about to forget the connection when it
+    forwarded what that answers."""
+    always['fr'].link.netem(delay=0.15)
+    wire = Wire(always)
+    try:
+        place = Place('handed-off', wire)
+        assert CASES['reset-ended-exact'](place)
+        place.end()
+    finally:
+        wire.stop()
+    no_flows(always, timeout=30)
+
+
 @pytest.mark.long
 def test_replayed(always: Cluster) -> None:
     """If the back end's service says so it shows TCP the handshake, and translates

@@ -80,9 +80,14 @@ impl State {
             return;
         }
         let flags = forward.note(flow, &skb, layout);
-        if over && flags & flag::FIN != 0 && forward.time_wait {
-            // That may only begin now: the back end counts from its own FIN.
-            flow.arm(linger_ms(true));
+        // A TIME_WAIT may only begin now: the back end counts from its own FIN. And what is said in band
+        // to what comes late comes by here.
+        let again = match forward.time_wait {
+            true => flags & flag::FIN != 0,
+            false => forward.is_in_band(),
+        };
+        if over && again {
+            flow.arm(linger_ms(forward.time_wait));
         }
         let forward = *forward;
         inner.packets = inner.packets.wrapping_add(1);
