@@ -6,6 +6,7 @@ Each goes together with handoffs, or the connections that it touches are left
 alone; the test says which.
 """
 
+import contextlib
 import re
 from typing import Any, Callable, Iterator, List, Set, Tuple
 
@@ -14,6 +15,7 @@ import pytest
 from checks import gone, no_flows, request, served, sha256, some_long, unbroken
 from conftest import Lab
 from harness.address import alone
+from harness.cluster import Rule
 from harness.guest import Guest
 from harness.inside.documents import document
 from harness.load import Load
@@ -376,19 +378,14 @@ def test_whole_sums(bare: Cluster, lab: Lab, sums: Guest) -> None:
 @pytest.mark.long
 def test_services_at_several_ports(cluster: Cluster) -> None:
     """Services of one address and of several, at once."""
-    servers, made = [], []
-    for port in PLACES:
-        for name in ('en', 'fr'):
-            node = cluster[name]
-            servers.append(Server(node, 'epoll', port))
-            service = node.at(port)
-            node.ctl('service', 'add', service)
-            made.append((node, service))
+    servers = [Server(cluster[name], 'epoll', port) for port in PLACES for name in ('en', 'fr')]
+    with contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.callback(server.stop)
+        for port, places in PLACES.items():
             # At the second port the languages are exchanged.
-            for language, place in zip(('en', 'fr'), PLACES[port]):
-                node.ctl('rule', 'add', service, '--path', f'/{language}/',
-                         '--node', place)
-    try:
+            rules = [Rule(f'/{name}/', place) for name, place in zip(('en', 'fr'), places)]
+            stack.enter_context(cluster.offering(port, rules))
         for server in servers:
             server.wait()
         loads = [Load(cluster.client, cluster['en'].at(port), ('/en/1k', '/fr/1k'),
@@ -400,11 +397,6 @@ def test_services_at_several_ports(cluster: Cluster) -> None:
                 for language, node in zip(('en', 'fr'), places)}
         served(cluster.client.curl.get(cluster.url('en', '/fr/1k')), 'fr',
                '1k')
-    finally:
-        for server in servers:
-            server.stop()
-        for node, service in made:
-            node.ctl('service', 'del', service)
     no_flows(cluster)
 
 
@@ -439,18 +431,9 @@ def answer_to(peer: Peer) -> Tuple[Set[int], int]:
 def serve(cluster: Cluster) -> Iterator[Callable[[], None]]:
     """Makes the second port a service, whose requests for fr are handed
     off."""
-    made = []
-
-    def on() -> None:
-        for name in ('en', 'fr'):
-            node = cluster[name]
-            at = node.at(PORT)
-            node.ctl('service', 'add', at)
-            made.append((node, at))
-            node.ctl('rule', 'add', at, '--path', '/fr/', '--node', 'fr')
-    yield on
-    for node, at in made:
-        node.ctl('service', 'del', at)
+    with contextlib.ExitStack() as stack:
+        offering = cluster.offering(PORT, [Rule('/fr/', 'fr')])
+        yield lambda: stack.enter_context(offering)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Callable, Dict, Iterator, List
 import pytest
 
 from checks import all_right, gone, no_flows, request, sha256, some_long
+from harness.cluster import Rule
 from harness.inside.documents import document
 from harness.load import Load
 from harness.paths import INSIDE
@@ -35,18 +36,8 @@ Start = Callable[..., List[Server]]
 def front(cluster: Cluster) -> Iterator[str]:
     """The service at the second port, of `en` and `fr`; the former's
     address."""
-    made = []
-    for name in ('en', 'fr'):
-        node = cluster[name]
-        service = node.at(PORT)
-        node.ctl('service', 'add', service)
-        made.append((node, service))
-        for other in ('en', 'fr'):
-            node.ctl('rule', 'add', service, '--path', f'/{other}/',
-                     '--node', other)
-    yield made[0][1]
-    for node, service in made:
-        node.ctl('service', 'del', service)
+    with cluster.offering(PORT, [Rule(f'/{name}/', name) for name in ('en', 'fr')]):
+        yield cluster['en'].at(PORT)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 from . import paths
 from .address import endpoint
 from .capture import Capture
-from .cluster import ClusterSpec, Host, NodeSpec
+from .cluster import ClusterSpec, Host, NodeSpec, Rule
 from .curl import Curl
 from .kernel import Kernel
 from .nginx import Nginx
@@ -175,10 +175,11 @@ class Node(abc.ABC):
     @property
     def services(self) -> List[str]:
         """That, and the one of the other family, if it has an address for it."""
-        return self._services_of(self.host)
+        return self._services_of(self.host, self.cluster.port)
 
-    def _services_of(self, host: Host) -> List[str]:
-        return [endpoint(vip, self.cluster.port) for vip in host.vips]
+    @staticmethod
+    def _services_of(host: Host, port: int) -> List[str]:
+        return [endpoint(vip, port) for vip in host.vips]
 
     def at(self, port: int) -> str:
         """This node's virtual address, with a port."""
@@ -230,23 +231,27 @@ class Node(abc.ABC):
                 calls[-1] += ['--other-forward', self.cluster.other_forward]
         return calls + self.offer()
 
-    def offer(self, service: str = '', migrate: str = '', mode: str = ''
-              ) -> List[List[str]]:
-        """Those of them that configure services: its own, or one like them; and
-        those of the other nodes, if what they forward comes to the address of
-        the service."""
-        services = [service] if service else self.services
-        if self.cluster.unchanged and not service:
+    def offered(self, port: int) -> List[str]:
+        """The services that this node has at a port: its own; and those of the other nodes, if
+        what they forward comes to the address of the service."""
+        services = self._services_of(self.host, port)
+        if self.cluster.unchanged:
             for node in self.cluster.nodes:
                 if node.name != self.name:
-                    services += self._services_of(node)
+                    services += self._services_of(node, port)
+        return services
+
+    def offer(self, service: str = '', migrate: str = '', mode: str = '', port: int = 0,
+              rules: Sequence[Rule] = ()) -> List[List[str]]:
+        """Those of them that configure services: this one, or those that it has at the port."""
+        services = [service] if service else self.offered(port or self.cluster.port)
         calls = []
         for at in services:
             calls.append(['service', 'add', at,
                           '--mode', mode or self.cluster.mode,
                           '--migrate', migrate or self.cluster.migrate])
             calls += [['rule', 'add', at, *rule.words]
-                      for rule in self.cluster.rules]
+                      for rule in rules or self.cluster.rules]
         return calls
 
     def configure(self) -> None:

@@ -2,12 +2,13 @@
 """A running cluster: what namespaces and guests have in common."""
 
 import abc
+import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 from .address import alone, endpoint, family
-from .cluster import PREFIXES, ClusterSpec, Host, NodeSpec
+from .cluster import PREFIXES, ClusterSpec, Host, NodeSpec, Rule
 from .kernel import MODULES, Kernel
 from .node import Node
 from .paths import INSIDE, WORK
@@ -158,6 +159,19 @@ class Cluster(abc.ABC):
             wait_for(lambda: self.joined(node),
                      f"{node.name}'s control connections are up")
         self.ready = True
+
+    @contextlib.contextmanager
+    def offering(self, port: int, rules: Sequence[Rule], names: Sequence[str] = ('en', 'fr')
+                 ) -> Iterator[None]:
+        """These nodes have services at one more port, too, with these rules."""
+        nodes = [self[name] for name in names]
+        for node in nodes:
+            node.batch(node.offer(port=port, rules=rules))
+        try:
+            yield
+        finally:
+            for node in nodes:
+                node.batch([['service', 'del', at] for at in node.offered(port)])
 
     @staticmethod
     def joined(node: Node) -> bool:

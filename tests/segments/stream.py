@@ -43,7 +43,12 @@ def window_opens_meanwhile(place: Place) -> Any:
 @case()
 def zero_window_in_the_body(place: Place) -> Any:
     """The window closes within the answer; nothing crosses its edge."""
-    peer = place.peer().open()
+    peer = place.peer()
+    peer.greet()
+    peer.next = 1
+    # The handshake says it already: who makes a socket before it gets the request does not follow
+    # a segment that has the same number and a smaller window.
+    peer.send('A', window=3 * MSS)
     peer.send('PA', place.ask('128k'), window=3 * MSS)
     # A server that hears nothing sends one segment more, after two round trips (RFC 8985, section
     # 7.2), which under load are long.
