@@ -201,6 +201,7 @@ def test_node_itself(fresh: Cluster, mode: str) -> None:
     served(fresh.client.curl.get(fresh.url('en', '/fr/1k')), 'fr', '1k')
 
 
+@pytest.mark.named
 @pytest.mark.ipv6(long=True)
 @pytest.mark.parametrize('mode', some_long(('rare', 'frequent'), 'frequent'))
 def test_node_that_is_asked_for_itself(fresh: Cluster, mode: str) -> None:

@@ -305,7 +305,8 @@ def test_unload(
 
 @pytest.mark.ipv6(long=True)
 def test_syn_cookies(fresh: Cluster) -> None:
-    """Connections that come by SYN cookies are withheld like others."""
+    """Connections that come by SYN cookies of TCP's are withheld like others."""
+    fresh['en'].ctl('service', 'set', fresh['en'].service, '--mode', 'rare')
     for node in fresh.nodes:
         node.sysctl('net.ipv4.tcp_syncookies', '2')
         node.run('nstat -n')

@@ -13,15 +13,14 @@ def forget(cluster: Cluster, *names: str) -> None:
     """Delete these nodes' services."""
     for name in names:
         node = cluster[name]
-        node.ctl('service', 'del', node.service)
+        node.batch([['service', 'del', service] for service in node.offered(cluster.spec.port)])
 
 
 def restore(cluster: Cluster, *names: str) -> None:
     """Configure these nodes' services again."""
     for name in names:
         node = cluster[name]
-        for words in node.offer():
-            node.ctl(*words)
+        node.batch(node.offer())
 
 
 @pytest.mark.parametrize('names', some_long((('en',), ('fr',), ONES), ('en',)))

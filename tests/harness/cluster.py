@@ -124,6 +124,11 @@ class ClusterSpec:
         return address(self.family, number, net)
 
     @property
+    def by_cookie(self) -> bool:
+        """Whether handshakes are by cookies: of a client that has said nothing no node knows."""
+        return self.mode != 'rare'
+
+    @property
     def unchanged(self) -> bool:
         """Whether nodes have each other's services, and what is forwarded comes
         to these."""
