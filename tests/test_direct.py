@@ -418,3 +418,17 @@ def test_refused_by_name(cluster: Cluster) -> None:
     ways = {it['name']: it['forward'] for it in node.ask('node', 'list')}
     assert ways == {'en': 'direct', 'fr': 'direct', 'de': 'direct', 'it': 'auto'}
     node.ctl('node', 'del', 'it')
+
+
+@pytest.mark.ipv6
+def test_node_goes(lab: Lab, way: str) -> None:
+    """What is remembered of the way to a node keeps no device of this one's from going."""
+    cluster = lab.bare(dataclasses.replace(lab.spec, forward=way))
+    cluster.start_servers()
+    lab.enable(cluster)
+    for language in ('fr', 'de'):
+        served(cluster.client.curl.get(cluster.url('en', f'/{language}/1k'), options=CLOSE),
+               language, '1k')
+    cluster['en'].kill()
+    # Waits for a namespace that is about to go.
+    cluster.end()

@@ -15,7 +15,7 @@ from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
 
 # What is lost with a node that was given it at once is test_trusted's.
-pytestmark = pytest.mark.wary
+pytestmark = [pytest.mark.wary, pytest.mark.control]
 # Kinds of records, and who sends them (docs/handoff-protocol.md).
 KINDS = {'req': (2, 'en'), 'accept': (3, 'fr'), 'data': (5, 'en'),
          'taken': (8, 'fr'), 'closed': (7, 'fr')}

@@ -24,6 +24,7 @@ from scapy.packet import Packet, Raw
 
 from checks import no_flows, request, served, some_long, unbroken
 from harness.address import alone
+from harness.capture import Capture
 from harness.cluster import Host
 from harness.inside.documents import document
 from harness.namespaces import SWITCH, NamespaceNode
@@ -279,6 +280,8 @@ OTHER = {
 class Told:
     """A connection, handed off to fr, and what routers say of it."""
 
+    ROUTER = ROUTER
+
     def __init__(self, cluster: Cluster, wire: Wire) -> None:
         self.cluster = cluster
         self.address = wire.address
@@ -325,6 +328,20 @@ class Told:
         self.peer.post([bytes(Ether(src=source, dst=target) / part) for part in parts],
                        wait=0.3, quiet=0.3)
 
+    @property
+    def known(self) -> str:
+        """The address by which fr's TCP knows the service."""
+        unchanged = self.cluster.spec.unchanged
+        return self.cluster['en'].vip if unchanged else self.cluster['fr'].address
+
+    def came(self, capture: Capture) -> List[bytes]:
+        """The router's packets that came to fr, without the header of a tunnel."""
+        spec, router = self.cluster.spec, ip_address(self.ROUTER).packed
+        header, at = (20, 12) if spec.family == 4 else (40, 8)
+        tunnel = header if spec.forward == 'tunnel' else 0
+        packets = [packet[tunnel:] for packet in capture.packets()]
+        return [it for it in packets if it[at:at + len(router)] == router]
+
     def finish(self) -> None:
         """Whatever was said, the answer arrives."""
         peer = self.peer
@@ -358,21 +375,18 @@ def test_errors_are_relayed(cluster: Cluster, told: Told) -> None:
     """Each comes to the back end as though that had sent the segment, in the
     client's numbers, and is heeded by its TCP."""
     counts, size = Counts(cluster), 1400
-    back = cluster['en'].vip if cluster.spec.unchanged else cluster['fr'].address
-    # In a tunnel there is a header more.
-    tunnel, wanted = 20 * (cluster.spec.forward == 'tunnel'), []
-    words = f'ip[{9 + tunnel}] == 1 and ip[{12 + tunnel}:4] == {int(ip_address(ROUTER))}'
-    with cluster['fr'].capture(f"'{words}'") as capture:
+    wanted = []
+    with cluster['fr'].capture('icmp or proto 4') as capture:
         for name, shape in GOOD.items():
             size -= 20
             told.tell(shape, mtu=size if shape.kind == (3, 4) else 0)
             wanted.append(told.packet(
-                shape, back, mtu=size if shape.kind == (3, 4) else 0, ttl=59))
+                shape, told.known, mtu=size if shape.kind == (3, 4) else 0, ttl=59))
             if shape.kind == (3, 4):
                 assert mtu(cluster['fr'], told.address) == size, name
             else:
                 size += 20
-    came = [IP(packet[tunnel:]) for packet in capture.packets()]
+    came = [IP(packet) for packet in told.came(capture)]
     assert len(came) == len(wanted) == len(GOOD)
     for name, found, right in zip(GOOD, came, wanted):
         if GOOD[name].pieces:

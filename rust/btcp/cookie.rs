@@ -26,7 +26,7 @@ use carisma_core::{
     tuple::Tuple,
 };
 use carisma_net::{
-    adopt::{adopt, may_adopt, Withheld},
+    adopt::{adopt, has_listener, may_adopt, Withheld},
     connection,
     netfilter::PacketContext,
     route::Return,
@@ -125,13 +125,19 @@ impl State {
             ts: front.client().options.ts,
             ecn: false,
         };
-        // Another node's TCP will have it, and must know the cookie; or this one may. TCP makes no socket
-        // over one that it has but of a SYN, if at all.
+        let adoptable = || may_adopt(&self.net, syn, layout, &adoption).is_ok();
+        // Another node's TCP may have it, and must know the cookie; or this one, if it has a server. Without
+        // UTCP what TCP here cannot adopt is not for it. Over a socket that it has it makes none but of a SYN,
+        // if at all.
         let fits = match mode {
             Mode::Always => {
-                self.keys().are_shared(ctx.rcu()) && !connection::is_taken(&self.net, key)
+                self.keys().are_shared(ctx.rcu())
+                    && !connection::is_taken(&self.net, key)
+                    && (!self.withholding.load(Acquire)
+                        || !has_listener(&self.net, syn, layout)
+                        || adoptable())
             }
-            _ => may_adopt(&self.net, syn, layout, &adoption).is_ok(),
+            _ => adoptable(),
         };
         if !fits {
             self.counters.count(Counter::CookiesUnfit);

@@ -100,6 +100,14 @@ pub fn may_adopt(
     outcome(unsafe { bindings::may_adopt(net.as_ptr(), syn.as_ptr(), ip, &raw const it) })
 }
 
+/// Whether a server of this node's listens for what a client's SYN asks for. At PRE_ROUTING.
+pub fn has_listener(net: &Net, syn: &Skb, layout: &Layout) -> bool {
+    // CAST: A small number.
+    let ip = layout.ip as u32;
+    // SAFETY: As for `may_adopt`.
+    unsafe { bindings::has_listener(net.as_ptr(), syn.as_ptr(), ip) }
+}
+
 /// Whether this node's TCP would make a socket that is withheld of the connection that a client's segment
 /// ends the handshake of. At PRE_ROUTING.
 pub fn may_withhold(net: &Net, segment: &Skb, layout: &Layout) -> bool {

@@ -8,6 +8,7 @@ from typing import Iterator, List, Optional, Pattern
 
 from .guest import Guest
 from .paths import BUILD, CACHE, CHECKOUT
+from .process import CommandTimeout
 
 MODULES = ('carisma_btcp', 'carisma_utcp')      # in the order of loading
 INFO = 6
@@ -43,8 +44,12 @@ class Kernel:
     def unload(self, *names: str) -> None:
         """Unload the modules, or those named; fails if one is in use."""
         wanted = names or MODULES[::-1]
-        self.guest.run('set -e; ' + '; '.join(
-            f'rmmod {name}' for name in wanted))
+        try:
+            self.guest.run('set -e; ' + '; '.join(
+                f'rmmod {name}' for name in wanted))
+        except CommandTimeout as problem:
+            stacks = self.guest.run('for it in $(pgrep rmmod); do cat /proc/$it/stack; done').out
+            raise CommandTimeout(f'{problem}\n{stacks}') from problem
 
     def loaded(self) -> List[str]:
         """Those of our modules that are loaded."""

@@ -257,6 +257,14 @@ enum carisma_obstacle carisma_helper_may_adopt(struct net *net, struct sk_buff *
 	return carisma_find_obstacle(net, skb, ip, it, &sk);
 }
 
+/* Whether a server listens for what a client's SYN asks for: as for carisma_helper_may_withhold(). */
+bool carisma_helper_has_listener(struct net *net, struct sk_buff *skb, unsigned int ip)
+{
+	const struct tcphdr *th = (const struct tcphdr *)(skb_network_header(skb) + ip);
+
+	return carisma_find_listener(net, skb, th);
+}
+
 /*
  * Whether TCP would make a child, which is withheld, of the connection that this segment ends the handshake of:
  * at PRE_ROUTING, its headers linear, that of IP with all that belongs to it of "ip" bytes.

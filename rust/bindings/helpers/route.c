@@ -94,18 +94,16 @@ static bool carisma_is_off_link(const struct dst_entry *dst, const __u8 *via)
 		return rt->rt_type != RTN_UNICAST || rt->rt_gw_family != AF_INET ||
 		       rt->rt_gw4 != carisma_in4(via);
 	} else {
-		const struct rt6_info *rt = dst_rt6_info(dst);
-		struct in6_addr addr = carisma_in6(via);
-
-		return (rt->rt6i_flags & (RTF_LOCAL | RTF_GATEWAY | RTF_CACHE)) != RTF_CACHE ||
-		       !ipv6_addr_equal(&rt->rt6i_dst.addr, &addr);
+		return dst_rt6_info(dst)->rt6i_flags & (RTF_LOCAL | RTF_ANYCAST | RTF_GATEWAY);
 	}
 }
 
 /*
- * A route by which any packet goes to the node at "via" itself: the neighbour entry is that of "via",
- * not of the packet's destination, as IPVS and nf_dup_ipv4 have it. A gateway, and our own loopback,
- * would send the packet to its destination, that is, to us again.
+ * A route to the node at "via" itself. With IPv4 any packet goes there by it: the neighbour entry is that
+ * of "via", not of the packet's destination, as IPVS and nf_dup_ipv4 have it. A gateway, and our own
+ * loopback, would send the packet to its destination, that is, to us again. With IPv6 such a route would
+ * be one of its own (ip6_pol_route()), which keeps its device from going for as long as a cache has it:
+ * there this is the ordinary one, and carisma_xmit_link() is told of the neighbour.
  */
 static struct dst_entry *carisma_route_direct(struct net *net, const __u8 *via)
 {
@@ -119,10 +117,7 @@ static struct dst_entry *carisma_route_direct(struct net *net, const __u8 *via)
 
 		dst = carisma_dst4(net, &fl4);
 	} else {
-		struct flowi6 fl6 = {
-			.daddr = carisma_in6(via),
-			.flowi6_flags = FLOWI_FLAG_KNOWN_NH,
-		};
+		struct flowi6 fl6 = { .daddr = carisma_in6(via) };
 
 		dst = carisma_dst6(net, &fl6);
 	}
@@ -174,10 +169,7 @@ static void carisma_keep(struct dst_cache *cache, struct dst_entry *dst, const _
 	}
 }
 
-/*
- * Such a route is kept by nobody else: a cache, which has routes to "via" only, or is NULL, spares making
- * one for each packet.
- */
+/* A cache, which has such routes to "via" only, or is NULL, spares looking it up for each packet. */
 static struct dst_entry *carisma_route_direct_cached(struct net *net, const __u8 *via,
 						     struct dst_cache *cache)
 {

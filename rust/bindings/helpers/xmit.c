@@ -99,8 +99,8 @@ int carisma_helper_xmit_by(struct net *net, struct sk_buff *skb, struct dst_entr
 }
 
 /*
- * Send a whole packet to the node at "via", of which only the link address is of interest, as "via" is of
- * the other family. IP has no route for that, and netfilter's POST_ROUTING is left out.
+ * Send a whole packet to the node at "via", of which only the link address is of interest. IP would go by
+ * the packet's destination, and netfilter's POST_ROUTING is left out.
  */
 static int carisma_xmit_link(struct sk_buff *skb, struct dst_entry *dst, const __u8 *via, unsigned int *mtu)
 {
@@ -135,7 +135,7 @@ int carisma_helper_xmit_direct(struct net *net, struct sk_buff *skb, const __u8 
 	struct dst_entry *dst = carisma_route_direct_cached(net, via, cache);
 
 	*mtu = 0;
-	if (!IS_ERR(dst) && carisma_skb_is_v6(skb) == carisma_is_v4(via))
+	if (!IS_ERR(dst) && (carisma_skb_is_v6(skb) || !carisma_is_v4(via)))
 		return carisma_xmit_link(skb, dst, via, mtu);
 	return carisma_xmit(net, skb, dst, mtu);
 }
