@@ -41,7 +41,8 @@ BY_COOKIE: Dict[str, Tuple[Any, ...]] = {
 # What else a client may be told whose request is handed over in band: the front end does that again
 # if it hears nothing for 200 ms, and TCP says so of the copy.
 IN_BAND: Dict[str, Tuple[Any, ...]] = {
-    f'reset-answered-{number}-handed-off': (([('A', 1291, 43, 0)], [(200, True)] * 2, False),)
+    f'reset-answered-{number}-handed-off': tuple(
+        ([('A', 1291, 43, 0)] * count, [(200, True)] * 2, False) for count in (1, 2, 3))
     for number in ('first', 'outside')
 }
 

@@ -26,7 +26,7 @@ use carisma_core::{
     tuple::Tuple,
 };
 use carisma_net::{
-    adopt::{adopt, has_listener, may_adopt, Withheld},
+    adopt::{adopt, has_listener, may_adopt, Obstacle, Withheld},
     connection,
     netfilter::PacketContext,
     route::Return,
@@ -227,7 +227,8 @@ impl State {
             Err(counter) => {
                 // It is served as if there were no CARISMA.
                 self.counters.count(counter);
-                self.front_adopt(key, &front, None, ctx).then_some(skb)
+                let adopted = self.front_adopt(key, &front, None, ctx);
+                adopted.ok().map(|()| skb)
             }
         }
     }
@@ -273,34 +274,31 @@ impl State {
     }
 
     /// Has TCP adopt a connection that is this node's own, by a segment of the client's or else by one of
-    /// our making, and says whether it has it.
+    /// our making. An error says that it has not, and what was in the way, if that is known.
     fn front_adopt(
         &self,
         key: &Tuple,
         front: &Front,
         segment: Option<Skb>,
         ctx: &PacketContext,
-    ) -> bool {
+    ) -> Result<(), Option<Obstacle>> {
         // By the timestamps of a client's segment TCP measures the round trip: that to the ACK before.
         let answered = segment.as_ref().and_then(|_| front.answered());
         let now = answered.unwrap_or_else(connection::now_ms);
         let mut back = front.back(key.local_port.get(), now);
-        let Some(adoption) = back.adopt() else {
-            return false;
-        };
+        let adoption = back.adopt().ok_or(None)?;
         let segment = match segment {
             Some(segment) => Ok(segment),
             None => packet::from_client(key, &back.bare_ack(), &[]),
         };
-        if let Ok(ack) = segment {
-            // Whatever it says: a socket is what counts.
-            let _ = adopt::<Self>(&self.net, ack, &adoption, Withheld::Maybe, ctx);
-        }
-        let has = connection::is_live(&self.net, key);
-        if has {
+        let ack = segment.map_err(|_| None)?;
+        let said = adopt::<Self>(&self.net, ack, &adoption, Withheld::Maybe, ctx);
+        // Whatever that is, a socket is what counts.
+        if connection::is_live(&self.net, key) {
             self.note(front.print());
+            return Ok(());
         }
-        has
+        Err(said.err())
     }
 
     /// A connection that began with a cookie is about to be served: when it is over, a copy of its first
@@ -339,7 +337,7 @@ impl State {
         flow.disarm();
         drop(inner);
         skb.park();
-        let has = self.front_adopt(flow.key(), &front, Some(skb), ctx);
+        let has = self.front_adopt(flow.key(), &front, Some(skb), ctx).is_ok();
         let mut inner = flow.inner.lock();
         let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
         let Stage::Entering(Entering { mut deciding, .. }) = stage else {
@@ -369,14 +367,17 @@ impl State {
             Stage::Entering(it) if !it.whole => (it.deciding.front, self.is_alone(it)),
             _ => return,
         };
-        let has = !alone && self.front_adopt(flow.key(), &front, None, ctx);
+        let adopted = match alone {
+            true => Err(Some(Obstacle::Listener)),
+            false => self.front_adopt(flow.key(), &front, None, ctx),
+        };
         let mut inner = flow.inner.lock();
         let stage = core::mem::replace(&mut inner.stage, Stage::Gone);
         let Stage::Entering(mut entering) = stage else {
             inner.stage = stage;
             return;
         };
-        if has {
+        if adopted.is_ok() {
             entering.deciding.cookie = false;
             entering.deciding.front.adopted();
             inner.stage = Stage::Deciding(entering.deciding);
@@ -386,7 +387,14 @@ impl State {
         }
         entering.tries = entering.tries.saturating_add(1);
         // In always mode there mostly is no server here, and nothing to wait for.
-        if entering.tries <= RETRIES && !entering.deciding.in_band {
+        let hopeless = entering.deciding.in_band
+            && matches!(
+                adopted,
+                Err(Some(
+                    Obstacle::Listener | Obstacle::Conntrack | Obstacle::Syncookies
+                ))
+            );
+        if entering.tries <= RETRIES && !hopeless {
             inner.stage = Stage::Entering(entering);
             flow.arm(RETRY_MS);
             return;

@@ -14,7 +14,6 @@
 use crate::{
     counters::Counter,
     flow::{FlowRef, Over, Stage},
-    forward::Forward,
     state::State,
 };
 use carisma_core::{
@@ -24,6 +23,7 @@ use carisma_core::{
 };
 use carisma_net::{
     netfilter::{self, PacketContext},
+    route::Via,
     skb::{Layout, Skb},
 };
 use kernel::sync::rcu;
@@ -46,9 +46,17 @@ impl State {
         let inner = flow.inner.lock();
         match &inner.stage {
             Stage::Forward(forward) | Stage::Over(Over::Forward(forward)) => {
-                let forward = *forward;
+                let (node, via) = (forward.node, forward.via);
                 drop(inner);
-                self.icmp_relay(skb, &error, &forward);
+                self.icmp_relay(skb, &error, node, via);
+                None
+            }
+            // What was handed over in band may be served though nobody has said so yet: of an answer that
+            // is too big the client acknowledges nothing.
+            Stage::Committed(deciding) if deciding.in_band => {
+                let (node, via) = (deciding.node, deciding.via);
+                drop(inner);
+                self.icmp_relay(skb, &error, node, via);
                 None
             }
             Stage::Live(live) | Stage::Over(Over::Live(live)) => {
@@ -119,15 +127,15 @@ impl State {
     }
 
     /// Sends an error on to the back end.
-    fn icmp_relay(&self, mut skb: Skb, error: &Error, forward: &Forward) {
+    fn icmp_relay(&self, mut skb: Skb, error: &Error, node: u32, via: Via) {
         let (vip, port) = error.source();
-        let source = (forward.via.destination(&vip), port);
+        let source = (via.destination(&vip), port);
         if !self.icmp_rewrite(&mut skb, error, source, 0) {
             return;
         }
         skb.hop();
         let ctx = PacketContext::enter();
-        let sent = self.xmit_via(forward.node, forward.via, skb, &ctx);
+        let sent = self.xmit_via(node, via, skb, &ctx);
         self.counters.count(match sent {
             Ok(()) => Counter::IcmpRelayed,
             Err(_) => Counter::PacketsDroppedUnroutable,
