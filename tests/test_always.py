@@ -13,7 +13,8 @@ from scapy.layers.inet import TCP
 from scapy.packet import Packet
 
 from checks import (
-    STRANGERS, gone, hand_off, no_flows, request, served, some_long, unbroken)
+    STRANGERS, all_right, gone, hand_off, no_flows, request, served, sha256, some_long,
+    unbroken)
 from conftest import Lab
 from harness.cluster import ClusterSpec
 from harness.flood import flooded
@@ -75,7 +76,8 @@ def always(lab: Lab, way: str) -> Iterator[Cluster]:
     lab.once = not site.ready
     yield site
     for node in site.nodes:
-        node.knob('peer_timeout_ms', PEER_TIMEOUT)
+        if node.kernel.loaded():
+            node.knob('peer_timeout_ms', PEER_TIMEOUT)
 
 
 def begin(lab: Lab, way: str) -> Cluster:
@@ -164,6 +166,36 @@ def test_what_comes_late_is_answered(always: Cluster) -> None:
     finally:
         wire.stop()
     no_flows(always, timeout=30)
+
+
+def test_a_silent_client(always: Cluster) -> None:
+    """It acknowledges nothing of the answer for longer than a node may be out of reach. The back
+    end says itself that it has the request, when that is handed over again, and goes on."""
+    always['fr'].link.netem(delay=0.15)
+    wire = Wire(always)
+    try:
+        place = Place('handed-off', wire)
+        peer = place.peer().open()
+        peer.send('PA', place.ask(), wait=5)
+        wait_for(lambda: [it['state'] for it in always['en'].flows()] == ['handed-off'],
+                 'the front end knows')
+        assert not peer.reset()
+        assert not [it for it in peer.heard() if it.options.sack], 'it was told of no copy'
+        assert place.read(peer, '1k') == [(200, True)]
+        place.end()
+    finally:
+        wire.stop()
+    no_flows(always, timeout=30)
+
+
+def test_unloading_under_fire(always: Cluster) -> None:
+    """No local request is lost: SYNs are TCP's while the module waits for answers to cookies."""
+    load = Load(always.client, always['en'].service, ['/en/1k'], threads=4)
+    wait_for(lambda: always['en'].stats()['cookies_adopted'] > 20, 'it runs')
+    always.unload()
+    answers = load.end()
+    assert all_right(answers, '/en/1k', 'en')['en'] > 20
+    assert set(answers) == {f'/en/1k 200 {sha256("en", "1k")}'}, answers
 
 
 @pytest.mark.long

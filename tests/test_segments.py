@@ -38,13 +38,6 @@ BY_COOKIE: Dict[str, Tuple[Any, ...]] = {
     # A node that is trusted has got it with the request.
     'reset-asked-exact-handed-off': (False, True),
 }
-# What else a client may be told whose request is handed over in band: the front end does that again
-# if it hears nothing for 200 ms, and TCP says so of the copy.
-IN_BAND: Dict[str, Tuple[Any, ...]] = {
-    f'reset-answered-{number}-handed-off': tuple(
-        ([('A', 1291, 43, 0)] * count, [(200, True)] * 2, False) for count in (1, 2, 3))
-    for number in ('first', 'outside')
-}
 
 
 class Result(NamedTuple):
@@ -133,11 +126,8 @@ def test_case(results: Dict[Tuple[str, str], Result], name: str, where: str,
     """The client sees what it would see without us."""
     plain, found = results[name, 'plain'], results[name, where]
     wanted: Tuple[Any, ...] = (plain.told,)
-    mode, full = pytestconfig.getoption('--mode'), f'{name}-{where}'
-    if mode != 'rare':
-        wanted = BY_COOKIE.get(full, BY_COOKIE.get(name, wanted))
-    if mode == 'always':
-        wanted += IN_BAND.get(full, ())
+    if pytestconfig.getoption('--mode') != 'rare':
+        wanted = BY_COOKIE.get(f'{name}-{where}', BY_COOKIE.get(name, wanted))
     for result in (plain, found):
         assert not result.error, f'{result.error}\n{result.log}'
         assert not result.wrong, '\n'.join(result.wrong)

@@ -154,7 +154,7 @@ impl State {
                 };
                 let segment = Build {
                     // Without URG it says nothing to TCP.
-                    urgent: deciding.front.rtt(),
+                    urgent: deciding.front.handed_rtt(),
                     // CAST: Less than is held at most.
                     ..deciding.front.segment(offset as u32)
                 };

@@ -55,13 +55,18 @@ const GRACE_MS: u32 = 3_000;
 static LAST: Atomic<u32> = Atomic::new(0);
 /// One was.
 static SENT: Atomic<bool> = Atomic::new(false);
+/// None is sent any more.
+static LEAVING: Atomic<bool> = Atomic::new(false);
 
 /// Waits, when it is dropped, for the answers to cookies: only this module knows them; and for TCP to
-/// take what it is owed. UTCP is gone by then, so there is nothing new. Process context.
+/// take what it is owed. UTCP is gone by then, and SYNs are TCP's, so there is nothing new. Process context.
 pub(crate) struct Grace;
 
 impl Drop for Grace {
     fn drop(&mut self) {
+        LEAVING.store(true, Relaxed);
+        // Who has not seen that has said when it sent one.
+        rcu::synchronize_rcu();
         let age = connection::coarse_ms().wrapping_sub(LAST.load(Relaxed));
         if SENT.load(Relaxed) && age < GRACE_MS {
             fsleep(Delta::from_millis(i64::from(GRACE_MS.saturating_sub(age))));
@@ -113,6 +118,9 @@ impl State {
         mode: Mode,
         ctx: &PacketContext,
     ) -> bool {
+        if LEAVING.load(Relaxed) {
+            return false;
+        }
         let Some(route) = Return::of(&self.net, syn, ctx) else {
             return false;
         };

@@ -22,7 +22,7 @@ use crate::{
 use carisma_core::{
     cookie::Verdict,
     front::Front,
-    inband::{Question, Route, REFUSED},
+    inband::{Question, Route, Standing, REFUSED},
     seq::Seq,
     tcp::{self, flag, Build},
     translate,
@@ -72,25 +72,38 @@ impl State {
             }
             return false;
         }
-        let (over, others) = match before.as_ref().map(|flow| flow.inner.lock()).as_deref() {
+        let (over, owner) = match before.as_ref().map(|flow| flow.inner.lock()).as_deref() {
             Some(inner) => match &inner.stage {
                 // What was sought is not what begins now.
-                Stage::Over(_) | Stage::Seeking(_) => (true, false),
-                Stage::Live(it) => (false, it.origin.in_band && it.origin.node != node),
-                _ => (false, false),
+                Stage::Over(_) | Stage::Seeking(_) => (true, None),
+                Stage::Live(it) => (false, it.origin.in_band.then_some(it.origin.node)),
+                _ => (false, None),
             },
-            None => (true, false),
+            None => (true, None),
         };
         if !over || connection::is_live(&self.net, key) {
-            // Another front end has got the client's first segment once more.
-            if let Some(flow) = before.as_ref().filter(|_| others) {
-                let first = matches!(
-                    self.front_verdict(key, &header, ctx.rcu()),
-                    (Verdict::First(..), _)
-                );
-                if first && skb.checksum_is_right(&layout) {
+            let (Some(flow), Some(owner)) = (before.as_ref(), owner) else {
+                return true;
+            };
+            let handed = header.urgent() != 0 && !header.has(flag::URG);
+            if owner == node && !handed {
+                return true;
+            }
+            let verdict = self.front_verdict(key, &header, ctx.rcu()).0;
+            // CAST: A packet's length fits.
+            let end = header.seq().add(header.seq_len(layout.payload as u32));
+            if !skb.checksum_is_right(&layout) {
+                return true;
+            }
+            match verdict {
+                // Another front end has got the client's first segment once more.
+                Verdict::First(..) if owner != node => {
                     let _ = self.back_claimed(node, flow, ctx);
                 }
+                Verdict::First(..) | Verdict::Early if owner == node => {
+                    return !self.back_handed_again(node, key, end, ctx);
+                }
+                _ => {}
             }
             return true;
         }
@@ -153,6 +166,17 @@ impl State {
                 false
             }
         }
+    }
+
+    /// Whether this node's TCP has all up to the `end` of what its front end has handed over again: the front
+    /// end, which has not heard that, is told so. To TCP, and so to the client, it would seem to be the
+    /// client's.
+    fn back_handed_again(&self, node: u32, key: &Tuple, end: Seq, ctx: &PacketContext) -> bool {
+        let Some(next) = connection::expects(&self.net, key).filter(|next| end.le(*next)) else {
+            return false;
+        };
+        self.back_answer(node, key, Standing::Present, Seq(0), next, ctx);
+        true
     }
 
     /// Whether connections to a service may be handed over in band.

@@ -148,15 +148,19 @@ impl State {
         ctx: &PacketContext,
     ) {
         let standing = Standing::of(header.window());
-        let is_given = match &inner.stage {
+        let is_taken = match &inner.stage {
             Stage::Seeking(seeking) if seeking.in_band() => {
                 return self.front_sought_in_band(flow, inner, node, header, ctx);
             }
-            Stage::Committed(it) => it.in_band && it.node == node && it.front.has(header.ack()),
+            Stage::Committed(it) if it.in_band && it.node == node => match standing {
+                // So it has it, which it has said to another front end only.
+                Standing::Moved => it.front.has(header.ack()),
+                Standing::Present => it.front.next() == header.ack(),
+                Standing::Absent => false,
+            },
             _ => false,
         };
-        if is_given && standing == Standing::Moved {
-            // So it has it, which it has said to another front end only.
+        if is_taken {
             self.front_taken(flow, inner, ctx);
             inner = flow.inner.lock();
         }
@@ -254,7 +258,7 @@ impl State {
 
     /// Tells a front end what this node has of a connection: the answer to a question with that `number`, or
     /// to none.
-    fn back_answer(
+    pub(crate) fn back_answer(
         &self,
         node: u32,
         key: &Tuple,

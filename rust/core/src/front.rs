@@ -560,6 +560,16 @@ impl Front {
         self.rtt
     }
 
+    /// The same, as a segment tells it that is handed over in band, where 0 says that it is none: the most
+    /// that is told if none was measured.
+    #[must_use]
+    pub fn handed_rtt(&self) -> u16 {
+        match self.rtt {
+            0 => told(RTT_MAX),
+            rtt => rtt,
+        }
+    }
+
     /// The clock of TCP's timestamps towards the client, at `now` milliseconds of the clock that
     /// [`Front::on_output`] was given.
     #[must_use]
