@@ -78,6 +78,7 @@ fn a_cookie_is_as_good_as_a_handshake() {
         (Seq(7000), Some(COOKIE_WSCALE))
     );
     assert_eq!((front.ts_now(13), front.rtt()), (9110, 100));
+    assert_eq!(front.handed_rtt(), 100);
     // The stream goes on as behind any handshake.
     let data = Build {
         flags: flag::ACK | flag::PSH,
@@ -144,6 +145,11 @@ fn without_options_a_cookie_grants_none() {
         (answer.wscale, answer.sack_ok, answer.ts),
         (None, false, None)
     );
+    // Nor is a round trip measured; in band that is told as the longest.
+    let first = Build::ack(CLIENT, SERVER, Seq(101), Seq(7001), 500, None);
+    let said = Said::of(&plain);
+    let front = with(&first, |first| Front::of_cookie(first, (&said, 0), 9100, 0)).unwrap();
+    assert_eq!((front.rtt(), front.handed_rtt()), (0, 1000));
 }
 
 fn segment(seq: u32, flags: u8) -> Build {
