@@ -13,8 +13,7 @@ from scapy.layers.inet import TCP
 from scapy.packet import Packet
 
 from checks import (
-    STRANGERS, all_right, gone, hand_off, no_flows, request, served, sha256, some_long,
-    unbroken)
+    STRANGERS, gone, hand_off, no_flows, request, served, some_long, unbroken)
 from conftest import Lab
 from harness.cluster import ClusterSpec
 from harness.flood import flooded
@@ -26,6 +25,7 @@ from harness.sockets import SocketError
 from harness.wire import Wire, header
 from segments.place import CASES, Place
 from test_elsewhere import ask, rule, times_served
+from test_frequent import unload_under_fire
 from test_tunnel import send
 
 pytestmark = pytest.mark.xdist_group('always')
@@ -80,6 +80,14 @@ def always(lab: Lab, way: str) -> Iterator[Cluster]:
             node.knob('peer_timeout_ms', PEER_TIMEOUT)
 
 
+@pytest.fixture
+def wire(always: Cluster) -> Iterator[Wire]:
+    """A client of exact segments."""
+    found = Wire(always)
+    yield found
+    found.stop()
+
+
 def begin(lab: Lab, way: str) -> Cluster:
     """A new one, which no other test uses."""
     cluster = lab.bare(spec(lab, way))
@@ -127,75 +135,54 @@ def test_handed_off(always: Cluster) -> None:
 
 
 @pytest.mark.parametrize('number', ('higher', 'lower'))
-def test_served_here_in_time_wait(always: Cluster, number: str) -> None:
+def test_served_here_in_time_wait(always: Cluster, wire: Wire, number: str) -> None:
     """A client uses a port again that the front end's own TCP has in TIME_WAIT: that
     gets the SYN, and serves what comes."""
-    wire = Wire(always)
-    try:
-        place = Place('local', wire)
-        assert CASES[f'syn-in-time-wait-{number}'](place) == [[(200, True)], [], [(200, True)]]
-        place.end()
-    finally:
-        wire.stop()
+    place = Place('local', wire)
+    assert CASES[f'syn-in-time-wait-{number}'](place) == [[(200, True)], [], [(200, True)]]
+    place.end()
     no_flows(always, timeout=30)
 
 
-def test_a_syn_on_what_is_served_here(always: Cluster) -> None:
+def test_a_syn_on_what_is_served_here(always: Cluster, wire: Wire) -> None:
     """The front end's own TCP has the connection, and asks back; no cookie begins another."""
-    wire = Wire(always)
-    try:
-        place = Place('local', wire)
-        told, dead = CASES['syn-on-a-connection-answered'](place)
-        peer, = place.peers
-        assert (told, dead) == ([('A', peer.seen, 1 + len(place.ask()), 0)], True), str(peer)
-        place.end()
-    finally:
-        wire.stop()
+    place = Place('local', wire)
+    told, dead = CASES['syn-on-a-connection-answered'](place)
+    peer, = place.peers
+    assert (told, dead) == ([('A', peer.seen, 1 + len(place.ask()), 0)], True), str(peer)
+    place.end()
     no_flows(always, timeout=30)
 
 
-def test_what_comes_late_is_answered(always: Cluster) -> None:
+def test_what_comes_late_is_answered(always: Cluster, wire: Wire) -> None:
     """The back end's reset finds the front end, which was about to forget the connection when it
     forwarded what that answers."""
     always['fr'].link.netem(delay=0.15)
-    wire = Wire(always)
-    try:
-        place = Place('handed-off', wire)
-        assert CASES['reset-ended-exact'](place)
-        place.end()
-    finally:
-        wire.stop()
+    place = Place('handed-off', wire)
+    assert CASES['reset-ended-exact'](place)
+    place.end()
     no_flows(always, timeout=30)
 
 
-def test_a_silent_client(always: Cluster) -> None:
-    """It acknowledges nothing of the answer for longer than a node may be out of reach. The back
-    end says itself that it has the request, when that is handed over again, and goes on."""
+def test_a_silent_client(always: Cluster, wire: Wire) -> None:
+    """It acknowledges nothing of the answer. The back end says itself that it has the request,
+    when that is handed over again, and the client is told of no copy."""
     always['fr'].link.netem(delay=0.15)
-    wire = Wire(always)
-    try:
-        place = Place('handed-off', wire)
-        peer = place.peer().open()
-        peer.send('PA', place.ask(), wait=5)
-        wait_for(lambda: [it['state'] for it in always['en'].flows()] == ['handed-off'],
-                 'the front end knows')
-        assert not peer.reset()
-        assert not [it for it in peer.heard() if it.options.sack], 'it was told of no copy'
-        assert place.read(peer, '1k') == [(200, True)]
-        place.end()
-    finally:
-        wire.stop()
+    place = Place('handed-off', wire)
+    peer = place.peer().open()
+    peer.send('PA', place.ask(), wait=5)
+    wait_for(lambda: [it['state'] for it in always['en'].flows()] == ['handed-off'],
+             'the front end knows')
+    assert not peer.reset()
+    assert not [it for it in peer.heard() if it.options.sack], 'it was told of no copy'
+    assert place.read(peer, '1k') == [(200, True)]
+    place.end()
     no_flows(always, timeout=30)
 
 
 def test_unloading_under_fire(always: Cluster) -> None:
-    """No local request is lost: SYNs are TCP's while the module waits for answers to cookies."""
-    load = Load(always.client, always['en'].service, ['/en/1k'], threads=4)
-    wait_for(lambda: always['en'].stats()['cookies_adopted'] > 20, 'it runs')
-    always.unload()
-    answers = load.end()
-    assert all_right(answers, '/en/1k', 'en')['en'] > 20
-    assert set(answers) == {f'/en/1k 200 {sha256("en", "1k")}'}, answers
+    """SYNs are TCP's while the module waits for answers to cookies."""
+    unload_under_fire(always)
 
 
 @pytest.mark.long
