@@ -78,6 +78,29 @@ def test_local(often: Cluster) -> None:
     assert counted(front, before) == {'sent': 1, 'answered': 1, 'adopted': 1}
 
 
+def test_answered_at_once(often: Cluster, wire: Wire) -> None:
+    """The server may answer on one processor before the other has seen that TCP has the
+    connection: nothing of that is lost."""
+    front = often['en']
+    before = front.stats()['packets_dropped_stale']
+    pin = (f'for it in $(pgrep -P $(cat {front.nginx.folder}/pid)); do taskset -p %d $it; done; '
+           'echo %d >/sys/class/net/eth0/queues/rx-0/rps_cpus')
+    front.run(pin % (1, 2))
+    try:
+        with front.kernel.delayed(carisma_btcp__carisma_helper_connection_is_live=50):
+            peer = wire.peer('en')
+            peer.greet()
+            peer.next = 1
+            peer.send('PA', request('/en/1k'))
+            peer.until(lambda: len(peer.stream.data) > 1024, 'an answer')
+    finally:
+        front.run(pin % (3, 0))
+    assert not peer.reset() and not peer.wrong(), str(peer)
+    peer.quit()
+    no_flows(often)
+    assert front.stats()['packets_dropped_stale'] == before
+
+
 def test_handed_off(often: Cluster) -> None:
     """The front end's TCP never hears of it."""
     front, back = often['en'], often['fr']

@@ -387,8 +387,13 @@ impl State {
         withhold
     }
 
-    /// A segment that TCP here sends to the client. Answers whether it may.
-    pub(crate) fn front_output(&self, inner: &mut Inner, header: &tcp::Header<'_>) -> bool {
+    /// A segment that TCP here sends to the client of `key`. Answers whether it may.
+    pub(crate) fn front_output(
+        &self,
+        key: &Tuple,
+        inner: &mut Inner,
+        header: &tcp::Header<'_>,
+    ) -> bool {
         match &mut inner.stage {
             Stage::Deciding(deciding) => {
                 deciding.front.on_output(header, connection::now_ms());
@@ -398,10 +403,11 @@ impl State {
             // listener goes, it would reset it.
             Stage::Asked(_)
             | Stage::Committed(_)
-            | Stage::Entering(_)
             | Stage::Seeking(_)
             | Stage::Forward(_)
             | Stage::Over(Over::Forward(_)) => false,
+            // On another processor the server may answer before we have seen that TCP has adopted it.
+            Stage::Entering(_) => connection::is_live(&self.net, key),
             _ => true,
         }
     }

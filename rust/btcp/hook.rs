@@ -199,7 +199,7 @@ impl State {
                     self.end(&flow, inner);
                     return Ok(Some(skb));
                 }
-                if self.front_output(&mut inner, &header) {
+                if self.front_output(flow.key(), &mut inner, &header) {
                     drop(inner);
                     match opens && self.config.snapshot(rcu).has_tunnels() {
                         true => {
