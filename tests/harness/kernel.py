@@ -70,8 +70,10 @@ class Kernel:
             return f'carisma_utcp:{name}' if name.startswith('carisma') else name
         tree = f'{CACHE}/{"debug" if self.guest.kernel == "debug" else "kernel"}/tree'
         built = f'{BUILD}/delay-{self.guest.kernel}'
+        # The tests that run beside this one build it, too.
         subprocess.run(
-            ['make', '--silent', '--no-print-directory', '-C', tree, 'CC=gcc-14',
+            ['flock', f'{built}.lock',
+             'make', '--silent', '--no-print-directory', '-C', tree, 'CC=gcc-14',
              f'M={CHECKOUT}/tests/harness/delay', f'MO={built}', 'modules'], check=True)
         names = ','.join(map(place, functions))
         self.guest.run(['insmod', f'{built}/delay.ko', f'function={names}',
