@@ -49,7 +49,9 @@ AXES: Dict[str, Tuple[Any, ...]] = {
 }
 SHARED = ('failure', 'option', 'offload', 'windows')
 
-# What en's counters say of each request that was to be handed off.
+# What en's counters say of each request that was to be handed off; of one at least the first. On a
+# slow machine TCP gives a control connection up (after 10 s) before the last of them.
+UNANSWERED = ('handoffs_timed_out', 'handoffs_aborted', 'requests_local_peer_down')
 EVIDENCE = {
     'none': ('handoffs_accepted',),
     'loss': ('handoffs_accepted',),
@@ -57,8 +59,8 @@ EVIDENCE = {
     'duplicates': ('handoffs_accepted',),
     'refused': ('handoffs_rejected',),
     'down': ('requests_local_peer_down',),
-    'cut': ('handoffs_timed_out',),
-    'unheard': ('handoffs_timed_out',),
+    'cut': UNANSWERED,
+    'unheard': UNANSWERED,
 }
 CONTROLLED = ('down', 'cut', 'unheard')     # by control connections
 REPLAYED = 21                   # en's address too; its service is never adopted
@@ -387,7 +389,8 @@ def test_it_failed_as_it_should(results: Results, setting: Tuple[str, ...]
     counted = results.counted[setting]
     count = sum(shared(case) == setting and case['place'] == 'handed-off'
                 for case in TABLE)
-    assert sum(counted[name] for name in EVIDENCE[setting[0]]) == count, (
+    evidence = EVIDENCE[setting[0]]
+    assert counted[evidence[0]] and sum(counted[name] for name in evidence) == count, (
         {name: number for name, number in counted.items() if number})
 
 
