@@ -49,9 +49,7 @@ AXES: Dict[str, Tuple[Any, ...]] = {
 }
 SHARED = ('failure', 'option', 'offload', 'windows')
 
-# What en's counters say of each request that was to be handed off; of one at least the first. On a
-# slow machine TCP gives a control connection up (after 10 s) before the last of them.
-UNANSWERED = ('handoffs_timed_out', 'handoffs_aborted', 'requests_local_peer_down')
+# What en's counters say of each request that was to be handed off.
 EVIDENCE = {
     'none': ('handoffs_accepted',),
     'loss': ('handoffs_accepted',),
@@ -59,8 +57,8 @@ EVIDENCE = {
     'duplicates': ('handoffs_accepted',),
     'refused': ('handoffs_rejected',),
     'down': ('requests_local_peer_down',),
-    'cut': UNANSWERED,
-    'unheard': UNANSWERED,
+    'cut': ('handoffs_timed_out',),
+    'unheard': ('handoffs_timed_out',),
 }
 CONTROLLED = ('down', 'cut', 'unheard')     # by control connections
 REPLAYED = 21                   # en's address too; its service is never adopted
@@ -390,7 +388,10 @@ def test_it_failed_as_it_should(results: Results, setting: Tuple[str, ...]
     count = sum(shared(case) == setting and case['place'] == 'handed-off'
                 for case in TABLE)
     evidence = EVIDENCE[setting[0]]
-    assert counted[evidence[0]] and sum(counted[name] for name in evidence) == count, (
+    if evidence == ('handoffs_timed_out',) and Patience.factor > 1 and counted[evidence[0]]:
+        # TCP may give a control connection up (after 10 s) before the last of them.
+        evidence += ('handoffs_aborted', 'requests_local_peer_down')
+    assert sum(counted[name] for name in evidence) == count, (
         {name: number for name, number in counted.items() if number})
 
 
