@@ -37,6 +37,9 @@ for line in sys.stdin:
                 taken.append(s.accept()[0])
         except OSError:
             print(len(taken), flush=True)
+    elif line == 'accept one\\n':
+        taken.append(s.accept()[0])
+        print(len(taken), flush=True)
     elif line == 'answer\\n':
         for c in taken:
             c.recv(1000)
@@ -62,6 +65,32 @@ sys.stdin.readline()
 for s in listeners:
     s.close()
 print('closed', flush=True)
+'''
+
+
+# Listens, says so, and when it is told to has so many threads wait in accept(), each for one
+# connection.
+SLEEPERS = '''
+import os, socket, sys, threading
+family, count = sys.argv[1:]
+s = socket.socket(getattr(socket, family))
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('', 8080))
+s.listen(2)
+print('listening', flush=True)
+sys.stdin.readline()
+taken = []
+together = threading.Barrier(int(count))
+def sleeper():
+    together.wait()
+    taken.append(s.accept()[0])
+    os.write(1, b'accepted\\n')
+threads = [threading.Thread(target=sleeper) for _ in range(int(count))]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+sys.stdin.readline()
 '''
 
 
@@ -217,6 +246,63 @@ def test_backlog(
     assert server.tell('answer') == 'answered'
     for sock in socks:
         assert sock.some(len(ANSWER)).data == ANSWER
+
+
+def test_backlog_while_some_wait(
+        fresh: Cluster, node: Node, serve: Callable[..., Server]) -> None:
+    """TCP does not know of those that wait: it takes no more while they do, even if its queue has
+    room for a moment."""
+    overflows = 'TcpExtListenOverflows'
+    server = serve(backlog=2)
+    wire = Wire(fresh)
+    peers = [wire.peer('en', PORT) for _ in range(3)]
+    for peer in peers:
+        peer.greet()
+        peer.next = 1
+    socks = connect(fresh, 12)
+    withheld(node, 12)
+    for sock in socks:
+        sock.send(request('/en/'))
+    wait_for(lambda: node.stats()['connections_released_late'] == 9, 'some wait')
+    before = node.counter(overflows)[overflows]
+    with fresh.kernels[0].delayed(carisma_utcp__carisma_helper_acceptq_append=400):
+        assert server.tell('accept one') == '1'
+        for peer in peers:
+            peer.send('A')
+        wait_for(lambda: node.counter(overflows)[overflows] >= before + 3, 'none was taken')
+        assert node.stats()['withheld'] == 0
+    wait_for(lambda: server.accepted() == 12, 'accepted')
+    for peer in peers:
+        peer.send('PA', request('/en/'))
+    wait_for(lambda: server.accepted() == 15, 'they are, too')
+    assert server.tell('answer') == 'answered'
+    for sock in socks:
+        assert sock.some(len(ANSWER)).data == ANSWER
+    for peer in peers:
+        peer.until(lambda: peer.stream.data == ANSWER, 'an answer')
+        assert not peer.reset(), str(peer)
+        peer.quit()
+    wire.stop()
+
+
+def test_sleepers(fresh: Cluster, node: Node) -> None:
+    """Each connection wakes one of those that sleep in accept(), also one that waited for room."""
+    server = node.popen(['python3', '-uSc', SLEEPERS, FAMILIES[node.cluster.family], '9'],
+                        stdin=True)
+    assert server.readline(30) == b'listening\n'
+    try:
+        socks = connect(fresh, 9)
+        withheld(node, 9)
+        for sock in socks:
+            sock.send(request('/en/'))
+        wait_for(lambda: node.stats()['connections_released_late'] == 6, 'some wait')
+        # Meanwhile all of them have emptied the queue, and sleep.
+        with fresh.kernels[0].delayed(carisma_utcp__carisma_helper_acceptq_append=100):
+            server.write(b'accept\n')
+            for _ in socks:
+                assert server.readline(30) == b'accepted\n'
+    finally:
+        server.kill()
 
 
 @pytest.mark.family(4)

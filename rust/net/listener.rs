@@ -68,6 +68,11 @@ use kernel::{
 
 /// Who decides about children.
 pub trait Gate: 'static {
+    /// Whether an attached listener may get one more: if not, TCP takes its accept queue for full.
+    ///
+    /// Softirq context, RCU read-locked.
+    fn has_room(listener: &Sock) -> bool;
+
     /// TCP has made a child of an attached listener. [`Candidate::hold`] withholds it; if the
     /// candidate is dropped, the child passes.
     ///
@@ -483,6 +488,11 @@ unsafe extern "C" fn syn_recv_sock<G: Gate>(
     let Some(make) = (unsafe { (*stock.ops.af_ops).syn_recv_sock }) else {
         return core::ptr::null_mut();
     };
+    if !G::has_room(listener) {
+        // SAFETY: The listener is valid, and the route is ours, as it would be the stock function's.
+        unsafe { bindings::acceptq_overflow(sk, dst) };
+        return core::ptr::null_mut();
+    }
     // SAFETY: The arguments are those that TCP gave for this very function.
     let child = unsafe { make(sk, skb, req, dst, unhash, own, init) };
     // SAFETY: The child, if there is one, is valid and locked until TCP has gone on; `own` was set

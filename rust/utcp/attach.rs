@@ -110,9 +110,10 @@ impl Ns {
         let sk = listener.sk.lock();
         if self.remove_listener(&sk).is_some() {
             self.restore(&sk);
-            self.give_back(listener);
+            let appended = self.give_back(listener);
             drop(sk);
-            listener.sk.wake();
+            // Each wakes one process that sleeps in accept().
+            (0..appended).for_each(|_| listener.sk.wake());
         }
     }
 
@@ -124,9 +125,10 @@ impl Ns {
     }
 
     /// Appends a listener's withheld children to its accept queue, whatever the backlog: it has
-    /// been taken out of the list. Process context; the listener's lock is held, so that it still
-    /// listens.
-    fn give_back(&self, listener: &Arc<Listener>) {
+    /// been taken out of the list. How many. Process context; the listener's lock is held, so that it
+    /// still listens.
+    fn give_back(&self, listener: &Arc<Listener>) -> usize {
+        let mut appended = 0_usize;
         let mut queue = listener.close();
         self.withheld.for_each(|entry| {
             if !Arc::ptr_eq(&entry.listener, listener) {
@@ -142,13 +144,17 @@ impl Ns {
         });
         while let Some(held) = queue.pop() {
             match held.append() {
-                Ok(()) => self.counters.count(Counter::ConnectionsGivenBack),
+                Ok(()) => {
+                    appended = appended.wrapping_add(1);
+                    self.counters.count(Counter::ConnectionsGivenBack);
+                }
                 Err(held) => {
                     self.counters.count(Counter::ConnectionsOrphaned);
                     self.discard(held);
                 }
             }
         }
+        appended
     }
 
     /// A listener goes to CLOSE, its lock held. What is in its accept queue TCP resets, or hands to
@@ -156,7 +162,8 @@ impl Ns {
     pub(super) fn closing(&self, sk: &Locked<'_>) {
         if let Some(listener) = self.remove_listener(sk) {
             self.restore(sk);
-            self.give_back(&listener);
+            // Who sleeps in accept() is woken by what closes it.
+            let _ = self.give_back(&listener);
         }
     }
 }

@@ -127,6 +127,13 @@ impl Ns {
         }
     }
 
+    /// Whether a listener may get a child: not while released ones wait for room in its accept queue, of
+    /// which TCP does not know. So there are never more than were withheld at a time. Any context.
+    pub(super) fn has_room(&self, sk: &Sock) -> bool {
+        let is_awaited = || self.find_listener(sk).is_some_and(|it| it.is_awaited());
+        !self.waiting.load(Relaxed) || !is_awaited()
+    }
+
     /// Whether a connection is one to a service of ours. Any context.
     fn has(&self, tuple: &Tuple) -> bool {
         self.services.read(&rcu::read_lock()).have(tuple)
@@ -194,6 +201,7 @@ impl Ns {
         match entry.listener.append(held) {
             Appended::Now => entry.listener.sk.wake(),
             Appended::Later => {
+                self.waiting.store(true, Relaxed);
                 self.counters.count(Counter::ConnectionsReleasedLate);
                 self.put_off(Todo::Retry, Some(RETRY_MS));
             }

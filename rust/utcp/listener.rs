@@ -118,6 +118,11 @@ impl Listener {
         (appended, orphans, !inner.fifo.is_empty())
     }
 
+    /// Whether children wait for room in its accept queue.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.inner.lock().fifo.is_empty()
+    }
+
     /// From now on no child is withheld. Answers those that wait.
     pub(crate) fn close(&self) -> HeldQueue {
         let mut inner = self.inner.lock();

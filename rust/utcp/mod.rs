@@ -85,6 +85,7 @@ use kernel::{
             Acquire,
             Atomic,
             Full,
+            Relaxed,
             Release, //
         },
         rcu,
@@ -138,6 +139,8 @@ pub(crate) struct Ns {
     served: Atomic<bool>,
     #[pin]
     listeners: SpinLockBh<KVec<Arc<Listener>>>,
+    /// Released children may wait for room in an accept queue.
+    waiting: Atomic<bool>,
     #[pin]
     withheld: Table<Withheld>,
     #[pin]
@@ -171,6 +174,7 @@ impl PerNet for Ns {
                 ),
                 served: Atomic::new(false),
                 listeners <- new_spinlock_bh!(KVec::new(), "carisma_listeners"),
+                waiting: Atomic::new(false),
                 withheld <- Table::new(&net),
                 discards <- new_spinlock_bh!(HeldQueue::new(), "carisma_discards"),
                 answers <- Answers::new(),
@@ -326,15 +330,16 @@ impl Ns {
         let mut again = false;
         for listener in self.each_listener() {
             let (appended, mut orphans, rest) = listener.retry();
-            if appended != 0 {
-                listener.sk.wake();
-            }
+            // Each wakes one process that sleeps in accept().
+            (0..appended).for_each(|_| listener.sk.wake());
             while let Some(held) = orphans.pop() {
                 self.counters.count(Counter::ConnectionsOrphaned);
                 self.discard(held);
             }
             again |= rest;
         }
+        // Who begins to wait meanwhile has this done once more.
+        self.waiting.store(again, Relaxed);
         if again {
             self.put_off(Todo::Retry, Some(RETRY_MS));
         }
@@ -370,6 +375,10 @@ impl carisma_net::link::Put for Upper {
 pub(crate) struct Gate;
 
 impl carisma_net::listener::Gate for Gate {
+    fn has_room(listener: &Sock) -> bool {
+        Ns::of(listener.net()).is_none_or(|ns| ns.has_room(listener))
+    }
+
     fn child(listener: &Sock, candidate: Candidate<'_>) {
         if let Some(ns) = Ns::of(listener.net()) {
             ns.child(listener, candidate);

@@ -56,6 +56,14 @@ bool carisma_helper_acceptq_is_full(const struct sock *sk)
 	return sk_acceptq_is_full(sk);
 }
 
+/* Make no child, and let go of the route that was found for it, as the stock syn_recv_sock does at a full queue. */
+void carisma_helper_acceptq_overflow(const struct sock *sk, struct dst_entry *dst)
+{
+	NET_INC_STATS(sock_net(sk), LINUX_MIB_LISTENOVERFLOWS);
+	dst_release(dst);
+	tcp_listendrop(sk);
+}
+
 bool carisma_helper_skb_is_syn(const struct sk_buff *skb)
 {
 	return tcp_hdr(skb)->syn;
