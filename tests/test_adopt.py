@@ -41,6 +41,8 @@ for _ in range(2 if kind == 'reuseport' else 1):
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
     if kind == 'saves-syns':
         s.setsockopt(socket.IPPROTO_TCP, 27, 1)
+    if kind == 'transparent':
+        s.setsockopt(*((socket.IPPROTO_IPV6, 75) if six else (socket.IPPROTO_IP, 19)), 1)
     if kind == 'small-buffer':
         s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
     s.bind(('', 80))
@@ -208,6 +210,36 @@ def test_listeners(cluster: Cluster, server: str, wanted: str) -> None:
     assert found == {wanted}, server
     for connection in capture.connections():
         unbroken(connection)
+
+
+TPROXY = '''
+table {ip} t {{
+    chain c {{
+        type filter hook prerouting priority mangle;
+        tcp dport 80 tproxy to :80 accept
+    }}
+}}
+'''
+
+
+@pytest.mark.parametrize('server', ('transparent',), indirect=True)
+def test_chosen_by_a_rule(cluster: Cluster, server: str) -> None:
+    """The listener that a rule chooses for a segment is not kept for ever."""
+    back = cluster['fr']
+
+    def references() -> str:
+        [line] = [line.split() for line in back.run(
+            'cat /proc/net/tcp /proc/net/tcp6').out.splitlines()
+            if line.split()[1].endswith(':0050') and line.split()[3] == '0A']
+        return line[10]
+
+    back.nft(TPROXY.format(ip={4: 'ip', 6: 'ip6'}[cluster.spec.family]))
+    before = references()
+    socks = [ask(cluster) for _ in range(4)]
+    assert {migration(back, sock) for sock in socks} == {'adopted'}, server
+    for sock in socks:
+        sock.close()
+    wait_for(lambda: references() == before, 'nobody refers to the listener')
 
 
 @pytest.mark.parametrize('way', some_long(('adopted', 'replayed', 'here')))

@@ -192,6 +192,8 @@ static bool carisma_to_tcp(struct sk_buff *skb, struct request_sock *req, unsign
 	}
 	if (!handler)
 		return false;
+	/* A rule of TPROXY's has chosen a listener, and refers to it. */
+	skb_orphan(skb);
 	skb->sk = req_to_sk(req);
 	skb->destructor = sock_pfree;
 	skb_set_transport_header(skb, ip);
