@@ -55,6 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
             'ipv6(long): with IPv6 in a run of IPv4, too, which may take too long for each change',
             'named: about back ends that have not got the address of the service',
             'control: about handoffs by control connections, of which always mode has none',
+            'stock: takes what the debug kernel is built without',
             'long: takes too long for each change (make test-long)',
             'wary: with nodes that are asked first, however lately they were heard of'):
         config.addinivalue_line('markers', mark)
@@ -74,6 +75,8 @@ def pytest_collection_modifyitems(config: pytest.Config,
                                   items: List[pytest.Item]) -> None:
     """What is of one version of IP alone, or of other modes or ways, is no test of this one."""
     def is_other(item: pytest.Item) -> bool:
+        if item.get_closest_marker('stock') and config.getoption('--kernel') == 'debug':
+            return True
         if item.get_closest_marker('control') and config.getoption('--mode') == 'always':
             return True
         if item.get_closest_marker('named') and config.getoption('--forward') != 'nat':

@@ -64,6 +64,8 @@ def outer(node: Node, *words: str) -> Dict[str, int]:
     return {name: stats[name] for name in names}
 
 
+# The number by which routes for tunnels are asked for.
+TUNNELS = {4: 4, 6: 41}
 COUNT = '''
 table inet seen {
     chain in {
@@ -275,6 +277,22 @@ def test_strangers(tunnel: Cluster) -> None:
     # And this is how one looks that would be taken.
     send(client, back, ours / syn)
     wait_for(lambda: outer(back)['packets_untunnelled'] == 1, 'one is taken out')
+
+
+@pytest.mark.stock
+@pytest.mark.ipv6
+def test_blocked_by_a_policy(tunnel: Cluster) -> None:
+    """What IPsec's policy says of packets to a node holds for tunnels, too."""
+    front, back = tunnel['en'], tunnel['fr']
+    front.run(f'ip xfrm policy add src {alone(front.address)} dst {alone(back.address)} '
+              f'proto {TUNNELS[tunnel.spec.family]} dir out action block')
+    before = front.stats()['handoffs_refused_route']
+    try:
+        served(ask(tunnel), 'en', '1k')
+    finally:
+        front.run('ip xfrm policy flush')
+    assert front.stats()['handoffs_refused_route'] == before + 1
+    served(ask(tunnel), 'fr', '1k')
 
 
 @pytest.mark.long

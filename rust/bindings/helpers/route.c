@@ -11,6 +11,7 @@
 #include <net/ipv6.h>
 #include <net/route.h>
 #include <net/tcp.h>
+#include <net/xfrm.h>
 
 #include "carisma_net.h"
 
@@ -33,6 +34,14 @@ static struct dst_entry *carisma_dst6(struct net *net, struct flowi6 *fl6)
 	return ERR_PTR(err);
 }
 
+/* The same, through what IPsec's policy says of it: with IPv4 the look-up itself asks for that. */
+static struct dst_entry *carisma_dst6_secured(struct net *net, struct flowi6 *fl6)
+{
+	struct dst_entry *dst = carisma_dst6(net, fl6);
+
+	return IS_ERR(dst) ? dst : xfrm_lookup(net, dst, flowi6_to_flowi(fl6), NULL, 0);
+}
+
 /* The route of a packet with this mark from one of its ends to the other, or of one that answers it. */
 static struct dst_entry *carisma_route(struct net *net, const struct sk_buff *skb, bool back, u32 mark)
 {
@@ -49,7 +58,7 @@ static struct dst_entry *carisma_route(struct net *net, const struct sk_buff *sk
 		/* Such an address says nothing without a link. */
 		if (carisma_is_link_local(&fl6.daddr))
 			fl6.flowi6_oif = skb->skb_iif;
-		return carisma_dst6(net, &fl6);
+		return carisma_dst6_secured(net, &fl6);
 	} else {
 		const struct iphdr *ip = ip_hdr(skb);
 		struct flowi4 fl4 = {
@@ -215,7 +224,7 @@ static struct dst_entry *carisma_route_tunnel(struct net *net, const __u8 *from,
 			.flowi6_proto = IPPROTO_IPV6,
 		};
 
-		dst = carisma_dst6(net, &fl6);
+		dst = carisma_dst6_secured(net, &fl6);
 		off = !IS_ERR(dst) && (dst_rt6_info(dst)->rt6i_flags & (RTF_LOCAL | RTF_ANYCAST));
 	}
 	if (IS_ERR(dst))
