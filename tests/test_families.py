@@ -2,11 +2,12 @@
 """IPv4 and IPv6 at once: listeners of both, nodes of one and services of the other."""
 
 import dataclasses
+import hashlib
 from typing import Tuple
 
 import pytest
 
-from checks import no_flows, served, some_long, unbroken
+from checks import hand_off, no_flows, request, served, some_long, unbroken
 from conftest import Lab
 from harness.address import endpoint
 from harness.cluster import PREFIXES, Host, NodeSpec, address
@@ -147,6 +148,26 @@ def test_mixed(lab: Lab, forward: str, inner: int, named: bool) -> None:
     stats = front.stats()
     taken = stats['handoffs_accepted'], stats['handoffs_refused_route']
     assert taken == ((0, 2) if local else (2, 0)), stats
+    no_flows(cluster)
+
+
+def test_may_be_taken_apart(lab: Lab) -> None:
+    """A segment of IPv4 that is too long for a tunnel of IPv6, and may be taken apart, is so by the
+    tunnel."""
+    cluster = mixed(lab, 4, 'tunnel', named=False)
+    front, client = cluster['en'], cluster.client
+    client.sysctl('net.ipv4.ip_no_pmtu_disc', '1')
+    sock = hand_off(cluster)
+    front.run(f'ip -6 route add {cluster["fr"].address}/128 dev eth0 mtu 1300')
+    body = bytes(range(256)) * 400
+    with front.capture('ip6[6] == 44') as fragments:
+        sock.send(request('/fr/upload/', 'POST', body))
+        answer = sock.response()
+        assert (answer.status, answer.node) == (200, 'fr')
+    assert fragments.packets(), 'it was not too long'
+    kept = cluster['fr'].get(answer.headers['x-body'])
+    assert hashlib.sha256(kept).digest() == hashlib.sha256(body).digest()
+    sock.close()
     no_flows(cluster)
 
 

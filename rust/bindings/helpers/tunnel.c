@@ -86,6 +86,9 @@ static int carisma_encapsulate(struct net *net, struct sk_buff *skb, struct dst_
 		ip->hop_limit = ip6_dst_hoplimit(dst);
 		ip->saddr = carisma_in6(from);
 		ip->daddr = carisma_in6(to);
+		/* What may be taken apart, may be so by the tunnel's end (RFC 2473, section 7.2). */
+		if (!df)
+			skb->ignore_df = 1;
 	}
 	skb->protocol = htons(v4 ? ETH_P_IP : ETH_P_IPV6);
 	return 0;

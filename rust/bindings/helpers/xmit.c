@@ -28,6 +28,12 @@ void carisma_helper_hop(struct sk_buff *skb)
 	}
 }
 
+/* Whether a packet, or what the device makes of it, does not fit. */
+static bool carisma_is_longer(const struct sk_buff *skb, unsigned int mtu)
+{
+	return skb_is_gso(skb) ? !skb_gso_validate_network_len(skb, mtu) : skb->len > mtu;
+}
+
 /* Whether IP would refuse to take this packet apart so that it fits (ip_finish_output(), ip6_forward()). */
 static bool carisma_is_too_big(const struct sk_buff *skb, unsigned int mtu)
 {
@@ -35,7 +41,7 @@ static bool carisma_is_too_big(const struct sk_buff *skb, unsigned int mtu)
 		return false;
 	if (!carisma_skb_is_v6(skb) && !(ip_hdr(skb)->frag_off & htons(IP_DF)))
 		return false;
-	return skb_is_gso(skb) ? !skb_gso_validate_network_len(skb, mtu) : skb->len > mtu;
+	return carisma_is_longer(skb, mtu);
 }
 
 /*
@@ -109,7 +115,8 @@ static int carisma_xmit_link(struct sk_buff *skb, struct dst_entry *dst, const _
 	unsigned int max = dst_mtu(dst);
 
 	dst_release(dst);
-	if (carisma_is_too_big(skb, max)) {
+	/* Nobody here takes it apart, not even if it came so, or may be. */
+	if (carisma_is_longer(skb, max)) {
 		*mtu = max;
 		return -EMSGSIZE;
 	}
