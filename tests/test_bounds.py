@@ -152,6 +152,25 @@ def test_small_segments(fresh: Cluster) -> None:
     idle_again(front)
 
 
+def test_swapped_segments(fresh: Cluster) -> None:
+    """What has waited for its turn and had it counts no more, but as bytes."""
+    front = fresh['en']
+    front.knob('held_max', 8192)
+    wire = Wire(fresh)
+    try:
+        peer, raw = wire.peer('en').open(), request('/fr/1k', Cookie='c' * 300)
+        peer.post([frame for at in range(0, len(raw), 8) for of in (at + 4, at)
+                   for frame in peer.frames('PA', raw[of:of + 4], seq=1 + of)])
+        peer.next = 1 + len(raw)
+        peer.until(lambda: peer.stream.data.endswith(document('fr', '1k')), 'the answer')
+        peer.quit()
+    finally:
+        wire.stop()
+    assert front.stats()['segments_early'] >= len(raw) // 8 - 1
+    no_flows(fresh)
+    idle_again(front)
+
+
 def test_reset_in_the_handshake(fresh: Cluster) -> None:
     """A client that thinks better of it takes nothing of the bound."""
     front, client = fresh['en'], fresh.client

@@ -492,11 +492,15 @@ impl Stage {
 
 /// Takes a segment out that came before its turn, and has it now.
 fn front_next_early(flow: &FlowRef) -> Option<Skb> {
-    match &mut flow.inner.lock().stage {
+    let mut inner = flow.inner.lock();
+    let inner = &mut *inner;
+    match &mut inner.stage {
         // Nor while TCP has no socket yet.
         Stage::Deciding(deciding) if !deciding.front.gives_ack() => {
             let deciding = &mut **deciding;
-            deciding.early.next(&deciding.front)
+            let skb = deciding.early.next(&deciding.front)?;
+            inner.held.put(skb.memory());
+            Some(skb)
         }
         _ => None,
     }

@@ -85,6 +85,7 @@ impl State {
                         stage => stage,
                     };
                     while let Some(skb) = early.pop() {
+                        inner.held.put(skb.memory());
                         self.park(&mut inner, skb);
                     }
                     drop(inner);
