@@ -276,6 +276,28 @@ def test_front_end_asks_until_it_is_answered(fresh: Cluster) -> None:
 
 
 @pytest.mark.control
+def test_closed_is_all_it_hears(fresh: Cluster) -> None:
+    """That a connection is closed says that it was taken, too, of which the record may be lost."""
+    front, client = fresh['en'], fresh.client
+    front.ctl('node', 'add', 'aa', client.address, '--remote')
+    front.ctl('rule', 'add', front.service, '--path', '/aa/', '--node', 'aa')
+    peer = Speaker(client, front, 'aa', fresh.spec.key).join()
+    wait_for(lambda: fresh.joined(front), 'it is up')
+    client.connect(front.vip).send(request('/aa/1k'))
+    asked = peer.hear()
+    assert asked[1] == REQ
+    peer.send(peer.tagged(reply(ACCEPT, asked, front.vip)))
+    data = peer.hear()
+    assert data[1] == DATA
+    peer.send(peer.tagged(reply(CLOSED, data, front.vip, bytes(4))))
+    no_flows(fresh)
+    stats = front.stats()
+    assert stats['handoffs_accepted'] == stats['closed_heard'] == 1
+    assert stats['records_bad'] == 0
+    peer.close()
+
+
+@pytest.mark.control
 @pytest.mark.long
 @pytest.mark.parametrize('held', (False, True), ids=('served', 'held'))
 def test_front_end_comes_back_anew(bare: Cluster, lab: Lab, held: bool) -> None:

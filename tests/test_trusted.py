@@ -109,6 +109,26 @@ def test_dead(trusting: Cluster) -> None:
     no_flows(trusting)
 
 
+def test_over_before_it_is_known(trusting: Cluster) -> None:
+    """What a node was given ends there before its front end hears that it was taken, and the
+    control connection breaks: the end is told when it is back."""
+    front, back = trusting['en'], trusting['fr']
+    front.nft('table inet t { chain c { type filter hook input priority 0; '
+              'tcp sport 7480 drop; tcp dport 7480 drop; }; }')
+    sock = trusting.client.connect(front.vip)
+    sock.send(request('/fr/1k'))
+    wait_for(lambda: 'handed-off' in [it['state'] for it in back.flows()], 'it is taken')
+    # Within the second for which the back end remembers it.
+    control = 'ss -K "sport = :7480 or dport = :7480"'
+    trusting.kernels[0].guest.run('; ip netns exec '.join((
+        f'ip netns exec fr ss -K "sport = :80 and dport = :{sock.port}"',
+        'en nft flush ruleset', f'en {control}', f'fr {control}')))
+    with pytest.raises(SocketError):
+        sock.receive()
+    wait_for(lambda: trusting.joined(front), 'the peer is back', 30)
+    no_flows(trusting)
+
+
 @pytest.mark.long
 def test_before_there_is_a_socket(trusting: Cluster) -> None:
     """The back end's TCP does not hear of the connection at first: the request

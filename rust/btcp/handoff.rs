@@ -267,6 +267,11 @@ impl State {
             (Stage::Committed(_), Body::Reject(reason)) => {
                 self.front_refused(&flow, inner, reason, &ctx);
             }
+            // That it has been taken is lost.
+            (Stage::Committed(_), Body::Closed { linger }) => {
+                self.front_taken(&flow, inner, &ctx);
+                self.front_closed(&flow, flow.inner.lock(), linger);
+            }
             // The answer to CHECK; or DATA was repeated, though it had come.
             (Stage::Forward(_), Body::Taken) => flow.disarm(),
             (Stage::Forward(_), Body::Closed { linger }) => {

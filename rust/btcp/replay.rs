@@ -391,6 +391,10 @@ impl State {
             if live.origin.is(node, handoff) {
                 // It was repeated, as the front end has not heard that it came.
                 self.back_taken(&flow, &live.origin);
+                if let Stage::Over(_) = inner.stage {
+                    // Nor that it is over, and it will not ask.
+                    self.back_tell_again(&flow, &live.origin);
+                }
                 return;
             }
         }
@@ -491,6 +495,13 @@ impl State {
     /// repeating it, or by CHECK.
     pub(crate) fn back_taken(&self, flow: &FlowRef, origin: &Origin) {
         let _ = self.record(origin.node, origin.id, origin.theirs(flow), Body::Taken);
+    }
+
+    /// The same, that a connection is closed.
+    fn back_tell_again(&self, flow: &FlowRef, origin: &Origin) {
+        let linger = connection::is_in_time_wait(&self.net, flow.key());
+        let closed = Body::Closed { linger };
+        let _ = self.record(origin.node, origin.id, origin.theirs(flow), closed);
     }
 
     /// The front end commits what is not known here, or not any more.
