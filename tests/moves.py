@@ -21,14 +21,15 @@ MANY = 40
 
 
 def move(cluster: Cluster, before: Node, after: Node) -> None:
-    """Let a node have the virtual address that is en's, and another not."""
+    """Let a node have the virtual address that is en's, and another, which may be dead, not."""
     vip = cluster['en'].vip
     here = cluster.virtual(vip)
     keep = f'ip addr replace {here} dev lo' if cluster.spec.unchanged else ':'
-    before.run(f'ip addr del {alone(vip)} dev eth0 2>/dev/null; {keep}')
+    if not before.dead:
+        before.run(f'ip addr del {alone(vip)} dev eth0 2>/dev/null; {keep}')
     after.run(f'ip addr del {alone(vip)} dev lo 2>/dev/null; ip addr replace {here} dev eth0')
     for host in cluster.hosts.values():
-        if host is not after:
+        if host is not after and not host.dead:
             host.run(f'ip neigh replace {vip} lladdr {after.host.mac} dev eth0 nud permanent')
 
 

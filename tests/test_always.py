@@ -25,7 +25,7 @@ from harness.sockets import SocketError
 from harness.wire import Wire, header
 from segments.place import CASES, Place
 from test_elsewhere import ask, rule, times_served
-from test_frequent import unload_under_fire
+from test_frequent import late_copy, unload_under_fire
 from test_tunnel import send
 
 pytestmark = pytest.mark.xdist_group('always')
@@ -351,6 +351,46 @@ def test_resets(always: Cluster) -> None:
     back.run(f'ss -K "sport = :80 and dport = :{sock.port}"')
     with pytest.raises(SocketError, match='ConnectionResetError'):
         sock.receive()
+    no_flows(always, timeout=30)
+
+
+def test_again_after_a_reset(always: Cluster) -> None:
+    """A client resets its connection, and uses the port again at once: without UTCP nobody says to
+    the back end that the first one is over."""
+    sock = hand_off(always)
+    sock.reset()
+    gone(always['fr'], f'sport = :80 and dport = :{sock.port}')
+    again = always.client.connect(always['en'].vip, source=('', sock.port))
+    for size in ('1k', '128k'):
+        again.send(request(f'/fr/{size}'))
+        served(again.response(), 'fr', size)
+    again.close()
+    no_flows(always, timeout=30)
+
+
+def test_a_late_copy(always: Cluster, wire: Wire) -> None:
+    """The first segment of a client that was served here, once more when all is over."""
+    late_copy(always, wire, 'en')
+
+
+def test_not_the_clients(always: Cluster, wire: Wire) -> None:
+    """What is none of the connection's segments does not say that its client was answered."""
+    front, back = always['en'], always['fr']
+    before = front.stats()['packets_forwarded']
+    back.nft(DEAF)
+    peer = wire.peer('en').open()
+    peer.send('PA', request('/fr/1k'))
+    wait_for(lambda: front.stats()['packets_forwarded'] > before, 'the node was given it')
+    told = peer.told
+    for strange in ({'good': False}, {'seq': peer.next + (2 << 20)}):
+        peer.post(peer.frames('A', ack=1000, **strange))
+    peer.told = told
+    sent = front.stats()['packets_forwarded']
+    wait_for(lambda: front.stats()['packets_forwarded'] > sent, 'it is still repeated')
+    assert [flow['state'] for flow in front.flows()] == ['requested']
+    back.run('nft flush ruleset')
+    peer.until(lambda: len(peer.stream.data) > 1024, 'an answer')
+    peer.quit()
     no_flows(always, timeout=30)
 
 

@@ -2,6 +2,7 @@
 """Always mode: a front end that knows nothing of connections which other nodes
 serve asks for them in band."""
 
+import hashlib
 from typing import Iterator
 
 import pytest
@@ -284,3 +285,33 @@ def test_front_end_crashes(mortal: Cluster) -> None:
         unbroken(capture.connection(it.port))
     assert front.stats()['closed_heard'] == 2
     assert not front.stats()['flows_reset']
+
+
+@pytest.mark.parametrize('end', some_long(('server', 'client', 'upload'), 'server', 'upload'))
+def test_back_end_takes_over(mortal: Cluster, end: str) -> None:
+    """The address of a front end that is dead moves to the very node that serves: what that had the
+    front end pass on it says to the client itself when it has to say it again."""
+    front, back = mortal['en'], mortal['fr']
+    body = bytes(range(256)) * 1024
+    raw = request('/fr/1k') if end != 'upload' else request('/fr/upload/', 'POST', body)
+    with mortal.client.capture() as capture:
+        sock = mortal.client.connect(front.vip)
+        sock.send(raw[:1000])
+        if end != 'upload':
+            served(sock.response(), 'fr', '1k')
+        wait_for(lambda: [it['state'] for it in back.flows()] == ['handed-off'], 'it is handed off')
+        front.kill()
+        move(mortal, front, back)
+        if end == 'upload':
+            sock.send(raw[1000:])
+            answer = sock.response()
+            kept = back.get(answer.headers['x-body'])
+            assert hashlib.sha256(kept).digest() == hashlib.sha256(body).digest()
+        sock.send(request('/fr/128k', **({'Connection': 'close'} if end == 'server' else {})))
+        served(sock.response(), 'fr', '128k')
+        if end == 'server':
+            assert sock.receive().size == 0
+        sock.close()
+        gone(back, f'sport = :80 and dport = :{sock.port}')
+        gone(mortal.client, f'sport = :{sock.port}')
+    unbroken(capture.connection(sock.port))

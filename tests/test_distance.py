@@ -60,10 +60,11 @@ def weather(cluster: Cluster, rules: str) -> None:
 
 
 def offer(cluster: Cluster, mode: str, migrate: str) -> None:
-    """Have en's service in a mode."""
-    for name in ('en', 'fr'):
-        cluster[name].ctl('service', 'set', cluster['en'].service, '--mode', mode,
-                          '--migrate', migrate)
+    """Have en's service in a mode, on all nodes that have it."""
+    service = cluster['en'].service
+    for node in cluster.nodes:
+        if service in node.offered(cluster.spec.port):
+            node.ctl('service', 'set', service, '--mode', mode, '--migrate', migrate)
 
 
 def state(cluster: Cluster, sock: Socket) -> Dict[str, float]:

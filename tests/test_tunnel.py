@@ -18,7 +18,7 @@ from scapy.packet import Packet, Raw
 
 from checks import hand_off, no_flows, request, served, unbroken
 from conftest import Lab
-from harness.address import alone, bracketed
+from harness.address import alone, bracketed, endpoint
 from harness.capture import Capture
 from harness.node import Node
 from harness.paths import INSIDE
@@ -26,6 +26,7 @@ from harness.pcap import SYN, Segment
 from harness.running import Cluster, wait_for
 from harness.wire import header
 from test_direct import CLOSE, HEADERS, NARROW, gateway, uploaded
+from test_distance import offer
 from test_elsewhere import ask, rule
 from test_icmp import mtu
 
@@ -364,3 +365,24 @@ def test_chosen(auto: Cluster) -> None:
     assert changes == {'handoffs_started': 3, 'handoffs_rejected': 1,
                        'handoffs_rejected_address': 0}
     no_flows(auto)
+
+
+def test_lacks_another_address(auto: Cluster) -> None:
+    """A node that lacks the address of one service gets what is of another, in always mode, too."""
+    front, other = auto['en'], endpoint(auto.spec.at(21), 80)
+    front.run(f'ip addr add {auto.virtual(auto.spec.at(21))} dev eth0')
+    for node in auto.nodes:
+        node.ctl('service', 'add', other)
+    front.ctl('rule', 'add', other, '--path', '/fr/', '--node', 'fr')
+    offer(auto, 'always', 'adopt')
+    before = front.stats()
+    served(auto.client.curl.get(f'http://{other}/fr/1k', options=CLOSE), 'fr', '1k')
+    served(ask(auto), 'fr', '1k')
+    after = front.stats()
+    assert after['handoffs_rejected'] - before['handoffs_rejected'] == 1
+    assert after['handoffs_refused_route'] == before['handoffs_refused_route']
+    offer(auto, 'rare', 'adopt')
+    for node in auto.nodes:
+        node.ctl('service', 'del', other)
+    front.run(f'ip addr del {alone(auto.spec.at(21))} dev eth0')
+    no_flows(auto, timeout=30)

@@ -35,6 +35,9 @@ use carisma_net::{
 
 /// How often a node is sent a request again that it has not acknowledged.
 pub(crate) const REPEAT_MS: u32 = 200;
+/// How far ahead of what was handed over a client's segment may be that is believed to be of this connection,
+/// in bytes: an answer to it that has come first.
+const AHEAD: u32 = 1 << 20;
 
 /// What the front end knows of a connection that was handed off in band.
 #[derive(Clone, Copy)]
@@ -211,7 +214,7 @@ impl State {
         &self,
         flow: &FlowRef,
         mut inner: InnerGuard<'_>,
-        skb: Skb,
+        mut skb: Skb,
         layout: &Layout,
         ctx: &PacketContext,
     ) {
@@ -219,10 +222,16 @@ impl State {
             return;
         };
         let (before, _, _) = deciding.front.newest();
+        let next = deciding.front.next();
         let answered = skb
             .tcp(layout)
             .and_then(tcp::Header::parse)
-            .is_some_and(|header| header.has(flag::ACK) && header.ack().gt(before));
+            .is_some_and(|header| {
+                header.has(flag::ACK)
+                    && header.ack().gt(before)
+                    && header.seq().within(next.sub(1), AHEAD)
+            })
+            && skb.checksum_is_right(layout);
         self.park(&mut inner, skb);
         if answered {
             self.front_taken(flow, inner, ctx);

@@ -55,6 +55,8 @@ pub(crate) struct Live {
     pub(crate) translation: Translation,
     /// The number of the server's first byte, as the client knows it.
     pub(crate) first: Seq,
+    /// The lower bits of the number by which what goes by way of the front end is known: the last one.
+    pub(crate) relayed: u16,
     /// What the front end passed on and TCP has not acknowledged.
     pub(crate) undelivered: Option<Arc<Undelivered>>,
     /// How often TCP was given that again.
@@ -427,6 +429,18 @@ impl Origin {
 }
 
 impl Live {
+    /// A segment of TCP's, with payload up to `end`, that goes by way of the front end: whether that has been
+    /// told the same last.
+    pub(crate) fn relays(&mut self, header: &tcp::Header<'_>, end: Seq) -> bool {
+        let number = match header.has(flag::FIN) {
+            true => end,
+            false => header.ack(),
+        };
+        // CAST: The lower bits will do: what is taken for the same goes straight, where it may.
+        let number = number.0 as u16;
+        core::mem::replace(&mut self.relayed, number) == number && !header.has(flag::RST)
+    }
+
     /// A segment of TCP's: what it acknowledges need not be given to it again.
     fn on_output(&mut self, flow: &FlowRef, header: &tcp::Header<'_>) {
         if let Some(undelivered) = &self.undelivered {

@@ -215,9 +215,9 @@ impl State {
             self.counters.count(Counter::PacketsDroppedMalformed);
             return None;
         }
-        // Only a copy is still on its way. In always mode the back end knows.
+        // Only a copy is still on its way. Of what another node has in always mode, that knows.
         let is_used = |used: &Used| used.has(print);
-        if !self.is_always(key, ctx.rcu()) && self.used().is_some_and(is_used) {
+        if self.used().is_some_and(is_used) {
             self.counters.count(Counter::CookiesUsed);
             return Some(skb);
         }

@@ -38,7 +38,7 @@ use carisma_core::{
 use carisma_net::{
     connection,
     netfilter::{self, PacketContext},
-    route,
+    route::{self, Via},
 };
 use kernel::{prelude::*, sync::rcu};
 
@@ -175,7 +175,13 @@ impl State {
             return false;
         };
         let vip = flow.key().local;
-        let via = node.via(&self.net, local, &vip, ctx);
+        let via = match node.via(&self.net, local, &vip, ctx) {
+            // It may lack another service's address only.
+            Via::Named(addr) if deciding.in_band && node.is_auto(&vip) => node
+                .via_unchanged(&self.net, local, &vip, ctx)
+                .unwrap_or(Via::Named(addr)),
+            via => via,
+        };
         deciding.via = via;
         // Such a client has neighbours only.
         let link = link_of(&flow.key().client);

@@ -72,6 +72,10 @@ impl State {
             }
             return false;
         }
+        let handed = header.urgent() != 0 && !header.has(flag::URG);
+        if handed {
+            self.back_see_end(before.as_ref());
+        }
         let (over, owner) = match before.as_ref().map(|flow| flow.inner.lock()).as_deref() {
             Some(inner) => match &inner.stage {
                 // What was sought is not what begins now.
@@ -85,7 +89,6 @@ impl State {
             let (Some(flow), Some(owner)) = (before.as_ref(), owner) else {
                 return true;
             };
-            let handed = header.urgent() != 0 && !header.has(flag::URG);
             if owner == node && !handed {
                 return true;
             }
@@ -241,7 +244,8 @@ impl State {
     }
 
     /// A segment of TCP's, in the client's numbers, on a connection that was handed over in band: what of
-    /// it goes straight to the client. No lock of a flow is held.
+    /// it goes straight to the client. That is also what TCP says again, for nobody else may be the front
+    /// end any more when the address has moved here. No lock of a flow is held.
     pub(crate) fn back_route(
         &self,
         flow: &FlowRef,
@@ -255,30 +259,33 @@ impl State {
         if route == Route::Direct {
             return Some(skb);
         }
-        if header.flags() & (flag::FIN | flag::RST) != 0 {
-            let inner = flow.inner.lock();
-            if let Stage::Live(_) = inner.stage {
+        // CAST: A packet's length fits.
+        let end = header.seq().add(layout.payload as u32);
+        let ends = header.flags() & (flag::FIN | flag::RST) != 0;
+        let mut again = false;
+        if let Stage::Live(live) = &mut flow.inner.lock().stage {
+            if ends {
                 flow.arm(LOOK_SOON_MS);
             }
+            again = live.relays(&header, end);
+        }
+        if again && !ends {
+            return Some(skb);
         }
         let ctx = PacketContext::enter();
-        if route == Route::Relayed {
+        if route == Route::Relayed && !again {
             self.back_relay(origin.node, skb, &ctx);
             return None;
         }
-        // CAST: A packet's length fits.
-        let seq = header.seq().add(layout.payload as u32);
         let ts = header.options().ok().and_then(|options| options.ts);
         let (source, dest) = (header.source(), header.dest());
         let fin = Build {
             flags: flag::FIN | flag::ACK,
-            ..Build::ack(source, dest, seq, header.ack(), header.window(), ts)
+            ..Build::ack(source, dest, end, header.ack(), header.window(), ts)
         };
         let partial = skb.checksum_is_partial();
-        let cut = skb
-            .headers_mut(layout)
-            .is_some_and(|(_, tcp)| translate::clear_fin(tcp, partial).is_ok());
-        if !cut {
+        let cut = |tcp| translate::clear_fin(tcp, partial).is_ok();
+        if !again && !skb.headers_mut(layout).is_some_and(|(_, tcp)| cut(tcp)) {
             self.counters.count(Counter::PacketsDroppedMalformed);
             return None;
         }
@@ -287,6 +294,21 @@ impl State {
             self.back_relay(origin.node, fin, &ctx);
         }
         Some(skb)
+    }
+
+    /// Looks at once whether TCP still has a connection, if a flow is one, as another of its client's may
+    /// have come: without UTCP nobody says that the client has reset it. No lock of a flow is held.
+    fn back_see_end(&self, flow: Option<&FlowRef>) {
+        let Some(flow) = flow else {
+            return;
+        };
+        let in_band = match &flow.inner.lock().stage {
+            Stage::Live(live) => live.origin.in_band,
+            _ => false,
+        };
+        if in_band && !connection::is_live(&self.net, flow.key()) {
+            self.back_closed(flow, connection::is_in_time_wait(&self.net, flow.key()));
+        }
     }
 
     /// It is time to look whether TCP still has a connection. Softirq; `Live`.

@@ -193,6 +193,11 @@ impl Node {
         }
     }
 
+    /// Whether it is left to this node how segments to the address `vip` get to it.
+    pub(crate) fn is_auto(&self, vip: &Addr) -> bool {
+        self.reach(vip).forwarding == Forwarding::Auto
+    }
+
     /// How segments to the address `vip` get to it that cannot name it, whatever is configured; `None` if
     /// no route leads there.
     pub(crate) fn via_unchanged(

@@ -227,7 +227,7 @@ impl State {
             replay.origin.migration = carisma_migration_CARISMA_MIGRATION_REPLAY_OPTIONS;
             return;
         };
-        let (build, origin) = (replay.back.bare_ack(), replay.origin);
+        let (build, reset, origin) = (replay.back.bare_ack(), replay.back.reset(), replay.origin);
         drop(inner);
         self.trace_replay(flow, &origin, c"adopt");
         // What was handed over in band is the server's at once.
@@ -240,6 +240,14 @@ impl State {
             .and_then(|ack| adopt::<Self>(&self.net, ack, &adoption, withheld, ctx));
 
         let mut inner = flow.inner.lock();
+        if matches!(inner.stage, Stage::Gone) {
+            drop(inner);
+            // It was given up before TCP had what was to be reset then.
+            if outcome.is_ok() {
+                self.to_tcp(flow, &reset, &[], ctx);
+            }
+            return;
+        }
         if let Stage::Replay(replay) = &mut inner.stage {
             self.back_see(flow, replay);
             replay.origin.migration = match outcome {
@@ -470,6 +478,7 @@ impl State {
             None => LOOK_MS,
         });
         inner.stage = Stage::Live(Live {
+            relayed: 0,
             origin,
             translation: back.translation(),
             first: back.first_sent(),
