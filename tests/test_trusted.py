@@ -5,6 +5,8 @@ question whether it takes it (docs/handoff-protocol.md, "The six steps")."""
 import pytest
 
 from checks import no_flows, request, served
+from harness.control import ACCEPT, CLOSED, TAKEN, Speaker, reply, wide
+from harness.node import Node
 from harness.patience import patient
 from harness.running import Cluster, wait_for
 from harness.sockets import SocketError
@@ -109,24 +111,45 @@ def test_dead(trusting: Cluster) -> None:
     no_flows(trusting)
 
 
-def test_over_before_it_is_known(trusting: Cluster) -> None:
-    """What a node was given ends there before its front end hears that it was taken, and the
-    control connection breaks: the end is told when it is back."""
-    front, back = trusting['en'], trusting['fr']
-    front.nft('table inet t { chain c { type filter hook input priority 0; '
-              'tcp sport 7480 drop; tcp dport 7480 drop; }; }')
-    sock = trusting.client.connect(front.vip)
-    sock.send(request('/fr/1k'))
-    wait_for(lambda: 'handed-off' in [it['state'] for it in back.flows()], 'it is taken')
-    # Within the second for which the back end remembers it.
-    control = 'ss -K "sport = :7480 or dport = :7480"'
-    trusting.kernels[0].guest.run('; ip netns exec '.join((
-        f'ip netns exec fr ss -K "sport = :80 and dport = :{sock.port}"',
-        'en nft flush ruleset', f'en {control}', f'fr {control}')))
-    with pytest.raises(SocketError):
-        sock.receive()
-    wait_for(lambda: trusting.joined(front), 'the peer is back', 30)
-    no_flows(trusting)
+def test_what_it_has_missed(fresh: Cluster) -> None:
+    """A node is given a request again, which it had taken, and whose connection is over: it says
+    both."""
+    client, front, back = fresh.client, fresh['en'], fresh['fr']
+    front.knob('handoff_trust_ms', 0)
+    own = wide(back.address)
+
+    def joined(node: Node) -> Speaker:
+        node.ctl('node', 'add', 'aa', client.address, '--remote',
+                 '--forward', fresh.spec.forward)
+        found = Speaker(client, node, 'aa', fresh.spec.key).join()
+        wait_for(lambda: fresh.joined(node), 'it is up')
+        return found
+
+    def pass_on(said: bytes) -> bytes:
+        # The receiver's own address is the other node's, if it is one's own.
+        mine = said[32:48] == wide(client.address)
+        behind.send(behind.tagged(said[:32] + (own if mine else said[32:48]) + said[48:]))
+        return behind.hear()
+    ahead, behind = joined(front), joined(back)
+    front.ctl('rule', 'add', front.service, '--path', '/aa/', '--node', 'aa')
+    sock = client.connect(front.vip)
+    sock.send(request('/aa/1k'))
+    asked = ahead.hear()
+    assert pass_on(asked)[1] == ACCEPT
+    ahead.send(ahead.tagged(reply(ACCEPT, asked, front.vip)))
+    data = ahead.hear()
+    assert pass_on(data)[1] == TAKEN
+    end = back.popen(['sh', '-c', f'sleep 0.5; ss -K "sport = :80 and dport = :{sock.port}"'])
+    heard = [TAKEN]
+    # It remembers that for a second.
+    while heard[-1] in (TAKEN, CLOSED) and heard.count(CLOSED) < 2:
+        heard.append(pass_on(data)[1])
+    assert heard.count(CLOSED) == 2, heard
+    assert end.wait(30) == 0
+    ahead.send(ahead.tagged(reply(CLOSED, data, front.vip, bytes(4))))
+    no_flows(fresh)
+    for peer in (ahead, behind):
+        peer.close()
 
 
 @pytest.mark.long
