@@ -27,7 +27,7 @@ CASES = [case for case in itertools.product(FORWARDS, (4, 6), MODES, MIGRATIONS)
 # Each used once: two connections of one port would be one in a capture.
 PORTS = itertools.count(31_000)
 ENDS = ('server', 'client', 'reset')
-BODY = bytes(range(256)) * 1024
+BODY = bytes(range(256)) * 256
 
 
 def converse(cluster: Cluster, language: str, end: str, wanted: str) -> Socket:
@@ -38,16 +38,16 @@ def converse(cluster: Cluster, language: str, end: str, wanted: str) -> Socket:
     served(sock.response(), language, '1k')
     if language != 'en':
         assert migration(server, sock) == wanted
-    sock.send(request(f'/{language}/128k') + request(f'/{language}/empty'))
-    served(sock.response(), language, '128k')
+    sock.send(request(f'/{language}/1k') + request(f'/{language}/empty'))
+    served(sock.response(), language, '1k')
     served(sock.response(), language, 'empty')
     sock.send(request(f'/{language}/upload/', 'POST', BODY))
     answer = sock.response()
     assert (answer.status, answer.node) == (200, language)
     kept = server.get(answer.headers['x-body'])
     assert hashlib.sha256(kept).digest() == hashlib.sha256(BODY).digest()
-    sock.send(request(f'/{language}/2m', **({'Connection': 'close'} if end == 'server' else {})))
-    served(sock.response(), language, '2m')
+    sock.send(request(f'/{language}/128k', **({'Connection': 'close'} if end == 'server' else {})))
+    served(sock.response(), language, '128k')
     if end == 'server':
         assert sock.receive().size == 0
     (sock.reset if end == 'reset' else sock.close)()
