@@ -44,6 +44,14 @@ def served(answer: Union[Response, Answer], node: str, name: str) -> None:
         f'{answer.size} bytes, but not the right ones')
 
 
+def kept(answer: Union[Response, Answer], node: Node, body: bytes) -> None:
+    """The upload was that server's, which got every byte of it."""
+    assert (answer.status, answer.node) == (200, node.name), answer
+    assert answer.headers
+    came = node.get(answer.headers['x-body'])
+    assert hashlib.sha256(came).digest() == hashlib.sha256(body).digest(), 'another body arrived'
+
+
 def all_right(answers: Dict[str, int], path: str, *nodes: str
               ) -> Dict[str, int]:
     """Every answer that a load got for a path is that document of one of

@@ -159,6 +159,16 @@ def withheld(node: Node, count: int) -> None:
     wait_for(lambda: node.stats()['withheld'] == count, f'{count} withheld')
 
 
+def overfill(cluster: Cluster, node: Node, count: int) -> List[Socket]:
+    """So many connections that are released at a backlog of 2: all but three have to wait."""
+    socks = connect(cluster, count)
+    withheld(node, count)
+    for sock in socks:
+        sock.send(request('/en/'))
+    wait_for(lambda: node.stats()['connections_released_late'] == count - 3, 'some wait')
+    return socks
+
+
 def test_label(fresh: Cluster) -> None:
     """An attached listener says so, until the module goes."""
     assert 'tcp-ulp-carisma' in listeners(fresh['en'], 80)
@@ -259,11 +269,7 @@ def test_backlog_while_some_wait(
     for peer in peers:
         peer.greet()
         peer.next = 1
-    socks = connect(fresh, 12)
-    withheld(node, 12)
-    for sock in socks:
-        sock.send(request('/en/'))
-    wait_for(lambda: node.stats()['connections_released_late'] == 9, 'some wait')
+    socks = overfill(fresh, node, 12)
     before = node.counter(overflows)[overflows]
     with fresh.kernels[0].delayed(carisma_utcp__carisma_helper_acceptq_append=400):
         assert server.tell('accept one') == '1'
@@ -291,11 +297,7 @@ def test_sleepers(fresh: Cluster, node: Node) -> None:
                         stdin=True)
     assert server.readline(30) == b'listening\n'
     try:
-        socks = connect(fresh, 9)
-        withheld(node, 9)
-        for sock in socks:
-            sock.send(request('/en/'))
-        wait_for(lambda: node.stats()['connections_released_late'] == 6, 'some wait')
+        socks = overfill(fresh, node, 9)
         # Meanwhile all of them have emptied the queue, and sleep.
         with fresh.kernels[0].delayed(carisma_utcp__carisma_helper_acceptq_append=100):
             server.write(b'accept\n')
@@ -345,11 +347,7 @@ def test_backlog_as_others_close(
                         stdin=True)
     assert others.readline(30) == b'listening\n'
     server = serve(backlog=2)
-    socks = connect(fresh, 6)
-    withheld(node, 6)
-    for sock in socks:
-        sock.send(request('/en/'))
-    wait_for(lambda: node.stats()['connections_released_late'] == 3, 'some wait')
+    overfill(fresh, node, 6)
     with fresh.kernels[0].delayed(carisma_helper_acceptq_is_full=50):
         others.write(b'close\n')
         assert others.readline(30) == b'closed\n'

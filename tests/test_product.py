@@ -6,12 +6,11 @@ The options of a run change nothing here. In always mode there is no `nat`, as i
 have the address of the service."""
 
 import dataclasses
-import hashlib
 import itertools
 
 import pytest
 
-from checks import bypassed, gone, no_flows, request, served, unbroken
+from checks import bypassed, gone, kept, no_flows, request, served, unbroken
 from conftest import Lab
 from harness.running import Cluster
 from harness.sockets import Socket
@@ -42,10 +41,7 @@ def converse(cluster: Cluster, language: str, end: str, wanted: str) -> Socket:
     served(sock.response(), language, '1k')
     served(sock.response(), language, 'empty')
     sock.send(request(f'/{language}/upload/', 'POST', BODY))
-    answer = sock.response()
-    assert (answer.status, answer.node) == (200, language)
-    kept = server.get(answer.headers['x-body'])
-    assert hashlib.sha256(kept).digest() == hashlib.sha256(BODY).digest()
+    kept(sock.response(), server, BODY)
     sock.send(request(f'/{language}/128k', **({'Connection': 'close'} if end == 'server' else {})))
     served(sock.response(), language, '128k')
     if end == 'server':
